@@ -1,0 +1,1 @@
+"""Offline preparation: synthetic and real corpora, tokenizer training, the packed store."""

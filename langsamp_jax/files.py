@@ -1,0 +1,64 @@
+"""Writing files so that what stands under the final name is always complete."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from langsamp_jax.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` (UTF-8) beside ``path``, then renames it into place."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` beside ``path``, then renames it into place."""
+    beside = partial_path(path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes ``path`` if the block succeeds, and is removed if not.
+
+    Raises:
+      UserError: ``path`` exists and is not an empty folder.
+    """
+    require_absent(path)
+    beside = partial_path(path)
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        promote(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def promote(partial: Path, path: Path) -> None:
+    """Renames a finished ``partial`` folder to ``path``, which may be an empty folder."""
+    if path.is_dir():
+        path.rmdir()
+    os.rename(partial, path)
+
+
+def require_absent(path: Path) -> None:
+    """Refuses an output folder that already holds something."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path} already holds something else; name another --output or remove it")
+
+
+def partial_path(path: Path) -> Path:
+    """Where the unfinished form of ``path`` is written: beside it, on the same file system."""
+    return path.with_name(path.name + ".partial")

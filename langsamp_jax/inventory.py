@@ -1,0 +1,107 @@
+"""Language and script codes <-> rows of the two embedding tables, stable for ever."""
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+from collections.abc import Iterable
+from importlib import resources
+
+from langsamp_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """The row order of the language and script tables.
+
+    A language written in two scripts has one language row. Rows are never reordered:
+    new codes are appended, so a trained table keeps its meaning.
+    """
+
+    languages: tuple[str, ...]
+    scripts: tuple[str, ...]
+
+    def extended(self, language_scripts: Iterable[str]) -> "Inventory":
+        """This inventory with the codes it lacks appended in sorted order."""
+        pairs = [split_language_script(name) for name in language_scripts]
+        languages = sorted({language for language, _ in pairs} - set(self.languages))
+        scripts = sorted({script for _, script in pairs} - set(self.scripts))
+        return Inventory(self.languages + tuple(languages), self.scripts + tuple(scripts))
+
+    def ids(self, language_script: str) -> tuple[int, int]:
+        """The language row and the script row of ``deu_Latn``.
+
+        Raises:
+          UserError: a code has no row; the closest known codes are named.
+        """
+        language, script = split_language_script(language_script)
+        return _row(language, self.languages, "language"), _row(script, self.scripts, "script")
+
+    def to_json(self) -> str:
+        return json.dumps({"languages": self.languages, "scripts": self.scripts}, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Inventory":
+        fields = json.loads(text)
+        return Inventory(tuple(fields["languages"]), tuple(fields["scripts"]))
+
+    @staticmethod
+    def published() -> "Inventory":
+        """The 610 languages and 30 scripts of the published LangSAMP tables, in their order."""
+        file = resources.files("langsamp_jax") / "published_inventory.json"
+        return Inventory.from_json(file.read_text("utf-8"))
+
+
+EMPTY = Inventory((), ())
+
+
+def split_language_script(name: str) -> tuple[str, str]:
+    """``deu_Latn`` -> ``("deu", "Latn")``; raises UserError where the form is another."""
+    if not re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", name):
+        raise UserError(f"{name!r} is not of the form iso639-3_Script, for example deu_Latn")
+    language, script = name.split("_")
+    return language, script
+
+
+def check_language_script(name: str) -> None:
+    """Raises UserError unless both codes of ``name`` exist.
+
+    Languages: ISO 639-3 and its private range qaa to qtz, the families of ISO 639-5, and the
+    codes of the published inventory (it holds two retired ones). Scripts: ISO 15924.
+    """
+    language, script = split_language_script(name)
+    languages, scripts = _known_codes()
+    if language not in languages and not re.fullmatch(r"q[a-t][a-z]", language):
+        raise UserError(
+            f"{name!r}: {language!r} is not an ISO 639-3 language code{_suggest(language, languages)}"
+        )
+    if script not in scripts:
+        raise UserError(
+            f"{name!r}: {script!r} is not an ISO 15924 script code{_suggest(script, scripts)}"
+        )
+
+
+@functools.cache
+def _known_codes() -> tuple[frozenset[str], frozenset[str]]:
+    import pycountry  # reads several JSON databases: only where codes are checked
+
+    languages = {language.alpha_3 for language in pycountry.languages}
+    families = {family.alpha_3 for family in pycountry.language_families}
+    scripts = {script.alpha_4 for script in pycountry.scripts}
+    published = Inventory.published()
+    return (
+        frozenset(languages | families | set(published.languages)),
+        frozenset(scripts | set(published.scripts)),
+    )
+
+
+def _row(code: str, codes: tuple[str, ...], kind: str) -> int:
+    if code not in codes:
+        raise UserError(f"the model has no {kind} {code!r}{_suggest(code, codes)}")
+    return codes.index(code)
+
+
+def _suggest(code: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(code, sorted(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""
