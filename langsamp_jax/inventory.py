@@ -49,11 +49,15 @@ class Inventory:
     @staticmethod
     def published() -> "Inventory":
         """The 610 languages and 30 scripts of the published LangSAMP tables, in their order."""
-        file = resources.files("langsamp_jax") / "published_inventory.json"
-        return Inventory.from_json(file.read_text("utf-8"))
+        return Inventory.from_json(_published_text())
 
 
 EMPTY = Inventory((), ())
+
+
+def seen_by_xlmr() -> frozenset[str]:
+    """The 100 language-scripts that the published code counts as XLM-R's."""
+    return frozenset(json.loads(_published_text())["xlmr_language_scripts"])
 
 
 def split_language_script(name: str) -> tuple[str, str]:
@@ -94,6 +98,11 @@ def _known_codes() -> tuple[frozenset[str], frozenset[str]]:
         frozenset(languages | families | set(published.languages)),
         frozenset(scripts | set(published.scripts)),
     )
+
+
+@functools.cache
+def _published_text() -> str:
+    return (resources.files("langsamp_jax") / "published_inventory.json").read_text("utf-8")
 
 
 def _row(code: str, codes: tuple[str, ...], kind: str) -> int:

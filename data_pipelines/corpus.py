@@ -1,0 +1,56 @@
+"""A corpus: a folder of ``iso639-3_Script.txt`` files, UTF-8, one sentence a line."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.inventory import check_language_script
+
+
+def corpus_files(corpus: Path) -> dict[str, Path]:
+    """The text files of a corpus by language-script, sorted. Files of other kinds are left alone.
+
+    Raises:
+      UserError: the folder is missing, has no ``.txt`` file, or has one whose name is no
+        language-script with existing codes.
+    """
+    corpus = Path(corpus)
+    if not corpus.is_dir():
+        raise UserError(f"corpus folder {corpus} not found")
+    files = {file.stem: file for file in sorted(corpus.glob("*.txt"))}
+    if not files:
+        raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
+    for name, file in files.items():
+        try:
+            check_language_script(name)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+    return files
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The non-empty lines of a file, stripped, with the bytes read up to their end.
+
+    Raises:
+      UserError: bytes that are not UTF-8; the file and line are named.
+    """
+    position = 0
+    with open(file, "rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            position += len(raw)
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
+                    "convert the file"
+                ) from None
+            if line:
+                yield position, line
+
+
+def content_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,130 @@
+"""Frozen config dataclasses that check themselves, and how gin fills them.
+
+A class decorated with ``configurable("train")`` has its fields bound as ``train.num_steps``.
+Gin is read once, at the command line; everything below takes plain values.
+"""
+
+import ast
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+
+from langsamp_jax.errors import UserError
+
+_REGISTERED: dict[str, type] = {}
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+
+
+@typing.dataclass_transform(frozen_default=True)
+def configurable(name: str) -> Callable[[type], type]:
+    """Makes a class a frozen dataclass that gin binds as ``name`` and that checks its types.
+
+    A ``check`` method, where there is one, adds the conditions that types cannot say.
+    """
+
+    def decorate(cls: type) -> type:
+        cls.gin_name = name
+        cls.__post_init__ = _check
+        _REGISTERED[name] = dataclasses.dataclass(frozen=True)(cls)
+        return gin.configurable(name, module="langsamp")(_REGISTERED[name])
+
+    return decorate
+
+
+def require(condition: bool, config: Any, field: str, expected: str) -> None:
+    """Raises UserError ``name.field = value: expected ...`` where ``condition`` is false."""
+    if not condition:
+        value = getattr(config, field)
+        raise UserError(f"{config.gin_name}.{field} = {value!r}: expected {expected}")
+
+
+def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files, then ``name.field=value`` bindings, which win.
+
+    A value that is no Python literal is taken as text, so that ``model.placement=input`` needs
+    no quotes inside quotes.
+
+    Raises:
+      UserError: a file that is absent, a name or field that does not exist, a bad value.
+    """
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(list(files), [_quote(b) for b in bindings])
+    except OSError as error:
+        missing = re.search(r"Unable to open file: (\S+?)\.? ", str(error))
+        raise UserError(f"gin file not found: {missing.group(1) if missing else error}") from None
+    except (ValueError, TypeError, SyntaxError, AttributeError) as error:
+        raise UserError(f"gin: {_explain(error)}") from None
+
+
+def operative_config() -> str:
+    """The gin text that reproduces every config that has been made, defaults included."""
+    return gin.operative_config_str()
+
+
+def _check(config: Any) -> None:
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        require(_matches(value, hint), config, field.name, _describe(hint))
+    if hasattr(config, "check"):
+        config.check()
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    return "None" if hint is types.NoneType else _WORDS[hint]
+
+
+def _quote(binding: str) -> str:
+    name, separator, value = binding.partition("=")
+    if not separator or not name.strip():
+        raise UserError(f"--gin.{binding}: expected --gin.NAME=VALUE")
+    value = value.strip()
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        if not value.startswith(("@", "%")):
+            value = repr(value)
+    return f"{name.strip()} = {value}"
+
+
+def _explain(error: Exception) -> str:
+    """Gin's own message in one line, with the names that were perhaps meant."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"No configurable matching '([^']+)'", text)
+    if unknown:
+        name = unknown.group(1)
+        close = difflib.get_close_matches(name, _REGISTERED, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(_REGISTERED)}"
+        return f"there is no configurable {name!r}; {meant}"
+    field = re.search(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", text)
+    if field:
+        name, wrong = field.groups()
+        fields = [f.name for f in dataclasses.fields(_REGISTERED[name.split(".")[-1]])]
+        close = difflib.get_close_matches(wrong, fields, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"it has {', '.join(fields)}"
+        return f"{name} has no {wrong!r}; {meant}"
+    return text

@@ -1,0 +1,248 @@
+"""How often each language-script is drawn, and which of its rows comes at which step.
+
+Everything is a function of (seed, row number); there is no iterator and nothing to save.
+"""
+
+import dataclasses
+import functools
+import heapq
+from typing import NamedTuple
+
+import numpy as np
+
+from langsamp_jax.errors import UserError
+
+TURN = 1 << 31  # rates are integers that sum to this, so that counts stay exact for ever
+
+
+def temperature_rates(examples: np.ndarray, temperature: float, maximum: int | None = None) -> np.ndarray:
+    """p_l proportional to min(n_l, maximum)^(1/T): seqio's ``mixing_rate_num_examples``.
+
+    T = 1 is proportional to size, T = 1/0.3 is the alpha = 0.3 of XLM-R and Glot500, T -> inf is
+    uniform. A language without examples has rate 0.
+
+    Args:
+      examples: [languages] counts n_l.
+
+    Returns:
+      float64 [languages], summing to 1.
+    """
+    capped = np.minimum(examples, np.inf if maximum is None else maximum).astype(np.float64)
+    weights = np.where(capped > 0, capped ** (1.0 / temperature), 0.0)
+    return weights / weights.sum()
+
+
+def reference_sentences(
+    sentences: np.ndarray,
+    seen: np.ndarray,
+    factor: float = 0.3,
+    scale: int = 30,
+    minimum: int = 30_000,
+) -> np.ndarray:
+    """Sentences an epoch of the published LangSAMP code draws from each language-script.
+
+    Languages that XLM-R has seen get ``int(scale * min_c)`` each; unseen ones get
+    ``int(scale * min_c * p_l / min p)`` with p_l proportional to c_l^factor, where min_c is the
+    smallest unseen count of at least ``minimum``. Unseen languages below that are left out.
+
+    Args:
+      sentences: int [languages], c_l.
+      seen: bool [languages], whether XLM-R was trained on it.
+
+    Returns:
+      int64 [languages].
+    """
+    unseen = ~seen & (sentences >= minimum)
+    smallest = int(sentences[unseen].min()) if unseen.any() else minimum
+    power = sentences.astype(np.float64) ** factor
+    quota = scale * smallest * power / float(smallest) ** factor
+    return np.where(seen, scale * smallest, np.where(unseen, quota, 0)).astype(np.int64)
+
+
+def integer_rates(rates: np.ndarray) -> np.ndarray:
+    """Rounds rates to integers W_l with sum 2^31 by largest remainder; none that is > 0 becomes 0."""
+    exact = rates / rates.sum() * TURN
+    weights = np.where(rates > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
+    missing = TURN - int(weights.sum())
+    if missing > 0:
+        largest_remainder = np.argsort(np.floor(exact) - exact, kind="stable")
+        weights[largest_remainder[:missing]] += 1
+    else:  # rates below 2^-31 were raised: the most frequent language pays
+        weights[np.argmax(weights)] += missing
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """The stream of rows: global row g belongs to a language and is one of its rows.
+
+    Allocation is by nested two-way splits. The languages are the leaves of a Huffman tree over
+    their weights; of m rows that reach a node with weights W = W_left + W_right, the left child
+    gets ``round(m W_left / W)`` and the right child the rest. Both are monotone in m, so counts
+    never shrink; they sum exactly; after 2^31 rows every language has had exactly its weight. A
+    split is off by at most half a row, and a leaf inherits the share ``W_leaf / W_node`` of what
+    its ancestors are off by, so the deviation from the expectation is bounded for ever:
+    ``deviation_bound`` (see docs/decisions.md for what it is in practice).
+
+    The running count is the language's own position, which runs through its rows in epochs of a
+    seeded permutation.
+
+    Attributes:
+      rows: int64 [languages], how many rows each language has.
+      weights: int64 [languages], summing to 2^31.
+      seed: names one stream.
+    """
+
+    rows: np.ndarray
+    weights: np.ndarray
+    seed: int
+
+    @staticmethod
+    def create(rows: np.ndarray, rates: np.ndarray, seed: int) -> "Sampler":
+        """Raises UserError where no rate is above zero, ValueError where a drawn one has no rows."""
+        rows, rates = np.asarray(rows, np.int64), np.asarray(rates, np.float64)
+        if not np.any(rates > 0):
+            raise UserError("the mixture draws from no language: every rate is zero")
+        if np.any((rates > 0) & (rows == 0)):
+            raise ValueError("a language without rows has a rate above zero")
+        return Sampler(rows, integer_rates(rates), seed)
+
+    @property
+    def rates(self) -> np.ndarray:
+        """float64 [languages]: the rates as drawn."""
+        return self.weights / TURN
+
+    @property
+    def deviation_bound(self) -> np.ndarray:
+        """float64 [languages]: no count is ever further than this from its expectation, in rows."""
+        tree, total = self._tree, np.zeros(len(self._tree.weight))
+        for node, left, right in tree.levels:
+            for child in (left, right):
+                share = tree.weight[child] / tree.weight[node]
+                total[child] = 0.5 + share * total[node]
+        return total[: len(self.rows)]
+
+    def drawn(self, row: np.ndarray | int) -> np.ndarray:
+        """How many rows of each language come before a global row.
+
+        Args:
+          row: int or int64 [...].
+
+        Returns:
+          int64 [..., languages], summing to ``row``.
+        """
+        tree = self._tree
+        turns, rest = np.divmod(np.asarray(row, np.int64), TURN)
+        count = np.zeros((*rest.shape, len(tree.weight)), np.int64)
+        count[..., tree.root] = rest
+        for node, left, right in tree.levels:
+            reached, weight = count[..., node], tree.weight[node]
+            count[..., left] = (reached * tree.weight[left] + weight // 2) // weight
+            count[..., right] = reached - count[..., left]
+        return turns[..., None] * self.weights + count[..., : len(self.rows)]
+
+    def span(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows ``start <= g < stop``, in language order.
+
+        Returns:
+          int64 [stop - start] language indices and int64 [stop - start] row indices.
+        """
+        before, after = self.drawn(np.array([start, stop]))
+        counts = after - before
+        language = np.repeat(np.arange(len(counts)), counts)
+        first = np.cumsum(counts) - counts
+        position = before[language] + np.arange(stop - start) - first[language]
+        epoch, index = np.divmod(position, self.rows[language])
+        return language, permute(index, self.rows[language], self.seed, language, epoch)
+
+    def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of one step, shuffled, so that every slice of the batch is a mix."""
+        language, row = self.span(step * size, (step + 1) * size)
+        order = permute(np.arange(size), np.full(size, size), self.seed, -1, step)
+        return language[order], row[order]
+
+    @functools.cached_property
+    def _tree(self) -> "_Tree":
+        return _huffman(self.weights)
+
+
+class _Tree(NamedTuple):
+    """Nodes 0 .. languages - 1 are the leaves; ``levels`` go down from the root."""
+
+    root: int
+    weight: np.ndarray  # int64 [nodes]
+    levels: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # (node, left, right) of each depth
+
+
+def _huffman(weights: np.ndarray) -> _Tree:
+    leaves = np.flatnonzero(weights)
+    heap = [(int(weights[leaf]), int(leaf)) for leaf in leaves]
+    heapq.heapify(heap)
+    weight = dict(enumerate(weights.tolist()))
+    children: dict[int, tuple[int, int]] = {}
+    while len(heap) > 1:
+        light, heavy = heapq.heappop(heap), heapq.heappop(heap)
+        node = len(weight)
+        weight[node], children[node] = light[0] + heavy[0], (heavy[1], light[1])
+        heapq.heappush(heap, (weight[node], node))
+    levels, depth = [], [heap[0][1]]
+    while depth := [node for node in depth if node in children]:
+        left, right = zip(*(children[node] for node in depth), strict=True)
+        levels.append((np.array(depth), np.array(left), np.array(right)))
+        depth = [*left, *right]
+    return _Tree(heap[0][1], np.array(list(weight.values())), levels)
+
+
+def permute(
+    index: np.ndarray, size: np.ndarray, seed: int, stream: np.ndarray | int, epoch: np.ndarray | int
+) -> np.ndarray:
+    """Element ``index`` of the pseudo-random permutation of ``range(size)`` named by the key.
+
+    A Feistel network over the next power of two, walked along its cycle until it lands inside
+    the range (Black and Rogaway, 2002). Elementwise; nothing is stored.
+
+    Args:
+      index, size: int64 [n], with ``0 <= index < size``.
+      seed, stream, epoch: the key; ``stream`` and ``epoch`` are scalars or [n].
+
+    Returns:
+      int64 [n].
+    """
+    key = _hash(_hash(_hash(_uint64(seed)) ^ _uint64(stream)) ^ _uint64(epoch))
+    key = np.broadcast_to(key, index.shape)
+    bits = np.ceil(np.log2(np.maximum(size, 2))).astype(np.uint64)
+    value = index.astype(np.uint64)
+    outside = np.ones(index.shape, bool)
+    while outside.any():
+        value[outside] = _feistel(value[outside], bits[outside], key[outside])
+        outside = value >= size.astype(np.uint64)
+    return value.astype(np.int64)
+
+
+def _feistel(value: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """A bijection of ``[0, 2^bits)``; an even number of rounds gives the halves their widths back."""
+    right_bits = bits - bits // np.uint64(2)
+    left_bits = bits - right_bits
+    left, right = value >> right_bits, value & _mask(right_bits)
+    for turn in range(6):
+        mixed = _hash(key ^ _hash(right + (np.uint64(turn) << np.uint64(56))))
+        left, right = right, left ^ (mixed & _mask(left_bits))
+        left_bits, right_bits = right_bits, left_bits
+    return (left << right_bits) | right
+
+
+def _mask(bits: np.ndarray) -> np.ndarray:
+    return (np.uint64(1) << bits) - np.uint64(1)
+
+
+def _uint64(value: np.ndarray | int) -> np.ndarray:
+    return np.asarray(value, np.int64).astype(np.uint64)
+
+
+def _hash(value: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014), elementwise modulo 2^64."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))

@@ -1,0 +1,211 @@
+"""The packed store: token rows of each language-script as zarr3 arrays beside one manifest.
+
+    STORE/manifest.json                 counts, file sizes, fingerprint of the tokenizer; sealed
+    STORE/tokenizer.model               the SentencePiece model the rows were made with
+    STORE/train/deu_Latn/               uint32 [rows, sequence_length], one row per inner chunk
+    STORE/validation/deu_Latn/          the same; only its last row may be shorter
+
+Rows are compressed and checksummed one by one (zstd, crc32c), so that random rows are cheap and
+a flipped byte is an error that names its file. The shapes stand in the manifest, so that
+opening reads nothing else.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.files import write_text
+from langsamp_jax.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation")
+ROWS_PER_FILE = 8192
+
+_FORMAT = "langsamp-store/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What one split holds of one language-script.
+
+    ``tokens`` are those of the text with ``<s>`` and ``</s>``; what is left after the last full
+    row is dropped from training and kept as a shorter last row for validation.
+    """
+
+    lines: int
+    tokens: int
+    unknown: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What the store holds: ``counts[split][name]``, ``sources[name]`` = SHA-256 of the text,
+    ``files[path]`` = bytes, ``skipped[name]`` = why."""
+
+    sequence_length: int
+    vocab_size: int
+    special_ids: tuple[int, ...]
+    mask_id: int
+    tokenizer: str
+    validation_fraction: float
+    counts: dict[str, dict[str, Counts]]
+    skipped: dict[str, str]
+    sources: dict[str, str]
+    files: dict[str, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The language-scripts, sorted; every array of the store follows this order."""
+        return tuple(self.counts["train"])
+
+    def column(self, split: str, field: str) -> np.ndarray:
+        """int64 [names]: one count of every language-script."""
+        return np.array([getattr(self.counts[split][n], field) for n in self.names], np.int64)
+
+    def save(self, store: Path) -> None:
+        body = {"format": _FORMAT, **dataclasses.asdict(self)}
+        write_text(store / "manifest.json", json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n")
+
+
+class Store:
+    """An open store.
+
+    Raises:
+      UserError: the folder is no store, or a file of it is missing, truncated or changed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        for name, size in self.manifest.files.items():
+            file = self.path / name
+            found = file.stat().st_size if file.exists() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise UserError(f"the store is damaged: {file} {what}; prepare it again")
+
+    def tokenizer(self) -> Tokenizer:
+        file = self.path / "tokenizer.model"
+        tokenizer = Tokenizer.load(file)
+        if tokenizer.fingerprint != self.manifest.tokenizer:
+            raise UserError(f"{file} is not the tokenizer that this store was prepared with")
+        return tokenizer
+
+    def split(self, split: str) -> "Split":
+        return Split(self, split)
+
+
+class Split:
+    """The rows of one split, addressed by (language index, row index).
+
+    Attributes:
+      names: the language-scripts, in manifest order.
+      rows: int64 [languages].
+    """
+
+    def __init__(self, store: Store, split: str):
+        manifest = store.manifest
+        self.path = store.path / split
+        self.names = manifest.names
+        self.sequence_length = manifest.sequence_length
+        self.rows = manifest.column(split, "rows")
+        self._tokens = manifest.column(split, "tokens")
+        self._first = np.cumsum(self.rows) - self.rows
+        opening = [
+            ts.open(array_spec(self.path / name, int(rows), self.sequence_length), assume_metadata=True)
+            for name, rows in zip(self.names, self.rows, strict=True)
+            if rows
+        ]
+        self._all = ts.concat([array.result() for array in opening], axis=0) if opening else None
+
+    def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads any rows of any languages in one go.
+
+        Args:
+          language, row: int64 [n].
+
+        Returns:
+          tokens: int32 [n, sequence_length], and lengths: int32 [n], how many of them are valid.
+
+        Raises:
+          UserError: a row cannot be read as it was written; its file is named.
+        """
+        try:
+            tokens = self._all[self._first[language] + row].read().result()
+        except ValueError as error:  # TensorStore's DATA_LOSS, NOT_FOUND, FAILED_PRECONDITION
+            file = re.search(r'local file "([^"]+)"', str(error))
+            where = file.group(1) if file else self.path
+            raise UserError(f"the store is damaged: {where}: {_reason(error)}; prepare it again") from error
+        left = self._tokens[language] - row * self.sequence_length
+        return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
+
+
+def array_spec(path: Path, rows: int, sequence_length: int) -> dict[str, Any]:
+    """The TensorStore spec of one language-script's array."""
+    inner = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "zstd", "configuration": {"level": 3}},
+        {"name": "crc32c"},
+    ]
+    sharding = {
+        "chunk_shape": [1, sequence_length],
+        "codecs": inner,
+        "index_codecs": [inner[0], inner[2]],
+    }
+    grid = {"chunk_shape": [ROWS_PER_FILE, sequence_length]}
+    return {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{path}/"},
+        "fill_missing_data_reads": False,
+        "metadata": {
+            "shape": [rows, sequence_length],
+            "data_type": "uint32",
+            "fill_value": 0,
+            "chunk_grid": {"name": "regular", "configuration": grid},
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        },
+    }
+
+
+def row_files(rows: int) -> list[str]:
+    """The files, relative to an array's folder, that hold its rows."""
+    return [f"c/{shard}/0" for shard in range(math.ceil(rows / ROWS_PER_FILE))]
+
+
+def _read_manifest(store: Path) -> Manifest:
+    file = store / "manifest.json"
+    if not file.exists():
+        raise UserError(f"{store} is no store (it has no manifest.json); make one: langsamp prepare")
+    try:
+        body = json.loads(file.read_bytes())
+        seal = body.pop("seal")
+        layout = body.pop("format")
+        if layout != _FORMAT:
+            raise UserError(f"{file}: format {layout!r}, this version reads {_FORMAT!r}")
+        if seal != _seal({"format": layout, **body}):
+            raise ValueError("the seal does not fit")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"the store is damaged: {file} was cut or changed; prepare it again") from error
+    counts = {
+        split: {name: Counts(**fields) for name, fields in languages.items()}
+        for split, languages in body.pop("counts").items()
+    }
+    return Manifest(counts=counts, special_ids=tuple(body.pop("special_ids")), **body)
+
+
+def _seal(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: ValueError) -> str:
+    """The innermost of TensorStore's nested messages, without its source annotations."""
+    text = str(error).split(" [source locations=")[0].split("\n")[0]
+    return re.sub(r'^.*local file "[^"]+":? ?', "", text) or text
