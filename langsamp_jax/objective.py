@@ -1,0 +1,192 @@
+"""Masked language modelling: which tokens are hidden, and what predicting them costs.
+
+All of it runs on the device, as sums and counts; nothing here knows about the training loop.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from langsamp_jax.config import configurable, require
+from langsamp_jax.feed import Batch
+from langsamp_jax.model import LangSamp
+
+
+@configurable("objective")
+class ObjectiveConfig:
+    """BERT's masking with a fixed number of targets a row.
+
+    Of ``mask_rate`` of the positions, ``mask_share`` become ``<mask>``, ``random_share`` a random
+    piece, and the rest stay. ``vocab_chunk`` bounds how many logits a position has at a time.
+    """
+
+    mask_rate: float = 0.15
+    mask_share: float = 0.8
+    random_share: float = 0.1
+    vocab_chunk: int = 16_384
+
+    def check(self) -> None:
+        require(0 < self.mask_rate <= 1, self, "mask_rate", "above 0, at most 1")
+        for field in ("mask_share", "random_share"):
+            require(0 <= getattr(self, field) <= 1, self, field, "0 to 1")
+        together = self.mask_share + self.random_share <= 1 + 1e-9
+        require(together, self, "random_share", "at most 1 - mask_share")
+        require(self.vocab_chunk > 0, self, "vocab_chunk", "a whole number above 0")
+
+    def num_targets(self, length: int) -> int:
+        """K: how many positions of a full row are predicted."""
+        return max(1, round(self.mask_rate * length))
+
+
+class Vocabulary(NamedTuple):
+    """What masking needs to know of the tokenizer."""
+
+    size: int
+    mask_id: int
+    special_ids: tuple[int, ...]
+
+
+class Masked(NamedTuple):
+    """Rows with some positions hidden. K is the same for all rows, so that shapes are static."""
+
+    inputs: jax.Array  # int32 [batch, length]
+    positions: jax.Array  # int32 [batch, K], distinct in a row
+    targets: jax.Array  # int32 [batch, K], the tokens that stood there
+    weights: jax.Array  # bool [batch, K], False where a short row has fewer targets
+
+
+def mask_rows(
+    keys: jax.Array,
+    tokens: jax.Array,
+    attention_mask: jax.Array,
+    vocabulary: Vocabulary,
+    config: ObjectiveConfig,
+) -> Masked:
+    """Chooses and hides exactly K positions a row, never special tokens or padding.
+
+    A row of n < length valid tokens has round(mask_rate n) targets, at least one. The choice
+    depends on the row's key alone, not on the other rows of the batch or where they are computed.
+
+    Args:
+      keys: one key a row, [batch].
+      tokens: int32 [batch, length].
+      attention_mask: bool [batch, length].
+    """
+    num_targets = config.num_targets(tokens.shape[1])
+    specials = jnp.array(sorted(vocabulary.special_ids), jnp.int32)
+
+    def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> Masked:
+        choice_key, action_key, random_key = jax.random.split(key, 3)
+        allowed = valid & ~jnp.isin(row, specials)
+        score = jnp.where(allowed, jax.random.uniform(choice_key, row.shape), -1.0)
+        score, positions = jax.lax.top_k(score, num_targets)
+        wanted = jnp.maximum(1, jnp.round(config.mask_rate * valid.sum()))
+        weights = (score >= 0) & (jnp.arange(num_targets) < wanted)
+
+        targets = row[positions]
+        action = jax.random.uniform(action_key, (num_targets,))
+        piece = _random_pieces(random_key, num_targets, vocabulary)
+        replacement = jnp.where(
+            action < config.mask_share,
+            vocabulary.mask_id,
+            jnp.where(action < config.mask_share + config.random_share, piece, targets),
+        )
+        inputs = row.at[positions].set(jnp.where(weights, replacement, targets))
+        return Masked(inputs, positions, targets, weights)
+
+    return jax.vmap(mask_row)(keys, tokens, attention_mask)
+
+
+def masked_lm_loss(
+    model: LangSamp,
+    params: Any,
+    batch: Batch,
+    masked: Masked,
+    config: ObjectiveConfig,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the hidden tokens, in nats; with dropout if a key is given.
+
+    Returns:
+      float32 [batch] sums over the row's targets and float32 [batch] numbers of targets.
+    """
+    ids = batch.language_ids, batch.script_ids
+    hidden = model.apply(
+        {"params": params},
+        masked.inputs,
+        batch.attention_mask,
+        *ids,
+        deterministic=dropout_key is None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method=model.encode,
+    )
+    gathered = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)
+    features = model.apply({"params": params}, gathered, *ids, method=model.features)
+    table, bias = model.apply({"params": params}, method=model.decoder)
+    loss = chunked_cross_entropy(
+        features.reshape(-1, features.shape[-1]),
+        table,
+        bias,
+        masked.targets.reshape(-1),
+        model.vocab_size,
+        config.vocab_chunk,
+    )
+    loss = jnp.where(masked.weights, loss.reshape(masked.weights.shape), 0.0)
+    return loss.sum(axis=1), masked.weights.sum(axis=1).astype(jnp.float32)
+
+
+def chunked_cross_entropy(
+    features: jax.Array,
+    table: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    vocab_size: int,
+    chunk: int,
+) -> jax.Array:
+    """-log softmax(features @ table.T + bias)[target], without ever holding all the logits.
+
+    The vocabulary is visited in chunks with a running log-sum-exp in float32; the backward pass
+    computes each chunk's logits again. Chunk c holds the pieces v with v mod chunks = c, so that
+    a table whose rows are sharded is cut without moving them between devices.
+
+    Args:
+      features: [n, hidden_size].
+      table: [padded vocab, hidden_size]; rows from ``vocab_size`` on take no part.
+      bias: float32 [padded vocab].
+      targets: int32 [n].
+      chunk: the most pieces at a time.
+
+    Returns:
+      float32 [n], in nats.
+    """
+    chunks = -(-table.shape[0] // chunk)
+    missing = -table.shape[0] % chunks
+    valid = jnp.arange(table.shape[0] + missing) < vocab_size
+    rows = jnp.pad(table, ((0, missing), (0, 0))).reshape(-1, chunks, table.shape[1])
+    masked_bias = jnp.where(valid, jnp.pad(bias, (0, missing)), -jnp.inf).reshape(-1, chunks)
+
+    def visit(carry: tuple[jax.Array, jax.Array], part: tuple[jax.Array, jax.Array]):
+        maximum, total = carry
+        part_rows, part_bias = part
+        logits = jnp.matmul(features, part_rows.T, preferred_element_type=jnp.float32) + part_bias
+        highest = jnp.maximum(maximum, jax.lax.stop_gradient(logits).max(axis=1))
+        total = total * jnp.exp(maximum - highest) + jnp.exp(logits - highest[:, None]).sum(axis=1)
+        return (highest, total), None
+
+    start = jnp.full(targets.shape, -jnp.inf), jnp.zeros(targets.shape)
+    visit = jax.checkpoint(visit) if chunks > 1 else visit
+    (maximum, total), _ = jax.lax.scan(visit, start, (rows.swapaxes(0, 1), masked_bias.T))
+    target_logit = jnp.einsum(
+        "nd,nd->n", features, table[targets], preferred_element_type=jnp.float32
+    )
+    return maximum + jnp.log(total) - (target_logit + bias[targets])
+
+
+def _random_pieces(key: jax.Array, count: int, vocabulary: Vocabulary) -> jax.Array:
+    """int32 [count], uniform over the pieces that are not special."""
+    specials = sorted(vocabulary.special_ids)
+    piece = jax.random.randint(key, (count,), 0, vocabulary.size - len(specials))
+    for special in specials:  # step over each special id in turn
+        piece = piece + (piece >= special)
+    return piece

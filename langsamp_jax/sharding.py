@@ -1,0 +1,73 @@
+"""Which device holds what: the mesh, and one table from logical axis names to mesh axes."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
+
+# Every parameter and activation axis has one of these names. Batches are split over ``data`` and
+# ``fsdp``; parameters over ``fsdp`` along the embedding and over ``tensor`` along the rest. With
+# both at 1 this is plain data parallelism.
+RULES = (
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("vocab", "tensor"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("head_size", None),
+    ("mlp", "tensor"),
+    ("layers", None),
+)
+
+
+@configurable("mesh")
+class MeshConfig:
+    """How many devices lie along each axis; -1 for all that are left (one axis at most)."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def check(self) -> None:
+        for axis in ("data", "fsdp", "tensor"):
+            size = getattr(self, axis)
+            require(size > 0 or size == -1, self, axis, "a number of devices, or -1 for the rest")
+        single = (self.data, self.fsdp, self.tensor).count(-1) <= 1
+        require(single, self, "data", "-1 on one axis at most")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh over all devices. Raises UserError where its shape does not fit their number."""
+    shape, devices = [config.data, config.fsdp, config.tensor], jax.device_count()
+    if -1 in shape:
+        shape[shape.index(-1)] = max(1, devices // -int(np.prod(shape)))
+    if int(np.prod(shape)) != devices:
+        raise UserError(
+            f"mesh.data, mesh.fsdp, mesh.tensor = {config.data}, {config.fsdp}, {config.tensor} "
+            f"do not multiply to the {devices} devices here"
+        )
+    return jax.make_mesh(tuple(shape), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the devices."""
+    return NamedSharding(mesh, nn.logical_to_mesh_axes(("batch",), RULES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def data_parallelism(mesh: Mesh) -> int:
+    """Into how many parts a batch is cut."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def shardings(abstract: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of every leaf of a tree whose leaves carry logical axis names."""
+    return nn.logical_to_mesh_sharding(nn.get_partition_spec(abstract), mesh, RULES)
