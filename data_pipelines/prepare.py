@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from data_pipelines.corpus import content_hash, corpus_files, read_lines
+from langsamp_jax.corpus import content_hash, corpus_files, read_lines
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import partial_path, promote, require_absent, write_bytes, write_text
 from langsamp_jax.progress import Progress

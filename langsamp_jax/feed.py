@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -100,6 +100,6 @@ def local_positions(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndar
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
-def place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
-    """Puts each process's rows on its devices as one global, sharded batch."""
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in batch))
+def place(host: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Puts each process's rows on its devices: one global array, sharded by rows, for each leaf."""
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), host)

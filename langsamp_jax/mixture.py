@@ -44,7 +44,9 @@ class MixtureConfig:
         return Sampler.create(manifest.column("train", "rows"), self.rates(manifest), seed)
 
 
-def mixture_table(manifest: Manifest, sampler: Sampler, planned_rows: int) -> list[dict[str, object]]:
+def mixture_table(
+    manifest: Manifest, sampler: Sampler, planned_rows: int
+) -> list[dict[str, object]]:
     """One record a language-script: what it has, its rate, and its epochs at the planned rows."""
     drawn = sampler.drawn(planned_rows)
     return [

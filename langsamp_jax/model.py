@@ -49,7 +49,9 @@ class ModelConfig:
         for field in ("layer_norm_eps", "initializer_range"):
             require(getattr(self, field) > 0, self, field, "a number above 0")
         divides = self.hidden_size % self.num_attention_heads == 0
-        require(divides, self, "num_attention_heads", f"a divisor of hidden_size {self.hidden_size}")
+        require(
+            divides, self, "num_attention_heads", f"a divisor of hidden_size {self.hidden_size}"
+        )
         chosen = self.placement == "none" or self.use_language or self.use_script
         require(chosen, self, "placement", "'none' where neither language nor script is used")
 
@@ -95,7 +97,9 @@ class LangSamp(nn.Module):
         hidden = self.encode(tokens, attention_mask, *ids, deterministic=deterministic)
         features = self.features(hidden, *ids)
         table, bias = self.decoder()
-        return (features @ table.T).astype(jnp.float32)[..., : self.vocab_size] + bias[: self.vocab_size]
+        return (features @ table.T).astype(jnp.float32)[..., : self.vocab_size] + bias[
+            : self.vocab_size
+        ]
 
     def encode(
         self,
@@ -193,7 +197,11 @@ class Encoder(nn.Module):
         x = nn.Dropout(config.hidden_dropout)(x, deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
 
-        block = nn.remat(Block, prevent_cse=False, static_argnums=(3, 4)) if config.remat == "layer" else Block
+        block = (
+            nn.remat(Block, prevent_cse=False, static_argnums=(3, 4))
+            if config.remat == "layer"
+            else Block
+        )
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -246,7 +254,9 @@ class Attention(nn.Module):
         weights = nn.softmax(scores).astype(config.dtype)
         weights = nn.Dropout(config.attention_dropout)(weights, deterministic)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return _dense(config, config.hidden_size, "output", ("heads", "head_size", "embed"), inputs=2)(mixed)
+        return _dense(
+            config, config.hidden_size, "output", ("heads", "head_size", "embed"), inputs=2
+        )(mixed)
 
 
 class Head(nn.Module):

@@ -1,8 +1,9 @@
-"""Progress for people: a bar on a terminal, a plain line every ten seconds elsewhere; tables."""
+"""Progress for people: a bar on a terminal, a plain line every ten seconds elsewhere; speed; tables."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import tabulate
 import tqdm
@@ -61,3 +62,26 @@ def table(records: Sequence[Mapping[str, object]], headers: Mapping[str, str]) -
 
 def _cell(value: object, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+class Speedometer:
+    """Units a second since the last reading, leaving out what happens inside ``paused``."""
+
+    def __init__(self, units_per_step: int):
+        self._units = units_per_step
+        self._steps, self._since, self._away = 0, time.perf_counter(), 0.0
+
+    def count(self) -> None:
+        self._steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        left = time.perf_counter()
+        yield
+        self._away += time.perf_counter() - left
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        speed = self._steps * self._units / (now - self._since - self._away)
+        self._steps, self._since, self._away = 0, now, 0.0
+        return speed

@@ -15,7 +15,9 @@ from langsamp_jax.errors import UserError
 TURN = 1 << 31  # rates are integers that sum to this, so that counts stay exact for ever
 
 
-def temperature_rates(examples: np.ndarray, temperature: float, maximum: int | None = None) -> np.ndarray:
+def temperature_rates(
+    examples: np.ndarray, temperature: float, maximum: int | None = None
+) -> np.ndarray:
     """p_l proportional to min(n_l, maximum)^(1/T): seqio's ``mixing_rate_num_examples``.
 
     T = 1 is proportional to size, T = 1/0.3 is the alpha = 0.3 of XLM-R and Glot500, T -> inf is
@@ -194,7 +196,11 @@ def _huffman(weights: np.ndarray) -> _Tree:
 
 
 def permute(
-    index: np.ndarray, size: np.ndarray, seed: int, stream: np.ndarray | int, epoch: np.ndarray | int
+    index: np.ndarray,
+    size: np.ndarray,
+    seed: int,
+    stream: np.ndarray | int,
+    epoch: np.ndarray | int,
 ) -> np.ndarray:
     """Element ``index`` of the pseudo-random permutation of ``range(size)`` named by the key.
 

@@ -1,5 +1,7 @@
 """Which device holds what: the mesh, and one table from logical axis names to mesh axes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -51,7 +53,16 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh.data, mesh.fsdp, mesh.tensor = {config.data}, {config.fsdp}, {config.tensor} "
             f"do not multiply to the {devices} devices here"
         )
-    return jax.make_mesh(tuple(shape), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return jax.make_mesh(
+        tuple(shape), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
+
+
+@contextlib.contextmanager
+def placed_on(mesh: Mesh) -> Iterator[None]:
+    """Within the block the logical names of activations mean axes of ``mesh``."""
+    with mesh, nn.logical_axis_rules(RULES):
+        yield
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

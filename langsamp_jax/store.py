@@ -61,6 +61,7 @@ class Manifest:
     skipped: dict[str, str]
     sources: dict[str, str]
     files: dict[str, int]
+    rows_per_file: int = ROWS_PER_FILE
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,7 +74,9 @@ class Manifest:
 
     def save(self, store: Path) -> None:
         body = {"format": _FORMAT, **dataclasses.asdict(self)}
-        write_text(store / "manifest.json", json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n")
+        write_text(
+            store / "manifest.json", json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n"
+        )
 
 
 class Store:
@@ -123,7 +126,9 @@ class Split:
         context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
         opening = [
             ts.open(
-                array_spec(self.path / name, int(rows), self.sequence_length),
+                array_spec(
+                    self.path / name, int(rows), self.sequence_length, manifest.rows_per_file
+                ),
                 assume_metadata=True,
                 open=True,
                 context=context,
@@ -150,12 +155,16 @@ class Split:
         except ValueError as error:  # TensorStore's DATA_LOSS, NOT_FOUND, FAILED_PRECONDITION
             file = re.search(r'local file "([^"]+)"', str(error))
             where = file.group(1) if file else self.path
-            raise UserError(f"the store is damaged: {where}: {_reason(error)}; prepare it again") from error
+            raise UserError(
+                f"the store is damaged: {where}: {_reason(error)}; prepare it again"
+            ) from error
         left = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
 
 
-def array_spec(path: Path, rows: int, sequence_length: int) -> dict[str, Any]:
+def array_spec(
+    path: Path, rows: int, sequence_length: int, rows_per_file: int = ROWS_PER_FILE
+) -> dict[str, Any]:
     """The TensorStore spec of one language-script's array."""
     inner = [
         {"name": "bytes", "configuration": {"endian": "little"}},
@@ -167,7 +176,7 @@ def array_spec(path: Path, rows: int, sequence_length: int) -> dict[str, Any]:
         "codecs": inner,
         "index_codecs": [inner[0], inner[2]],
     }
-    grid = {"chunk_shape": [ROWS_PER_FILE, sequence_length]}
+    grid = {"chunk_shape": [rows_per_file, sequence_length]}
     return {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": f"{path}/"},
@@ -190,7 +199,9 @@ def row_files(rows: int) -> list[str]:
 def _read_manifest(store: Path) -> Manifest:
     file = store / "manifest.json"
     if not file.exists():
-        raise UserError(f"{store} is no store (it has no manifest.json); make one: langsamp prepare")
+        raise UserError(
+            f"{store} is no store (it has no manifest.json); make one: langsamp prepare"
+        )
     try:
         body = json.loads(file.read_bytes())
         seal = body.pop("seal")
@@ -200,7 +211,9 @@ def _read_manifest(store: Path) -> Manifest:
         if seal != _seal({"format": layout, **body}):
             raise ValueError("the seal does not fit")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"the store is damaged: {file} was cut or changed; prepare it again") from error
+        raise UserError(
+            f"the store is damaged: {file} was cut or changed; prepare it again"
+        ) from error
     counts = {
         split: {name: Counts(**fields) for name, fields in languages.items()}
         for split, languages in body.pop("counts").items()

@@ -54,3 +54,15 @@ def content_hash(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def aligned_lines(file: Path) -> list[str]:
+    """Every line of a file, stripped; an empty one stands for a missing translation.
+
+    Raises:
+      UserError: bytes that are not UTF-8.
+    """
+    try:
+        return [line.strip() for line in file.read_text("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}); convert the file") from None

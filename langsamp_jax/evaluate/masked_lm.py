@@ -1,0 +1,113 @@
+"""Masked-LM loss on the validation rows, per language-script, in one pass.
+
+The masks depend on the row alone, so the loss is the same at every batch size and device count.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.feed import Rows, local_positions, place, read, table_ids
+from langsamp_jax.inventory import Inventory
+from langsamp_jax.model import LangSamp
+from langsamp_jax.objective import ObjectiveConfig, Vocabulary, mask_rows, masked_lm_loss
+from langsamp_jax.store import Split
+
+_MASK_SEED = 20_240_918  # fixed, so that losses of different runs on one store compare
+
+
+class MaskedLmEvaluator:
+    """Evaluates parameters on the first ``max_rows`` validation rows of each language-script."""
+
+    def __init__(
+        self,
+        model: LangSamp,
+        split: Split,
+        inventory: Inventory,
+        vocabulary: Vocabulary,
+        objective: ObjectiveConfig,
+        sharding: jax.sharding.NamedSharding,
+        batch_size: int,
+        max_rows: int | None = None,
+    ):
+        self.split, self._sharding, self._batch_size = split, sharding, batch_size
+        self._ids = table_ids(split, inventory)
+        taken = split.rows if max_rows is None else np.minimum(split.rows, max_rows)
+        language = np.repeat(np.arange(len(taken)), taken)
+        self.rows = Rows(language, np.concatenate([np.arange(n) for n in taken]).astype(np.int64))
+        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+        def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
+            base = jax.random.key(_MASK_SEED)
+            keys = jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(base, a), b))(
+                language, row
+            )
+            masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, objective)
+            loss, count = masked_lm_loss(model, params, batch, masked, objective)
+            member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
+            return totals + jnp.stack([loss, count]) @ member
+
+        self._add = jax.jit(add, donate_argnums=1, out_shardings=everywhere)
+        self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)
+
+    def __call__(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [languages] summed losses in nats and float64 [languages] numbers of targets."""
+        totals = self._zero()
+        for arguments in self._batches():
+            totals = self._add(params, totals, *arguments)
+        loss, count = np.asarray(totals, np.float64)
+        return loss, count
+
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
+        size = self._batch_size
+        local = local_positions(self._sharding, size)
+        for start in range(0, len(self.rows.language), size):
+            language, row = (field[start : start + size] for field in self.rows)
+            missing = size - len(language)
+            language, row = np.pad(language, (0, missing)), np.pad(row, (0, missing))
+            mine = Rows(language[local], row[local])
+            batch = read(self.split, self._ids, mine)
+            absent = local >= size - missing  # rows that only fill the last batch count for nothing
+            batch = batch._replace(attention_mask=batch.attention_mask & ~absent[:, None])
+            keyed = tuple(field.astype(np.int32) for field in mine)
+            yield place((batch, *keyed), self._sharding)
+
+
+def summary(names: tuple[str, ...], loss: np.ndarray, count: np.ndarray) -> dict[str, float]:
+    """``eval/loss`` over all targets and ``eval/loss/NAME`` of each language-script that has any."""
+    measured = {f"eval/loss/{n}": s / c for n, s, c in zip(names, loss, count, strict=True) if c}
+    return {"eval/loss": float(loss.sum() / count.sum()), **measured}
+
+
+def unigram_entropy(
+    split: Split, rows: Rows, special_ids: tuple[int, ...]
+) -> tuple[float, np.ndarray]:
+    """The entropy, in nats, of the non-special tokens of ``rows`` under their own frequencies.
+
+    A model that knows nothing but how often each piece occurs in this very text has this loss.
+
+    Returns:
+      over all rows together (the language unknown), and float64 [languages] for each on its own.
+    """
+    own = np.full(len(split.names), np.nan)
+    everything: list[np.ndarray] = []
+    for index in np.unique(rows.language):
+        chosen = rows.language == index
+        tokens, lengths = split.read(rows.language[chosen], rows.row[chosen])
+        valid = np.arange(split.sequence_length) < lengths[:, None]
+        text = tokens[valid]
+        text = text[~np.isin(text, special_ids)]
+        own[index] = _entropy(text)
+        everything.append(text)
+    return _entropy(np.concatenate(everything)), own
+
+
+def _entropy(tokens: np.ndarray) -> float:
+    if not tokens.size:
+        return float("nan")
+    _, counts = np.unique(tokens, return_counts=True)
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())

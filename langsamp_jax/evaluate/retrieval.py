@@ -1,0 +1,124 @@
+"""Sentence retrieval across languages (the protocol of SR-B and SR-T).
+
+A sentence is the mean over all of its tokens, specials included, of one layer's states: the 8th
+of 12 in the published code, the layer at two thirds of the depth here. The pivot's sentences are
+the queries, another language's the pool, compared by cosine. The language and script tables are
+not used.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.corpus import aligned_lines, corpus_files
+from langsamp_jax.errors import UserError
+from langsamp_jax.model import LangSamp
+from langsamp_jax.progress import Progress
+from langsamp_jax.tokenizer import EOS, PAD, Tokenizer
+
+_LENGTH_MULTIPLE = 32  # lengths are rounded up to this: few shapes to compile
+_BATCH = 64
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+def evaluate_retrieval(embed: Embed, corpus: Path, pivot: str) -> list[dict[str, Any]]:
+    """Top-1 and top-10 accuracy of every language of a line-aligned corpus against ``pivot``.
+
+    Args:
+      embed: sentences to float [sentences, hidden_size], see ``sentence_encoder``.
+      corpus: a folder of ``iso639-3_Script.txt`` files in which line i says the same everywhere;
+        an empty line is a missing sentence, and that pair is left out.
+      pivot: the language-script of the queries.
+
+    Returns:
+      one record a language: ``language``, ``sentences``, ``top1``, ``top10`` and what picking at
+      random gives, ``chance_top1``, ``chance_top10``.
+    """
+    files = corpus_files(corpus)
+    if pivot not in files:
+        raise UserError(f"{corpus} has no {pivot}.txt to take the queries from; choose --pivot")
+    lines = {name: aligned_lines(file) for name, file in files.items()}
+    queries = embed(lines[pivot])
+    records = []
+    others = [name for name in files if name != pivot]
+    with Progress("retrieval", len(others), "languages") as progress:
+        for name in others:
+            pairs = [i for i, (a, b) in enumerate(zip(lines[pivot], lines[name], strict=False)) if a and b]
+            if pairs:
+                rank = ranks(queries[pairs], embed([lines[name][i] for i in pairs]))
+                records.append(
+                    {
+                        "language": name,
+                        "sentences": len(pairs),
+                        "top1": float((rank < 1).mean()),
+                        "top10": float((rank < 10).mean()),
+                        "chance_top1": 1 / len(pairs),
+                        "chance_top10": min(1.0, 10 / len(pairs)),
+                    }
+                )
+            progress.advance(1)
+    if not records:
+        raise UserError(f"{corpus} has no sentences that are aligned with {pivot}")
+    return records
+
+
+def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """How many wrong sentences of the pool are at least as close to query i as sentence i is.
+
+    Ties count as wrong, so that a collapsed encoder scores nothing.
+
+    Args:
+      queries, pool: float [n, d], row i of one translating row i of the other.
+
+    Returns:
+      int64 [n].
+    """
+    similarity = _unit(queries) @ _unit(pool).T
+    return (similarity >= np.diag(similarity)[:, None]).sum(axis=1) - 1
+
+
+def sentence_encoder(model: LangSamp, params: Any, tokenizer: Tokenizer) -> Embed:
+    """A function from sentences to their mean states; longer ones are cut to the model's length."""
+    layer = round(model.config.num_hidden_layers * 2 / 3)
+
+    @jax.jit
+    def mean_states(params: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        ids = jnp.zeros(len(tokens), jnp.int32)  # read by the input-side ablation alone
+        arguments = tokens, attention_mask, ids, ids
+        states = model.apply({"params": params}, *arguments, method=model.hidden_states)[layer]
+        weight = attention_mask[..., None].astype(jnp.float32)
+        return (states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
+
+    def embed(lines: Sequence[str]) -> np.ndarray:
+        ids, lengths = tokenizer.encode(lines)
+        sentences = np.split(ids, np.cumsum(lengths)[:-1])
+        order = np.argsort(lengths, kind="stable")
+        vectors = np.zeros((len(lines), model.config.hidden_size), np.float32)
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            tokens = _pad([sentences[i] for i in chosen], model.config.max_length)
+            vectors[chosen] = mean_states(params, tokens, tokens != PAD)[: len(chosen)]
+        return vectors
+
+    return embed
+
+
+def _pad(sentences: list[np.ndarray], max_length: int) -> np.ndarray:
+    """int32 [_BATCH, length]; a sentence that is cut keeps its ``</s>``."""
+    longest = max(map(len, sentences))
+    length = min(max_length, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+    tokens = np.full((_BATCH, length), PAD, np.int32)
+    for row, sentence in zip(tokens, sentences, strict=False):
+        row[: len(sentence)] = sentence[:length]
+        if len(sentence) > length:
+            row[-1] = EOS
+    return tokens
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,27 @@
+"""SIGTERM and Ctrl-C as a request to stop at the next step, not as a death in the middle of one."""
+
+import signal
+from types import FrameType
+
+
+class StopSignal:
+    """Within the block the first SIGTERM or SIGINT sets ``requested``; a second SIGINT interrupts."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,73 @@
+"""AdamW and its learning-rate schedule, as in the reference."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from langsamp_jax.config import configurable, require
+
+
+@configurable("optimizer")
+class OptimizerConfig:
+    """Defaults are the published run's: lr 5e-5, no decay, clip 1.0, linear to zero, no warmup.
+
+    Weight decay, where it is used, spares biases and LayerNorm.
+    """
+
+    learning_rate: float = 5e-5
+    schedule: Literal["linear", "constant"] = "linear"
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def check(self) -> None:
+        for field in ("learning_rate", "epsilon", "clip_norm"):
+            require(getattr(self, field) > 0, self, field, "a number above 0")
+        for field in ("warmup_steps", "weight_decay"):
+            require(getattr(self, field) >= 0, self, field, "0 or more")
+        for field in ("beta1", "beta2"):
+            require(0 <= getattr(self, field) < 1, self, field, "0 or more, below 1")
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """The rate of update ``step`` (from 0): linear warmup, then constant or linear to 0.
+
+    Counted in updates, whatever the accumulation; the same values as Hugging Face's
+    ``get_linear_schedule_with_warmup``.
+    """
+    warmup, decay = config.warmup_steps, max(1, num_steps - config.warmup_steps)
+
+    def rate(step: jax.Array) -> jax.Array:
+        rising = step / max(1, warmup)
+        falling = 1.0 if config.schedule == "constant" else (num_steps - step) / decay
+        return config.learning_rate * jnp.where(step < warmup, rising, jnp.maximum(falling, 0.0))
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate(config, num_steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=_decays,
+        ),
+    )
+
+
+def _decays(params: Any) -> Any:
+    spared = {"bias", "scale", "decoder_bias"}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: spared.isdisjoint(getattr(entry, "key", None) for entry in path), params
+    )

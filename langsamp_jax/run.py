@@ -1,0 +1,159 @@
+"""The folder of a run: what it was started with, its metrics, and everything a checkpoint needs.
+
+RUN/run.json           the resolved configs, the store and tokenizer it was started with
+RUN/config.gin         the operative gin
+RUN/tokenizer.model, RUN/inventory.json
+RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+
+from langsamp_jax.config import operative_config
+from langsamp_jax.errors import UserError
+from langsamp_jax.files import require_absent, write_bytes, write_text
+from langsamp_jax.inventory import EMPTY, Inventory
+from langsamp_jax.model import LangSamp, ModelConfig
+from langsamp_jax.store import Store
+from langsamp_jax.tokenizer import Tokenizer
+
+# What may differ when a run is taken up again: none of it changes what the steps compute.
+_FREE = {
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.log_every",
+    "train.max_to_keep",
+    "train.early_stopping_patience",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "model.remat",
+    "objective.vocab_chunk",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An opened run folder: what is needed to rebuild its model and read its text."""
+
+    path: Path
+    settings: dict[str, Any]  # "model.hidden_size" -> value, of every config
+    inventory: Inventory
+    tokenizer: Tokenizer
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def seed(self) -> int:
+        return self.settings["train.seed"]
+
+    def config(self, cls: type) -> Any:
+        """The frozen config of class ``cls`` that the run was started with."""
+        prefix = cls.gin_name + "."
+        fields = {
+            k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)
+        }
+        return cls(**fields)
+
+    def model(self) -> LangSamp:
+        inventory = self.inventory
+        sizes = self.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
+        return LangSamp(self.config(ModelConfig), *sizes)
+
+
+def open_run(path: Path) -> Run:
+    """Raises UserError where ``path`` is no run or its files do not fit together."""
+    path = Path(path)
+    if not (path / "run.json").exists():
+        raise UserError(f"{path} is no run (it has no run.json)")
+    try:
+        record = json.loads((path / "run.json").read_text("utf-8"))
+        settings, fingerprint = record["settings"], record["tokenizer"]
+        inventory = Inventory.from_json((path / "inventory.json").read_text("utf-8"))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
+    tokenizer = Tokenizer.load(path / "tokenizer.model")
+    if tokenizer.fingerprint != fingerprint:
+        raise UserError(f"{path / 'tokenizer.model'} is not the tokenizer of this run")
+    return Run(path, settings, inventory, tokenizer)
+
+
+def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
+    """Makes the folder of a new run, or opens it for the same command given again.
+
+    Raises:
+      UserError: ``path`` holds something else, or a run of another model, data or setting.
+    """
+    path = Path(path)
+    settings = {
+        f"{config.gin_name}.{name}": value
+        for config in configs
+        for name, value in dataclasses.asdict(config).items()
+    }
+    if not (path / "run.json").exists():
+        _start(path, store, settings)
+        return open_run(path)
+    run = open_run(path)
+    changed = [
+        key for key in settings if settings[key] != run.settings.get(key) and key not in _FREE
+    ]
+    if changed:
+        was = ", ".join(
+            f"{key} = {run.settings.get(key)!r}, now {settings[key]!r}" for key in changed
+        )
+        raise UserError(f"{path} holds a run with {was}; use the same settings or another --output")
+    if store.manifest.tokenizer != run.tokenizer.fingerprint:
+        raise UserError(
+            f"{store.path} was prepared with another tokenizer ({store.manifest.vocab_size} ids) than "
+            f"the run in {path} ({run.tokenizer.vocab_size} ids); use its store or another --output"
+        )
+    for name in store.manifest.names:
+        run.inventory.ids(name)
+    return run
+
+
+def _start(path: Path, store: Store, settings: dict[str, Any]) -> None:
+    require_absent(path)
+    tokenizer = store.tokenizer()
+    path.mkdir(parents=True, exist_ok=True)
+    write_bytes(path / "tokenizer.model", tokenizer.model)
+    write_text(path / "inventory.json", EMPTY.extended(store.manifest.names).to_json())
+    write_text(path / "config.gin", operative_config())
+    record = {"settings": settings, "tokenizer": tokenizer.fingerprint}
+    write_text(path / "run.json", json.dumps(record, indent=1) + "\n")  # last: it makes a run
+
+
+class MetricsLog:
+    """One JSON object a line in ``metrics.jsonl``, and the same scalars for TensorBoard.
+
+    Lines after ``step`` are of work that was lost with an interrupted run, and are dropped.
+    """
+
+    def __init__(self, run: Path, step: int):
+        self._file = run / "metrics.jsonl"
+        kept = [line for line in _records(self._file) if line["step"] <= step]
+        write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._stream = open(self._file, "a", encoding="utf-8")
+        self._board = tensorboardX.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._board.close()
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``; a kill can have cut the last one."""
+    text = file.read_text("utf-8") if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,340 @@
+"""The training story, top to bottom: input, run, mesh, model, state, step, loop."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from langsamp_jax.checkpoint import Checkpoints
+from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
+from langsamp_jax.feed import Batch, Feed
+from langsamp_jax.interrupt import StopSignal
+from langsamp_jax.mixture import MixtureConfig
+from langsamp_jax.model import LangSamp, ModelConfig
+from langsamp_jax.objective import ObjectiveConfig, Vocabulary, mask_rows, masked_lm_loss
+from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from langsamp_jax.progress import Progress, Speedometer
+from langsamp_jax.run import MetricsLog, Run, start_or_reopen
+from langsamp_jax.sharding import (
+    MeshConfig,
+    batch_sharding,
+    data_parallelism,
+    make_mesh,
+    placed_on,
+    replicated,
+    shardings,
+)
+from langsamp_jax.store import Store
+
+
+@configurable("train")
+class TrainConfig:
+    """The loop. Defaults are the published run's where it states them.
+
+    ``accumulation_steps`` cuts a batch into that many parts to save memory; a step is always one
+    update. Validation reads the first ``eval_rows`` rows of each language-script (None: all);
+    ``early_stopping_patience`` ends the run after so many validations without a better loss.
+    """
+
+    num_steps: int = 150_000
+    global_batch_size: int = 1024
+    accumulation_steps: int = 1
+    seed: int = 0
+    checkpoint_every: int = 5000
+    eval_every: int = 5000
+    eval_rows: int | None = 64
+    log_every: int = 50
+    max_to_keep: int = 3
+    early_stopping_patience: int | None = None
+
+    def check(self) -> None:
+        counts = ("num_steps", "global_batch_size", "accumulation_steps", "checkpoint_every")
+        for field in (*counts, "eval_every", "log_every", "max_to_keep"):
+            require(getattr(self, field) > 0, self, field, "a whole number above 0")
+        for field in ("eval_rows", "early_stopping_patience"):
+            value = getattr(self, field)
+            require(value is None or value > 0, self, field, "a whole number above 0, or None")
+        require(0 <= self.seed < 2**31, self, "seed", "0 to 2147483647")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configs:
+    """All that decides a run, besides its data. Made with gin bound, each takes what gin says."""
+
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def all(self) -> list[Any]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a checkpoint holds. ``step`` counts finished updates."""
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+
+
+def train(data: Path, output: Path, configs: Configs) -> Run:
+    """Trains on the store ``data`` into the run folder ``output``, or goes on where it stopped.
+
+    SIGTERM and Ctrl-C save a checkpoint and return.
+
+    Raises:
+      UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
+    """
+    config = configs.train
+
+    # Input
+    store = Store(data)
+    require_rows_fit(store, configs)
+    sampler = configs.mixture.sampler(store.manifest, config.seed)
+
+    # Mesh; before the run folder is made, so that a shape that does not fit leaves nothing behind
+    mesh = make_mesh(configs.mesh)
+    require_divisible(config, data_parallelism(mesh))
+    rows_sharding = batch_sharding(mesh)
+
+    # Run folder
+    run = start_or_reopen(output, store, configs.all())
+    model = run.model()
+    vocabulary = vocabulary_of(store)
+    feed = Feed(
+        store.split("train"), sampler, run.inventory, config.global_batch_size, rows_sharding
+    )
+    evaluator = MaskedLmEvaluator(
+        model,
+        store.split("validation"),
+        run.inventory,
+        vocabulary,
+        configs.objective,
+        rows_sharding,
+        config.global_batch_size // config.accumulation_steps,
+        config.eval_rows,
+    )
+
+    # State: shapes first, then either the last checkpoint or a sharded initialisation
+    optimizer = make_optimizer(configs.optimizer, config.num_steps)
+    initialise = make_initialise(model, optimizer, config.seed)
+    boxed = jax.eval_shape(initialise)
+    state_shardings = shardings(boxed, mesh)
+    checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
+    progress = {"best_loss": None, "since_best": 0}
+    if (start := checkpoints.latest) is None:
+        start = 0
+        state = jax.jit(lambda: nn.unbox(initialise()), out_shardings=state_shardings)()
+    else:
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            nn.unbox(boxed),
+            state_shardings,
+        )
+        state, progress = checkpoints.restore(start, abstract)
+        print(f"going on from step {start} of {output}", file=sys.stderr)
+
+    # Step
+    step_function = jax.jit(
+        make_train_step(model, optimizer, vocabulary, configs),
+        donate_argnums=0,
+        in_shardings=(state_shardings, rows_sharding),
+        out_shardings=(state_shardings, replicated(mesh)),
+    )
+    rate = learning_rate(configs.optimizer, config.num_steps)
+
+    # Loop
+    log = MetricsLog(run.path, start)
+    speed = Speedometer(config.global_batch_size * store.manifest.sequence_length)
+    finished = stopped_early(config, progress)
+    with (
+        placed_on(mesh),
+        contextlib.closing(log),
+        contextlib.closing(checkpoints),
+        StopSignal() as stop,
+        Progress("train", config.num_steps, "steps", start) as bar,
+        contextlib.closing(feed.batches(start, config.num_steps)) as batches,
+    ):
+        previous = None
+        for step, batch in enumerate(batches, start + 1):
+            if finished:
+                break
+            state, metrics = step_function(state, batch)
+            speed.count()
+            if previous is not None:  # one step behind, so that the device never waits for the host
+                loss = check_finite(step - 1, previous, feed)
+                bar.advance(1, loss=f"{loss:.3f}")
+            previous = metrics
+            checkpoints.check()
+
+            last = step == config.num_steps or stop.requested
+            if step % config.log_every == 0 or last:
+                values = {"train/loss": check_finite(step, metrics, feed)}
+                values["train/grad_norm"] = float(metrics["grad_norm"])
+                values["learning_rate"] = float(rate(step - 1))
+                values["tokens_per_second"] = speed.read()
+                log.write(step, values)
+
+            validation = None
+            if step % config.eval_every == 0 or step == config.num_steps:
+                with speed.paused():
+                    losses = summary(feed.split.names, *evaluator(state.params))
+                log.write(step, losses)
+                validation = losses["eval/loss"]
+                bar.say(f"step {step:,}: validation loss {validation:.4f}")
+                progress = _updated(progress, validation)
+                finished = stopped_early(config, progress)
+
+            improved = validation is not None and progress["since_best"] == 0
+            if step % config.checkpoint_every == 0 or last or improved or finished:
+                check_finite(step, metrics, feed)
+                with speed.paused():
+                    checkpoints.save(step, state, progress, validation)
+            if stop.requested:
+                bar.say(f"stopped at step {step:,} and saved; the same command goes on from there")
+                break
+    return run
+
+
+def make_initialise(
+    model: LangSamp, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[], TrainState]:
+    """A function that makes the first state, its leaves boxed with their logical axis names."""
+
+    def initialise() -> TrainState:
+        tokens, ids = jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, jnp.int32)
+        variables = model.init(jax.random.key(seed), tokens, tokens == 0, ids, ids)
+        params = variables["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return initialise
+
+
+def make_train_step(
+    model: LangSamp,
+    optimizer: optax.GradientTransformation,
+    vocabulary: Vocabulary,
+    configs: Configs,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The pure step: mask, loss and gradients of each part, one update.
+
+    The gradient is that of the mean over all targets of the global batch, whatever the number of
+    parts or devices: sums are added up and divided once.
+    """
+    parts, use_dropout = configs.train.accumulation_steps, _uses_dropout(configs.model)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(configs.train.seed), state.step)
+        mask_key, dropout_key = jax.random.split(key)
+        row_keys = jax.random.split(mask_key, batch.tokens.shape[0])
+        masked = mask_rows(
+            row_keys, batch.tokens, batch.attention_mask, vocabulary, configs.objective
+        )
+
+        def part_loss(params, part_batch, part_masked, part_key):
+            key = part_key if use_dropout else None
+            loss, count = masked_lm_loss(
+                model, params, part_batch, part_masked, configs.objective, key
+            )
+            return loss.sum(), (loss, count)
+
+        def add_part(gradients, part):
+            (_, rows), part_gradients = jax.value_and_grad(part_loss, has_aux=True)(
+                state.params, *part
+            )
+            return jax.tree.map(jnp.add, gradients, part_gradients), rows
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        cut = jax.tree.map(lambda leaf: _cut(leaf, parts), (batch, masked))
+        keys = jax.random.split(dropout_key, parts)
+        gradients, (row_loss, row_count) = jax.lax.scan(add_part, zeros, (*cut, keys))
+        count = row_count.sum()
+        gradients = jax.tree.map(lambda leaf: leaf / count, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": row_loss.sum() / count,
+            "grad_norm": optax.global_norm(gradients),
+            "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def _cut(leaf: jax.Array, parts: int) -> jax.Array:
+    """[batch, ...] -> [parts, batch / parts, ...], every part spread over all devices."""
+    strided = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+    return nn.with_logical_constraint(strided, (None, "batch", *[None] * (leaf.ndim - 1)))
+
+
+def _uses_dropout(model: ModelConfig) -> bool:
+    return model.hidden_dropout > 0 or model.attention_dropout > 0
+
+
+def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:
+    """The loss of a step; waits for the device.
+
+    Raises:
+      UserError: the loss or the gradient is not finite; the step and its rows are named.
+    """
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    if np.isfinite(loss) and np.isfinite(norm):
+        return loss
+    bad = np.flatnonzero(~np.isfinite(np.asarray(metrics["row_loss"])))
+    positions = bad if len(bad) else np.arange(feed.batch_size)
+    rows = feed.rows(step - 1).describe(feed.split, positions)
+    raise UserError(
+        f"step {step}: loss {loss}, gradient norm {norm}, in rows {rows}; the last good checkpoint "
+        "is kept (try a lower optimizer.learning_rate)"
+    )
+
+
+def require_rows_fit(store: Store, configs: Configs) -> None:
+    """Raises UserError where the store's rows are longer than the model's positions."""
+    length = store.manifest.sequence_length
+    if length > configs.model.max_length:
+        raise UserError(
+            f"{store.path} has rows of {length} tokens, model.max_length is "
+            f"{configs.model.max_length}; raise it or prepare with a smaller --sequence_length"
+        )
+
+
+def require_divisible(config: TrainConfig, data_parallel: int) -> None:
+    """Raises UserError where a batch cannot be cut evenly."""
+    unit = data_parallel * config.accumulation_steps
+    if config.global_batch_size % unit:
+        raise UserError(
+            f"train.global_batch_size = {config.global_batch_size}: expected a multiple of {unit} "
+            f"({data_parallel} devices x {config.accumulation_steps} accumulation steps)"
+        )
+
+
+def vocabulary_of(store: Store) -> Vocabulary:
+    manifest = store.manifest
+    return Vocabulary(manifest.vocab_size, manifest.mask_id, manifest.special_ids)
+
+
+def stopped_early(config: TrainConfig, progress: dict[str, Any]) -> bool:
+    patience = config.early_stopping_patience
+    return patience is not None and progress["since_best"] >= patience
+
+
+def _updated(progress: dict[str, Any], loss: float) -> dict[str, Any]:
+    if progress["best_loss"] is None or loss < progress["best_loss"]:
+        return {"best_loss": loss, "since_best": 0}
+    return {**progress, "since_best": progress["since_best"] + 1}

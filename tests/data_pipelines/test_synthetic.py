@@ -1,0 +1,438 @@
+"""The synthetic world: reproducible, parallel, and related just as world.json says."""
+
+import collections
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines import grammar, synthetic
+from langsamp_jax.errors import UserError
+from langsamp_jax.inventory import check_language_script
+
+PARAMETERS = {"num_languages": 16, "num_sentences": 1000, "seed": 5, "num_held_out": 50}
+SMALL = {"num_languages": 3, "num_sentences": 100, "seed": 0, "num_held_out": 5}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("synthetic") / "world"
+    return folder, synthetic.synthesize(folder, **PARAMETERS)
+
+
+@pytest.fixture(scope="module")
+def languages() -> dict[str, grammar.Language]:
+    made = grammar.make_languages(PARAMETERS["num_languages"] - 1, PARAMETERS["seed"])
+    return {language.code: language for language in made}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lines_of(path: Path) -> list[str]:
+    text = path.read_bytes().decode("utf-8")
+    assert text.endswith("\n")
+    return text[:-1].split("\n")
+
+
+def test_same_arguments_same_bytes(made, tmp_path):
+    synthetic.synthesize(tmp_path / "again", **PARAMETERS)
+    assert contents(tmp_path / "again") == contents(made[0])
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_same_bytes_in_another_process(hash_seed, tmp_path):
+    synthetic.synthesize(tmp_path / "here", **SMALL)
+    code = (
+        "import pathlib, sys; from data_pipelines import synthetic; "
+        f"synthetic.synthesize(pathlib.Path(sys.argv[1]), **{SMALL!r})"
+    )
+    root = Path(synthetic.__file__).parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, str(tmp_path / "there")]
+    subprocess.run(command, check=True, env=environment)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_another_seed_is_another_world(tmp_path):
+    synthetic.synthesize(tmp_path / "0", **SMALL)
+    synthetic.synthesize(tmp_path / "1", **{**SMALL, "seed": 1})
+    one, other = contents(tmp_path / "0"), contents(tmp_path / "1")
+    assert one.keys() == other.keys()
+    assert not set(one.values()) & set(other.values())
+
+
+def test_world_json_is_what_is_returned_and_describes_the_files(made):
+    folder, world = made
+    text = (folder / "world.json").read_text("utf-8")
+    assert json.loads(text) == world
+    assert text == json.dumps(world, indent=1, ensure_ascii=False) + "\n"
+    assert world["parameters"] == PARAMETERS
+    files = contents(folder)
+    del files["world.json"]
+    assert world["files"] == {
+        name: hashlib.sha256(data).hexdigest() for name, data in files.items()
+    }
+    names = {f"{name}.txt" for name in world["language_scripts"]}
+    assert set(files) == names | {f"held_out/{name}" for name in names}
+
+
+def test_codes_exist(made):
+    for name, about in made[1]["language_scripts"].items():
+        check_language_script(name)
+        assert name == f"{about['language']}_{about['script']}"
+
+
+def test_sizes_fall_geometrically_by_a_factor_of_100(made):
+    folder, world = made
+    sizes = [about["sentences"] for about in world["language_scripts"].values()]
+    assert sizes == [len(lines_of(folder / f"{name}.txt")) for name in world["language_scripts"]]
+    assert sizes[0] == 1000 and sizes[-1] == 10
+    expected = np.geomspace(1000, 10, len(sizes))
+    np.testing.assert_allclose(sizes, expected, atol=0.5)
+
+
+def test_size_family_and_script_are_not_confounded(made):
+    table = list(made[1]["language_scripts"].values())
+    halves = table[: len(table) // 2], table[len(table) // 2 :]
+    for about in ("family", "script", "word_order"):
+        assert {row[about] for row in halves[0]} == {row[about] for row in halves[1]}
+    for family in made[1]["families"]:
+        assert len({row["script"] for row in table if row["family"] == family}) > 2
+
+
+def test_sentences_have_a_plausible_length_and_a_common_alphabet(made):
+    folder, world = made
+    for name, about in world["language_scripts"].items():
+        letters = set(world["scripts"][about["script"]])
+        lines = lines_of(folder / f"{name}.txt") + lines_of(folder / "held_out" / f"{name}.txt")
+        for line in lines:
+            assert 5 <= len(line.split(" ")) <= 20
+            assert line[-1] in ".?!"
+            assert set(line[:-1]) <= letters | set("0123456789, ")
+            assert all(line.split(" "))
+
+
+def test_lines_are_parallel(made):
+    folder, world = made
+    names = list(world["language_scripts"])
+    for sub, shared in (("", 10), ("held_out", 50)):
+        texts = [lines_of(folder / sub / f"{name}.txt")[:shared] for name in names]
+        assert all(len(lines) == shared for lines in texts)
+        for parallel in zip(*texts, strict=True):
+            numbers = [sorted(w for w in line.split() if w.isdigit()) for line in parallel]
+            assert all(found == numbers[0] for found in numbers)
+            assert len({(line[-1], line.count(",")) for line in parallel}) == 1
+
+
+def test_proper_names_are_the_same_everywhere(languages):
+    last = [language.forms()[grammar.NAMES.start :] for language in languages.values()]
+    assert all(forms == last[0] for forms in last)
+    assert {len(set(forms)) for forms in last[0]} == {1}
+
+
+def test_held_out_meanings_are_new_and_distinct(made):
+    main = synthetic.meanings(grammar.stream(5, "main"), 1000)
+    held_out = synthetic._held_out_meanings(main, 50, seed=5)
+    assert len(set(held_out)) == 50
+    assert not set(held_out) & set(main)
+    folder, world = made
+    for name in world["language_scripts"]:
+        lines = lines_of(folder / "held_out" / f"{name}.txt")
+        assert len(set(lines)) >= 49  # homophones may hide a difference
+        assert len(set(lines) - set(lines_of(folder / f"{name}.txt"))) >= 49
+
+
+def test_held_out_meanings_avoid_main_even_when_drawn_again():
+    first = synthetic.meanings(grammar.stream(0, "held out"), 20)
+    held_out = synthetic._held_out_meanings(first[:7], 20, seed=0)
+    assert held_out[:13] == first[7:]
+    assert len(set(held_out)) == 20 and not set(held_out) & set(first[:7])
+
+
+def test_two_script_language_is_transliterated_letter_for_letter(made):
+    folder, world = made
+    assert world["two_scripts"] == {"qaa": ["Latn", "Cyrl"]}
+    back = str.maketrans(world["scripts"]["Cyrl"], world["scripts"]["Latn"])
+    for sub in ("", "held_out"):
+        latin = lines_of(folder / sub / "qaa_Latn.txt")
+        cyrillic = lines_of(folder / sub / "qaa_Cyrl.txt")
+        assert cyrillic != latin[: len(cyrillic)]
+        assert [line.translate(back) for line in cyrillic] == latin[: len(cyrillic)]
+
+
+@pytest.mark.parametrize("script", grammar.SCRIPTS)
+def test_script_tables_are_one_to_one_and_stable(script):
+    letters = grammar.SCRIPTS[script]
+    check_language_script(f"qaa_{script}")
+    assert len(letters) == len(set(letters)) == len(grammar.ALPHABET) == 24
+    assert unicodedata.normalize("NFKC", letters) == letters
+    assert {unicodedata.category(letter) for letter in letters} <= {"Ll", "Lo"}
+
+
+def changed_letter_by_letter(change: str, word: str) -> str:
+    """An interpreter of the notation that shares nothing with grammar.apply_changes."""
+    letters, condition = change.split(" /")
+    source, target = letters.split(" > ")
+    before, after = (condition.strip() or "_").split("_")
+
+    def allowed(neighbour: str, condition: str) -> bool:
+        kind = "#" if neighbour == "#" else "V" if neighbour in "aeiou" else "C"
+        return not condition or kind in condition or neighbour in condition
+
+    edged = f"#{word}#"
+    return "".join(
+        target[source.index(letter)].replace("-", "")
+        if letter in source and allowed(edged[i], before) and allowed(edged[i + 2], after)
+        else letter
+        for i, letter in enumerate(word)
+    )
+
+
+def test_notation_by_example():
+    cases = {
+        "ptk > bdg / V_V": ("apata pat", "abada pat"),
+        "s > h / #_": ("sasa", "hasa"),
+        "aeiou > ----- / C_#": ("sasa sea", "sas sea"),
+        "aou > oua / bdgvz_": ("bada", "bodo"),
+        "c > s /": ("cac", "sas"),
+    }
+    for change, (words, expected) in cases.items():
+        assert grammar.apply_changes([change], words.split()) == expected.split()
+
+
+@given(
+    st.lists(st.text(grammar.ALPHABET, min_size=1, max_size=9), min_size=1, max_size=9),
+    st.lists(st.sampled_from(grammar.SOUND_CHANGES), max_size=5),
+)
+@settings(deadline=None)
+def test_sound_changes_follow_their_notation(words, changes):
+    expected = words
+    for change in changes:
+        expected = [changed_letter_by_letter(change, word) for word in expected]
+    assert grammar.apply_changes(changes, words) == expected
+
+
+def test_words_follow_from_the_family_by_the_recorded_changes(made, languages):
+    sound_changes = {
+        code: changes
+        for family in made[1]["families"].values()
+        for code, changes in family["sound_changes"].items()
+    }
+    assert sound_changes.keys() == languages.keys()
+    for code, language in languages.items():
+        forms = language.forms()
+        regular = 0
+        for concept in grammar.CONCEPTS:
+            for affix, form in zip(language.family.affixes(concept), forms[concept], strict=True):
+                root = language.family.roots[concept]
+                word = root + affix if language.family.suffixing else affix + root
+                for change in sound_changes[code]:
+                    word = changed_letter_by_letter(change, word)
+                if affix == "":
+                    regular += word == form
+                elif language.roots[concept] == root:
+                    assert word == form
+        assert regular >= 0.9 * len(grammar.CONCEPTS)
+
+
+@pytest.mark.parametrize("count", [15, 150])
+def test_no_word_is_lost_and_few_fall_together(count):
+    for language in grammar.make_languages(count, seed=0)[:: count // 15]:
+        roots = grammar.apply_changes(language.changes, language.roots)
+        assert all(roots)
+        assert len(set(roots)) > 0.8 * len(roots)
+
+
+def test_distances_are_those_of_a_tree(made):
+    for family in made[1]["families"].values():
+        distances, changes = family["distances"], family["sound_changes"]
+        for one, other in itertools.product(distances, repeat=2):
+            together = itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(changes[one], changes[other], strict=False)
+            )
+            shared = len(list(together))
+            assert distances[one][other] == distances[other][one]
+            assert distances[one][other] == len(changes[one]) + len(changes[other]) - 2 * shared
+            assert (distances[one][other] == 0) == (one == other)
+        assert len({d for row in distances.values() for d in row.values()}) > 2  # sub-branches
+
+
+def edit_distance(one: str, other: str) -> float:
+    """Levenshtein, as a share of the longer word."""
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        previous, row[0] = row[0], i
+        for j, against in enumerate(other, 1):
+            substituted = previous + (letter != against)
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, substituted)
+    return row[-1] / max(len(one), len(other))
+
+
+def test_relatives_resemble_each_other_as_recorded():
+    sisters, cousins, strangers = [], [], []
+    for seed in range(3):
+        languages = grammar.make_languages(12, seed)
+        words = [grammar.apply_changes(one.changes, one.roots[:50]) for one in languages]
+        for i, j in itertools.combinations(range(12), 2):
+            pairs = zip(words[i], words[j], strict=True)
+            apart = np.mean([edit_distance(*pair) for pair in pairs])
+            if languages[i].family != languages[j].family:
+                strangers.append(apart)
+            elif grammar.distance(languages[i], languages[j]) == 2 * grammar.CHANGES_PER_BRANCH:
+                sisters.append(apart)
+            else:
+                cousins.append(apart)
+    assert np.mean(sisters) + 0.05 < np.mean(cousins)
+    assert max(sisters + cousins) + 0.05 < min(strangers)
+
+
+def test_families_share_old_loans_only(languages):
+    roots = {language.family.name: language.family.roots for language in languages.values()}
+    assert len(roots) == 4
+    for one, other in itertools.combinations(roots.values(), 2):
+        assert 0.15 < np.mean([a == b for a, b in zip(one, other, strict=True)]) < 0.25
+
+
+def test_words_are_zipfian(made):
+    words = (made[0] / "qaa_Latn.txt").read_text("utf-8").translate(str.maketrans("", "", ",.?!"))
+    counts = np.array(sorted(collections.Counter(words.split()).values(), reverse=True))
+    ranks = np.arange(1, 301)
+    slope = np.polyfit(np.log(ranks), np.log(counts[:300]), 1)[0]
+    assert -1.3 < slope < -0.7
+    assert counts[:10].sum() > 0.1 * counts.sum()
+    assert np.mean(counts == 1) > 0.3
+
+
+def test_inflection_agrees_and_word_order_follows_the_family(languages):
+    dogs = synthetic.NounPhrase(noun=3, plural=True, adjective=801, numeral=7)
+    cat = synthetic.NounPhrase(noun=4, plural=False, adjective=None, numeral=None)
+    clause = synthetic.Clause(dogs, 561, grammar.PAST, True, cat, 1002, cat, 961)
+    meaning = synthetic.Meaning(clause, None, None, "?")
+    for language in languages.values():
+        forms = language.forms()
+        noun, adjective = forms[3][3 + grammar.SUBJECT], forms[801][1]
+        negated = [forms[grammar.NEGATION][0], forms[561][3 + grammar.PAST]]
+        oblique = [forms[1002][0], forms[4][grammar.OBLIQUE]]
+        described = [adjective, noun] if language.family.adjective_first else [noun, adjective]
+        parts = {
+            "S": ["7", *described],
+            "V": negated,
+            "O": [forms[4][grammar.OBJECT]],
+            "X": oblique if language.family.prepositions else oblique[::-1],
+            "A": [forms[961][0]],
+        }
+        order = grammar.WORD_ORDERS[language.family.word_order]
+        expected = " ".join(word for part in order for word in parts[part]) + "?"
+        assert synthetic.render(language, [meaning]) == [expected]
+
+
+def test_verbs_prefer_the_nouns_of_their_topic():
+    drawn = synthetic.meanings(grammar.stream(0, "test"), 2000)
+    same = [
+        meaning.first.verb % grammar.TOPICS == meaning.first.object.noun % grammar.TOPICS
+        for meaning in drawn
+        if meaning.first.object.noun in grammar.NOUNS
+    ]
+    assert np.mean(same) > 0.75
+
+
+@pytest.mark.parametrize("count", [2, 3, 520])
+def test_from_the_smallest_world_to_the_largest(count):
+    corpora = synthetic.make_corpora(count, 1000, seed=1)
+    names = [corpus.name for corpus in corpora]
+    assert len(set(names)) == count
+    assert len({corpus.language.code for corpus in corpora}) == count - 1
+    assert corpora[0].sentences == 1000 and corpora[-1].sentences == 10
+    for name in names:
+        check_language_script(name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_languages": 1},
+        {"num_languages": 521},
+        {"num_sentences": 99},
+        {"seed": -1},
+        {"num_held_out": 0},
+    ],
+)
+def test_bad_arguments_are_refused(wrong, tmp_path):
+    with pytest.raises(UserError) as refused:
+        synthetic.synthesize(tmp_path / "world", **{**SMALL, **wrong})
+    assert str(*wrong.values()) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_running_again_changes_nothing(tmp_path):
+    world = synthetic.synthesize(tmp_path / "world", **SMALL)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "world").rglob("*")}
+    assert synthetic.synthesize(tmp_path / "world", **SMALL) == world
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "world").rglob("*")}
+    assert after == before
+
+
+def change_a_file(folder: Path) -> None:
+    (folder / "qaa_Latn.txt").write_text("changed\n")
+
+
+def remove_a_file(folder: Path) -> None:
+    (folder / "held_out" / "qaa_Latn.txt").unlink()
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "mine.txt").write_text("mine\n")
+
+
+def break_world_json(folder: Path) -> None:
+    (folder / "world.json").write_text("[")
+
+
+def empty_world_json(folder: Path) -> None:
+    (folder / "world.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "meddle", [change_a_file, remove_a_file, add_a_file, break_world_json, empty_world_json]
+)
+def test_a_folder_that_holds_something_else_is_left_alone(meddle, tmp_path):
+    synthetic.synthesize(tmp_path / "world", **SMALL)
+    meddle(tmp_path / "world")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="already holds something else"):
+        synthetic.synthesize(tmp_path / "world", **SMALL)
+    assert contents(tmp_path) == before
+
+
+def test_another_world_is_not_overwritten(tmp_path):
+    synthetic.synthesize(tmp_path / "world", **SMALL)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="already holds something else"):
+        synthetic.synthesize(tmp_path / "world", **{**SMALL, "seed": 1})
+    assert contents(tmp_path) == before
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(synthetic.Corpus, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        synthetic.synthesize(tmp_path / "world", **SMALL)
+    assert list(tmp_path.iterdir()) == []
