@@ -63,8 +63,11 @@ setup(
     license="Apache-2.0",
     author="The LangSAMP-JAX authors",
     python_requires=">=3.11",
-    packages=find_packages(include=["langsamp_jax*", "data_pipelines*"]),
-    package_data={"langsamp_jax": ["*.json"]},
+    packages=[
+        *find_packages(include=["langsamp_jax*", "data_pipelines*"]),
+        "gin_configs",  # no code: the shipped configurations
+    ],
+    package_data={"langsamp_jax": ["*.json"], "gin_configs": ["*.gin", "*/*.gin"]},
     install_requires=CORE,
     extras_require={
         "data": DATA,

@@ -31,6 +31,7 @@ def make_store(path: Path) -> None:
 
     from langsamp_jax.inventory import Inventory
     from langsamp_jax.store import Counts, Manifest, array_spec, row_files
+    from langsamp_jax.tokenizer import Vocabulary
 
     generator = np.random.default_rng(0)
     rows = np.clip(np.exp(generator.normal(5.2, 1.5, LANGUAGES)).astype(int), 20, 20_000)
@@ -46,9 +47,7 @@ def make_store(path: Path) -> None:
     none = dict.fromkeys(names, Counts(0, 0, 0, 0))
     Manifest(
         sequence_length=LENGTH,
-        vocab_size=VOCAB,
-        special_ids=(0, 1, 2, 3, VOCAB - 1),
-        mask_id=VOCAB - 1,
+        vocabulary=Vocabulary(VOCAB, VOCAB - 1, (0, 1, 2, 3, VOCAB - 1)),
         tokenizer="",
         validation_fraction=0.0,
         counts={"train": counts, "validation": none},

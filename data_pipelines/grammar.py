@@ -38,16 +38,16 @@ SCRIPTS = {
 # Concepts are numbers. The content words of a topic are those with the same remainder modulo
 # TOPICS, from its most common to its rarest.
 TOPICS = 20
-NOUNS = range(0, 560)
-VERBS = range(560, 800)
-ADJECTIVES = range(800, 960)
-ADVERBS = range(960, 1000)
-CONTENT = range(0, 1000)
-NEGATION = 1000
-ADPOSITIONS = range(1001, 1005)
-CONNECTIVES = range(1005, 1008)
-CONCEPTS = range(0, 1008)
-NAMES = range(1008, 1068)  # proper names: nouns that no language inflects or changes
+NOUNS = range(0, 280)
+VERBS = range(280, 400)
+ADJECTIVES = range(400, 480)
+ADVERBS = range(480, 500)
+CONTENT = range(0, 500)
+NEGATION = 500
+ADPOSITIONS = range(501, 505)
+CONNECTIVES = range(505, 508)
+CONCEPTS = range(0, 508)
+NAMES = range(508, 568)  # proper names: nouns that no language inflects or changes
 
 # Columns of a paradigm, for the singular; the plural's follow. An adjective has the first only.
 SUBJECT, OBJECT, OBLIQUE = range(3)

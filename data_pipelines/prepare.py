@@ -186,7 +186,7 @@ def _manifest(
 ) -> Manifest:
     kept = [name for name, c in counts.items() if c["train"].rows]
     skipped = {
-        name: f"{c['train'].tokens} training tokens, too few for one row of {settings.sequence_length}"
+        name: f"{c['train'].tokens} training tokens do not fill a row of {settings.sequence_length}"
         for name, c in counts.items()
         if not c["train"].rows
     }
@@ -203,9 +203,7 @@ def _manifest(
     ]
     return Manifest(
         sequence_length=settings.sequence_length,
-        vocab_size=model.vocab_size,
-        special_ids=model.special_ids,
-        mask_id=model.mask_id,
+        vocabulary=model.vocabulary,
         tokenizer=settings.tokenizer,
         validation_fraction=settings.validation_fraction,
         counts={split: {name: counts[name][split] for name in kept} for split in SPLITS},

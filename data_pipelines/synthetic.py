@@ -30,7 +30,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.files import new_folder
 
 HEAD_TO_TAIL = 100  # how many times the largest corpus is as large as the smallest
-_ON_TOPIC = 0.8  # share of noun phrases that belong to the topic of their sentence
+_ON_TOPIC = 0.9  # share of noun phrases that belong to the topic of their sentence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,14 +204,15 @@ class Corpus:
 def make_corpora(num_languages: int, num_sentences: int, seed: int) -> list[Corpus]:
     """The corpora from the largest to the smallest.
 
-    Families are dealt to the languages in turn and scripts as in a Latin square, so that size,
-    family and script are not confounded. The first language is there in a second script as well.
+    Languages are dealt to the families in turn, so that size and family are not confounded. Two of
+    three members of a family are written in its script, which a few families share, and every
+    third in that of its neighbours. The first language is there in a second script as well.
     """
     languages = grammar.make_languages(num_languages - 1, seed)
     families = len({language.family.name for language in languages})
-    scripts = list(grammar.SCRIPTS)[: max(2, round(num_languages**0.5))]
+    scripts = list(grammar.SCRIPTS)[: max(2, round(num_languages**0.5) - 1)]
     written = [
-        (language, scripts[(number % families + number // families) % len(scripts)])
+        (language, scripts[(number % families + (number // families) % 3 // 2) % len(scripts)])
         for number, language in enumerate(languages)
     ]
     written.insert(num_languages // 2, (languages[0], scripts[1]))
@@ -226,7 +227,7 @@ def synthesize(
     num_languages: int = 16,
     num_sentences: int = 20000,
     seed: int = 0,
-    num_held_out: int = 500,
+    num_held_out: int = 1000,
 ) -> dict:
     """Writes a world to the folder ``output``; the same arguments give the same bytes.
 

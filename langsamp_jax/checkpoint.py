@@ -18,7 +18,7 @@ class Checkpoints:
     raises at the next call of any method, as an OSError where the disk is at fault.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int):
+    def __init__(self, folder: Path, max_to_keep: int | None):
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every step
         self._folder = folder
         keep = [
@@ -44,6 +44,11 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The last complete step, or None."""
         return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """All complete steps, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def best(self) -> int | None:
@@ -74,15 +79,28 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
         )
+        restored = self._restore(step, args)
+        return restored.state, restored.progress
+
+    def restore_params(self, step: int, abstract: Any) -> Any:
+        """The parameters saved at ``step``, without the optimiser's state."""
+        wanted = {"params": abstract}
+        args = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        return self._restore(step, ocp.args.Composite(state=args)).state["params"]
+
+    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         try:
-            restored = self._manager.restore(step, args=args)
+            return self._manager.restore(step, args=args)
         except (ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"checkpoint {self._folder / str(step)} cannot be read ({reason}); "
                 "remove that folder to go on from the one before"
             ) from error
-        return restored.state, restored.progress
 
     def close(self) -> None:
         """Waits for the save in progress, raises if it failed, and releases the folder."""

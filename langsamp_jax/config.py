@@ -11,6 +11,8 @@ import re
 import types
 import typing
 from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -48,13 +50,15 @@ def require(condition: bool, config: Any, field: str, expected: str) -> None:
 def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
     """Reads gin files, then ``name.field=value`` bindings, which win.
 
-    A value that is no Python literal is taken as text, so that ``model.placement=input`` needs
+    A file is looked for here, then among the shipped ones; what it includes, beside it first. A value that is no Python literal is taken as text, so that ``model.placement=input`` needs
     no quotes inside quotes.
 
     Raises:
       UserError: a file that is absent, a name or field that does not exist, a bad value.
     """
     gin.clear_config()
+    for folder in (*(str(Path(file).parent) for file in files), _shipped()):
+        gin.add_config_file_search_path(folder)
     try:
         gin.parse_config_files_and_bindings(list(files), [_quote(b) for b in bindings])
     except OSError as error:
@@ -62,6 +66,10 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
         raise UserError(f"gin file not found: {missing.group(1) if missing else error}") from None
     except (ValueError, TypeError, SyntaxError, AttributeError) as error:
         raise UserError(f"gin: {_explain(error)}") from None
+
+
+def _shipped() -> str:
+    return str(resources.files("gin_configs"))
 
 
 def operative_config() -> str:

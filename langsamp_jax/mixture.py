@@ -9,6 +9,16 @@ from langsamp_jax.inventory import seen_by_xlmr
 from langsamp_jax.sampling import Sampler, reference_sentences, temperature_rates
 from langsamp_jax.store import Manifest
 
+# The keys of ``mixture_table`` and how to print them.
+MIXTURE_COLUMNS = {
+    "language": "language",
+    "lines": "lines:,",
+    "rows": "rows:,",
+    "tokens": "tokens:,",
+    "rate": "p:.6f",
+    "epochs": "epochs:.2f",
+}
+
 
 @configurable("mixture")
 class MixtureConfig:

@@ -4,7 +4,7 @@ Parameters are float32 and carry logical axis names; ``sharding.py`` maps the na
 Layers are stacked along a leading axis and scanned, so compilation does not grow with depth.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -153,6 +153,12 @@ class LangSamp(nn.Module):
         if self.config.placement == "input":
             embedded = embedded + self.conditioning(language_ids, script_ids)[:, None]
         return embedded
+
+
+def init_params(model: LangSamp, key: jax.Array) -> Any:
+    """Fresh parameters, each boxed with the logical names of its axes."""
+    tokens, ids = jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, jnp.int32)
+    return model.init(key, tokens, jnp.ones((1, 8), bool), ids, ids)["params"]
 
 
 class Conditioning(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from langsamp_jax.config import configurable, require
 from langsamp_jax.feed import Batch
 from langsamp_jax.model import LangSamp
+from langsamp_jax.tokenizer import Vocabulary
 
 
 @configurable("objective")
@@ -37,14 +38,6 @@ class ObjectiveConfig:
     def num_targets(self, length: int) -> int:
         """K: how many positions of a full row are predicted."""
         return max(1, round(self.mask_rate * length))
-
-
-class Vocabulary(NamedTuple):
-    """What masking needs to know of the tokenizer."""
-
-    size: int
-    mask_id: int
-    special_ids: tuple[int, ...]
 
 
 class Masked(NamedTuple):

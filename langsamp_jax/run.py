@@ -6,18 +6,22 @@ RUN/tokenizer.model, RUN/inventory.json
 RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
 import tensorboardX
 
+from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import require_absent, write_bytes, write_text
 from langsamp_jax.inventory import EMPTY, Inventory
-from langsamp_jax.model import LangSamp, ModelConfig
+from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Tokenizer
 
@@ -66,6 +70,38 @@ class Run:
         sizes = self.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
         return LangSamp(self.config(ModelConfig), *sizes)
 
+    def check_store(self, store: Store) -> None:
+        """Raises UserError where a store has another tokenizer or unknown languages."""
+        size = store.manifest.vocabulary.size
+        if store.manifest.tokenizer != self.tokenizer.fingerprint:
+            raise UserError(
+                f"{store.path} was prepared with another tokenizer ({size} ids) than the run in "
+                f"{self.path} ({self.tokenizer.vocab_size} ids)"
+            )
+        for name in store.manifest.names:
+            self.inventory.ids(name)
+
+    def load_params(self, step: int | None = None) -> tuple[int, Any]:
+        """The parameters saved at ``step``, by default the one with the best validation loss.
+
+        Returns:
+          the step and the parameters, on the first device.
+        """
+        checkpoints = Checkpoints(self.checkpoints, max_to_keep=None)
+        chosen = step or checkpoints.best or checkpoints.latest
+        if chosen is None:
+            raise UserError(f"{self.path} has no checkpoint yet")
+        if chosen not in checkpoints.steps:
+            there = ", ".join(map(str, checkpoints.steps))
+            raise UserError(f"{self.path} has no checkpoint of step {step}; there are {there}")
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+        )
+        with contextlib.closing(checkpoints):
+            return chosen, checkpoints.restore_params(chosen, abstract)
+
 
 def open_run(path: Path) -> Run:
     """Raises UserError where ``path`` is no run or its files do not fit together."""
@@ -108,13 +144,7 @@ def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
             f"{key} = {run.settings.get(key)!r}, now {settings[key]!r}" for key in changed
         )
         raise UserError(f"{path} holds a run with {was}; use the same settings or another --output")
-    if store.manifest.tokenizer != run.tokenizer.fingerprint:
-        raise UserError(
-            f"{store.path} was prepared with another tokenizer ({store.manifest.vocab_size} ids) than "
-            f"the run in {path} ({run.tokenizer.vocab_size} ids); use its store or another --output"
-        )
-    for name in store.manifest.names:
-        run.inventory.ids(name)
+    run.check_store(store)
     return run
 
 

@@ -1,6 +1,6 @@
 """The packed store: token rows of each language-script as zarr3 arrays beside one manifest.
 
-    STORE/manifest.json                 counts, file sizes, fingerprint of the tokenizer; sealed
+    STORE/manifest.json                 counts, file sizes, vocabulary; sealed with a hash of itself
     STORE/tokenizer.model               the SentencePiece model the rows were made with
     STORE/train/deu_Latn/               uint32 [rows, sequence_length], one row per inner chunk
     STORE/validation/deu_Latn/          the same; only its last row may be shorter
@@ -23,7 +23,7 @@ import tensorstore as ts
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import write_text
-from langsamp_jax.tokenizer import Tokenizer
+from langsamp_jax.tokenizer import Tokenizer, Vocabulary
 
 SPLITS = ("train", "validation")
 ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
@@ -52,9 +52,7 @@ class Manifest:
     ``files[path]`` = bytes, ``skipped[name]`` = why."""
 
     sequence_length: int
-    vocab_size: int
-    special_ids: tuple[int, ...]
-    mask_id: int
+    vocabulary: Vocabulary
     tokenizer: str
     validation_fraction: float
     counts: dict[str, dict[str, Counts]]
@@ -218,7 +216,9 @@ def _read_manifest(store: Path) -> Manifest:
         split: {name: Counts(**fields) for name, fields in languages.items()}
         for split, languages in body.pop("counts").items()
     }
-    return Manifest(counts=counts, special_ids=tuple(body.pop("special_ids")), **body)
+    size, mask_id, special_ids = body.pop("vocabulary")
+    vocabulary = Vocabulary(size, mask_id, tuple(special_ids))
+    return Manifest(counts=counts, vocabulary=vocabulary, **body)
 
 
 def _seal(body: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -17,6 +18,14 @@ from langsamp_jax.errors import UserError
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 
 _SENTENCEPIECE_UNK = 0
+
+
+class Vocabulary(NamedTuple):
+    """What masking needs to know of a tokenizer."""
+
+    size: int
+    mask_id: int
+    special_ids: tuple[int, ...]  # stand for no text: never masked, never a random replacement
 
 
 class Tokenizer:
@@ -52,13 +61,9 @@ class Tokenizer:
         return self._processor.get_piece_size() + 2
 
     @property
-    def mask_id(self) -> int:
-        return self.vocab_size - 1
-
-    @property
-    def special_ids(self) -> tuple[int, ...]:
-        """Ids that stand for no text: never masked, never a random replacement."""
-        return (BOS, PAD, EOS, UNK, self.mask_id)
+    def vocabulary(self) -> Vocabulary:
+        mask_id = self.vocab_size - 1
+        return Vocabulary(self.vocab_size, mask_id, (BOS, PAD, EOS, UNK, mask_id))
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenises each line as ``<s> ... </s>``.

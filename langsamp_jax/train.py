@@ -21,8 +21,8 @@ from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Batch, Feed
 from langsamp_jax.interrupt import StopSignal
 from langsamp_jax.mixture import MixtureConfig
-from langsamp_jax.model import LangSamp, ModelConfig
-from langsamp_jax.objective import ObjectiveConfig, Vocabulary, mask_rows, masked_lm_loss
+from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress, Speedometer
 from langsamp_jax.run import MetricsLog, Run, start_or_reopen
@@ -36,6 +36,7 @@ from langsamp_jax.sharding import (
     shardings,
 )
 from langsamp_jax.store import Store
+from langsamp_jax.tokenizer import Vocabulary
 
 
 @configurable("train")
@@ -114,7 +115,7 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
     # Run folder
     run = start_or_reopen(output, store, configs.all())
     model = run.model()
-    vocabulary = vocabulary_of(store)
+    vocabulary = store.manifest.vocabulary
     feed = Feed(
         store.split("train"), sampler, run.inventory, config.global_batch_size, rows_sharding
     )
@@ -216,9 +217,7 @@ def make_initialise(
     """A function that makes the first state, its leaves boxed with their logical axis names."""
 
     def initialise() -> TrainState:
-        tokens, ids = jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, jnp.int32)
-        variables = model.init(jax.random.key(seed), tokens, tokens == 0, ids, ids)
-        params = variables["params"]
+        params = init_params(model, jax.random.key(seed))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return initialise
@@ -322,11 +321,6 @@ def require_divisible(config: TrainConfig, data_parallel: int) -> None:
             f"train.global_batch_size = {config.global_batch_size}: expected a multiple of {unit} "
             f"({data_parallel} devices x {config.accumulation_steps} accumulation steps)"
         )
-
-
-def vocabulary_of(store: Store) -> Vocabulary:
-    manifest = store.manifest
-    return Vocabulary(manifest.vocab_size, manifest.mask_id, manifest.special_ids)
 
 
 def stopped_early(config: TrainConfig, progress: dict[str, Any]) -> bool:

@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from langsamp_jax.errors import UserError
 from langsamp_jax.feed import Rows, local_positions, place, read, table_ids
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
-from langsamp_jax.objective import ObjectiveConfig, Vocabulary, mask_rows, masked_lm_loss
-from langsamp_jax.store import Split
+from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.run import Run
+from langsamp_jax.sharding import MeshConfig, batch_sharding, data_parallelism, make_mesh
+from langsamp_jax.store import Split, Store
+from langsamp_jax.tokenizer import Vocabulary
 
 _MASK_SEED = 20_240_918  # fixed, so that losses of different runs on one store compare
 
@@ -74,6 +78,47 @@ class MaskedLmEvaluator:
             batch = batch._replace(attention_mask=batch.attention_mask & ~absent[:, None])
             keyed = tuple(field.astype(np.int32) for field in mine)
             yield place((batch, *keyed), self._sharding)
+
+
+def evaluate_masked_lm(
+    run: Run, params: Any, store: Store, rows_per_device: int = 32
+) -> dict[str, Any]:
+    """The loss on every validation row of a store, beside what unigram frequencies give.
+
+    Returns:
+      ``loss`` and ``unigram_entropy`` over all rows together, and ``languages``: a record each
+      with ``language``, ``rows``, ``targets``, ``loss``, ``unigram_entropy`` (None: no rows).
+    """
+    run.check_store(store)
+    mesh, split = make_mesh(MeshConfig()), store.split("validation")
+    if not split.rows.any():
+        raise UserError(f"{store.path} has no validation rows")
+    evaluator = MaskedLmEvaluator(
+        run.model(),
+        split,
+        run.inventory,
+        store.manifest.vocabulary,
+        run.config(ObjectiveConfig),
+        batch_sharding(mesh),
+        rows_per_device * data_parallelism(mesh),
+    )
+    loss, count = evaluator(params)
+    together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary.special_ids)
+    columns = zip(split.names, split.rows, loss, count, each, strict=True)
+    return {
+        "loss": float(loss.sum() / count.sum()),
+        "unigram_entropy": together,
+        "languages": [
+            {
+                "language": name,
+                "rows": int(rows),
+                "targets": int(targets),
+                "loss": float(total / targets) if targets else None,
+                "unigram_entropy": float(entropy) if targets else None,
+            }
+            for name, rows, total, targets, entropy in columns
+        ],
+    }
 
 
 def summary(names: tuple[str, ...], loss: np.ndarray, count: np.ndarray) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 A sentence is the mean over all of its tokens, specials included, of one layer's states: the 8th
 of 12 in the published code, the layer at two thirds of the depth here. The pivot's sentences are
-the queries, another language's the pool, compared by cosine. The language and script tables are
-not used.
+the queries, another language's the pool, compared by cosine. The language and script vectors play
+no part, except in the input-side ablation, whose encoder needs them.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ import numpy as np
 
 from langsamp_jax.corpus import aligned_lines, corpus_files
 from langsamp_jax.errors import UserError
+from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
 from langsamp_jax.progress import Progress
 from langsamp_jax.tokenizer import EOS, PAD, Tokenizer
@@ -23,14 +24,15 @@ from langsamp_jax.tokenizer import EOS, PAD, Tokenizer
 _LENGTH_MULTIPLE = 32  # lengths are rounded up to this: few shapes to compile
 _BATCH = 64
 
-Embed = Callable[[Sequence[str]], np.ndarray]
+Embed = Callable[[Sequence[str], str], np.ndarray]
 
 
 def evaluate_retrieval(embed: Embed, corpus: Path, pivot: str) -> list[dict[str, Any]]:
     """Top-1 and top-10 accuracy of every language of a line-aligned corpus against ``pivot``.
 
     Args:
-      embed: sentences to float [sentences, hidden_size], see ``sentence_encoder``.
+      embed: sentences of a language-script to float [sentences, hidden_size], see
+        ``sentence_encoder``.
       corpus: a folder of ``iso639-3_Script.txt`` files in which line i says the same everywhere;
         an empty line is a missing sentence, and that pair is left out.
       pivot: the language-script of the queries.
@@ -43,14 +45,16 @@ def evaluate_retrieval(embed: Embed, corpus: Path, pivot: str) -> list[dict[str,
     if pivot not in files:
         raise UserError(f"{corpus} has no {pivot}.txt to take the queries from; choose --pivot")
     lines = {name: aligned_lines(file) for name, file in files.items()}
-    queries = embed(lines[pivot])
+    queries = embed(lines[pivot], pivot)
     records = []
     others = [name for name in files if name != pivot]
     with Progress("retrieval", len(others), "languages") as progress:
         for name in others:
-            pairs = [i for i, (a, b) in enumerate(zip(lines[pivot], lines[name], strict=False)) if a and b]
+            both = zip(lines[pivot], lines[name], strict=False)
+            pairs = [i for i, (a, b) in enumerate(both) if a and b]
             if pairs:
-                rank = ranks(queries[pairs], embed([lines[name][i] for i in pairs]))
+                pool = embed([lines[name][i] for i in pairs], name)
+                rank = ranks(queries[pairs], pool)
                 records.append(
                     {
                         "language": name,
@@ -82,42 +86,48 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
     return (similarity >= np.diag(similarity)[:, None]).sum(axis=1) - 1
 
 
-def sentence_encoder(model: LangSamp, params: Any, tokenizer: Tokenizer) -> Embed:
+def sentence_encoder(
+    model: LangSamp, params: Any, tokenizer: Tokenizer, inventory: Inventory
+) -> Embed:
     """A function from sentences to their mean states; longer ones are cut to the model's length."""
     layer = round(model.config.num_hidden_layers * 2 / 3)
+    needs_ids = model.config.placement == "input"
 
     @jax.jit
-    def mean_states(params: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        ids = jnp.zeros(len(tokens), jnp.int32)  # read by the input-side ablation alone
-        arguments = tokens, attention_mask, ids, ids
+    def mean_states(params: Any, *arguments: jax.Array) -> jax.Array:
         states = model.apply({"params": params}, *arguments, method=model.hidden_states)[layer]
-        weight = attention_mask[..., None].astype(jnp.float32)
+        weight = arguments[1][..., None].astype(jnp.float32)
         return (states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
 
-    def embed(lines: Sequence[str]) -> np.ndarray:
+    def embed(lines: Sequence[str], language_script: str) -> np.ndarray:
         ids, lengths = tokenizer.encode(lines)
         sentences = np.split(ids, np.cumsum(lengths)[:-1])
+        tables = inventory.ids(language_script) if needs_ids else (0, 0)
+        language_ids, script_ids = (np.full(_BATCH, row, np.int32) for row in tables)
         order = np.argsort(lengths, kind="stable")
         vectors = np.zeros((len(lines), model.config.hidden_size), np.float32)
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
-            tokens = _pad([sentences[i] for i in chosen], model.config.max_length)
-            vectors[chosen] = mean_states(params, tokens, tokens != PAD)[: len(chosen)]
+            padded = _pad([sentences[i] for i in chosen], model.config.max_length)
+            states = mean_states(params, *padded, language_ids, script_ids)
+            vectors[chosen] = states[: len(chosen)]
         return vectors
 
     return embed
 
 
-def _pad(sentences: list[np.ndarray], max_length: int) -> np.ndarray:
-    """int32 [_BATCH, length]; a sentence that is cut keeps its ``</s>``."""
+def _pad(sentences: list[np.ndarray], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 tokens and bool mask, [_BATCH, length]; a sentence that is cut keeps its ``</s>``."""
     longest = max(map(len, sentences))
     length = min(max_length, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
     tokens = np.full((_BATCH, length), PAD, np.int32)
-    for row, sentence in zip(tokens, sentences, strict=False):
-        row[: len(sentence)] = sentence[:length]
+    attention_mask = np.zeros((_BATCH, length), bool)
+    for row, mask, sentence in zip(tokens, attention_mask, sentences, strict=False):
+        cut = sentence[:length]
+        row[: len(cut)], mask[: len(cut)] = cut, True
         if len(sentence) > length:
             row[-1] = EOS
-    return tokens
+    return tokens, attention_mask
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""`langsamp demo`: the whole path on the synthetic world, and what came of it as a table."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.prepare import prepare
+from data_pipelines.synthetic import synthesize
+from data_pipelines.tokenizer_training import train_tokenizer
+from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
+from langsamp_jax.evaluate.retrieval import evaluate_retrieval, sentence_encoder
+from langsamp_jax.files import write_text
+from langsamp_jax.progress import table
+from langsamp_jax.store import Store
+from langsamp_jax.train import Configs, train
+
+PIVOT = "qaa_Latn"  # the head language of the world; queries are its sentences
+
+_VOCAB_SIZE = 4000
+_SEQUENCE_LENGTH = 64
+_VALIDATION_FRACTION = 0.05
+
+
+def demo(output: Path, configs: Configs) -> dict[str, Any]:
+    """Synthesize, train a tokenizer, prepare, train, evaluate; prints as it goes.
+
+    Every part goes on from what stands in ``output``. Retrieval uses sentences that were held out
+    from the corpus.
+
+    Returns:
+      what ``output/results.json`` holds.
+    """
+    output = Path(output)
+    corpus, tokenizer = output / "corpus", output / "tokenizer.model"
+    say("1/5", f"a synthetic world of 16 language-scripts -> {corpus}")
+    world = synthesize(corpus)
+    say("2/5", f"a tokenizer of {_VOCAB_SIZE} pieces -> {tokenizer}")
+    if not tokenizer.exists():
+        train_tokenizer(corpus, _VOCAB_SIZE, tokenizer)
+    say("3/5", f"packed rows of {_SEQUENCE_LENGTH} tokens -> {output / 'store'}")
+    prepare(corpus, tokenizer, output / "store", _SEQUENCE_LENGTH, _VALIDATION_FRACTION)
+    say("4/5", f"{configs.train.num_steps} steps of training -> {output / 'run'}")
+    started = time.perf_counter()
+    run = train(output / "store", output / "run", configs)
+    seconds = time.perf_counter() - started
+    say("5/5", "validation loss, and retrieval of held-out sentences")
+    step, params = run.load_params()
+    masked_lm = evaluate_masked_lm(run, params, Store(output / "store"))
+    embed = sentence_encoder(run.model(), params, run.tokenizer, run.inventory)
+    retrieval = evaluate_retrieval(embed, corpus / "held_out", PIVOT)
+
+    results = {
+        "step": step,
+        "training_seconds": seconds,
+        "masked_lm": masked_lm,
+        "retrieval": {"pivot": PIVOT, "languages": retrieval},
+    }
+    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
+    print(report(world, results))
+    return results
+
+
+def report(world: dict[str, Any], results: dict[str, Any]) -> str:
+    """The results as a table and the two sentences that sum it up."""
+    found = {record["language"]: record for record in results["retrieval"]["languages"]}
+    records = [
+        {
+            **record,
+            **found.get(record["language"], {}),
+            **world["language_scripts"][record["language"]],
+        }
+        for record in results["masked_lm"]["languages"]
+    ]
+    headers = {
+        "language": "language",
+        "family": "family:",
+        "sentences": "sentences:,",
+        "loss": "validation loss:.3f",
+        "unigram_entropy": "unigram entropy:.3f",
+        "top1": "top-1:.1%",
+        "top10": "top-10:.1%",
+        "chance_top1": "chance:.1%",
+        "chance_top10": "chance@10:.1%",
+    }
+    lm = results["masked_lm"]
+    mean = {
+        key: statistics.mean(record[key] for record in results["retrieval"]["languages"])
+        for key in ("top1", "top10", "chance_top1", "chance_top10")
+    }
+    return "\n".join(
+        [
+            table(records, headers),
+            "",
+            f"validation loss {lm['loss']:.3f} nats, {lm['unigram_entropy'] - lm['loss']:.3f} below "
+            f"the unigram entropy of the same tokens ({lm['unigram_entropy']:.3f})",
+            f"retrieval from {results['retrieval']['pivot']}, mean over languages: "
+            f"top-1 {mean['top1']:.1%} ({mean['top1'] / mean['chance_top1']:.0f} x chance), "
+            f"top-10 {mean['top10']:.1%} ({mean['top10'] / mean['chance_top10']:.0f} x chance)",
+        ]
+    )
+
+
+def say(part: str, what: str) -> None:
+    print(f"[{part}] {what}", flush=True)

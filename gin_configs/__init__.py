@@ -1,0 +1,1 @@
+"""The shipped configurations; `--gin_file demo.gin` finds them from anywhere."""

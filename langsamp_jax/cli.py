@@ -1,0 +1,305 @@
+"""The ``langsamp`` command: what can be typed, and what each verb calls.
+
+Libraries are imported where a verb needs them, so that ``--help`` answers at once.
+"""
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from langsamp_jax.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns 0, or 2 after one line about what the user can mend."""
+    args, rest = _parser().parse_known_args(argv)
+    try:
+        _read_gin(args, rest)
+        args.call(args)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        return _fail(f"the disk is full: {error}" if full else str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from data_pipelines.demo import demo
+    from langsamp_jax.train import Configs
+
+    demo(args.output, Configs())
+
+
+def _synthesize(args: argparse.Namespace) -> None:
+    from data_pipelines.synthetic import synthesize
+
+    world = synthesize(args.output, args.languages, args.sentences, args.seed)
+    records = [{"language": name, **facts} for name, facts in world["language_scripts"].items()]
+    headers = {"language": "language", "family": "family:", "word_order": "order"}
+    _show(records, {**headers, "sentences": "sentences:,"}, args.output)
+
+
+def _tokenizer_train(args: argparse.Namespace) -> None:
+    from data_pipelines.tokenizer_training import train_tokenizer
+
+    tokenizer = train_tokenizer(
+        args.corpus, args.vocab_size, args.output, args.temperature, args.sentences, args.seed
+    )
+    print(f"{args.output}: {args.vocab_size} pieces, {tokenizer.vocab_size} ids")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from data_pipelines.prepare import prepare
+
+    manifest = prepare(
+        args.corpus, args.tokenizer, args.output, args.sequence_length, args.validation_fraction
+    )
+    records = []
+    for name in manifest.names:
+        train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
+        unknown = train.unknown / max(1, train.tokens)
+        counts = {"lines": train.lines, "tokens": train.tokens, "rows": train.rows}
+        records.append(
+            {"language": name, **counts, "unknown": unknown, "validation": validation.rows}
+        )
+    headers = {"language": "language", "lines": "lines:,", "tokens": "tokens:,", "rows": "rows:,"}
+    headers |= {"unknown": "unknown:.2%", "validation": "validation rows:,"}
+    _show(records, headers, args.output)
+    for name, why in manifest.skipped.items():
+        print(f"skipped {name}: {why}")
+
+
+def _mixture(args: argparse.Namespace) -> None:
+    from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
+    from langsamp_jax.store import Store
+    from langsamp_jax.train import Configs
+
+    configs, manifest = Configs(), Store(args.data).manifest
+    sampler = configs.mixture.sampler(manifest, configs.train.seed)
+    planned = configs.train.num_steps * configs.train.global_batch_size
+    records = mixture_table(manifest, sampler, planned)
+    if args.json:
+        print(json.dumps(records, indent=1))
+    else:
+        _show(records, MIXTURE_COLUMNS, f"{planned:,} rows planned")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from langsamp_jax.train import Configs, train
+
+    configs = Configs()
+    if args.dry_run:
+        from langsamp_jax.dry_run import dry_run
+
+        print(dry_run(args.data, configs))
+        return
+    run = train(args.data, args.output, configs)
+    print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
+
+
+def _evaluate_mlm(args: argparse.Namespace) -> None:
+    from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
+    from langsamp_jax.run import open_run
+    from langsamp_jax.store import Store
+
+    run = open_run(args.model)
+    step, params = run.load_params(args.step)
+    results = evaluate_masked_lm(run, params, Store(args.data))
+    headers = {"language": "language", "rows": "rows:,", "targets": "targets:,"}
+    headers |= {"loss": "loss:.3f", "unigram_entropy": "unigram entropy:.3f"}
+    _write_json(args.output, {"task": "mlm", "step": step, **results})
+    _show(results["languages"], headers, args.output)
+    print(f"all: loss {results['loss']:.3f}, unigram entropy {results['unigram_entropy']:.3f}")
+
+
+def _evaluate_retrieval(args: argparse.Namespace) -> None:
+    from langsamp_jax.evaluate.retrieval import evaluate_retrieval, sentence_encoder
+    from langsamp_jax.run import open_run
+
+    run = open_run(args.model)
+    step, params = run.load_params(args.step)
+    embed = sentence_encoder(run.model(), params, run.tokenizer, run.inventory)
+    records = evaluate_retrieval(embed, args.data, args.pivot)
+    headers = {"language": "language", "sentences": "sentences:,", "top1": "top-1:.1%"}
+    headers |= {"top10": "top-10:.1%", "chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
+    _write_json(
+        args.output, {"task": "retrieval", "step": step, "pivot": args.pivot, "languages": records}
+    )
+    _show(records, headers, args.output)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="langsamp", description="Multilingual encoder pretraining in JAX.", allow_abbrev=False
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    demo = _verb(verbs, "demo", _demo, "everything, on a synthetic corpus", "--output demo_output")
+    demo.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR")
+    demo.set_defaults(gin_file=["demo.gin"])
+
+    verb = _verb(
+        verbs, "synthesize", _synthesize, "write a synthetic parallel corpus", "--output corpus"
+    )
+    verb.add_argument("--output", type=Path, required=True, metavar="CORPUS")
+    verb.add_argument("--languages", type=int, default=16, metavar="N", help="files (default 16)")
+    verb.add_argument(
+        "--sentences", type=int, default=20_000, metavar="N", help="of the largest (default 20000)"
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="N")
+
+    tokenizer = verbs.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
+    actions = tokenizer.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verb = _verb(
+        actions,
+        "train",
+        _tokenizer_train,
+        "SentencePiece unigram on a temperature sample, in XLM-R's id layout",
+        "--corpus corpus --vocab_size 8000 --output my.model",
+    )
+    _corpus(verb)
+    verb.add_argument("--vocab_size", type=int, required=True, metavar="N", help="pieces")
+    verb.add_argument("--output", type=Path, required=True, metavar="FILE.model")
+    verb.add_argument("--temperature", type=float, default=1 / 0.3, help="default 1/0.3")
+    verb.add_argument(
+        "--sentences", type=int, default=1_000_000, metavar="N", help="at most (default 1000000)"
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="N")
+
+    verb = _verb(
+        verbs,
+        "prepare",
+        _prepare,
+        "tokenise and pack a corpus into a store",
+        "--corpus corpus --tokenizer my.model --output store",
+    )
+    _corpus(verb)
+    verb.add_argument("--tokenizer", type=Path, required=True, metavar="FILE.model")
+    verb.add_argument("--output", type=Path, required=True, metavar="STORE")
+    verb.add_argument("--sequence_length", type=int, default=512, metavar="N", help="default 512")
+    verb.add_argument(
+        "--validation_fraction", type=float, default=0.01, metavar="F", help="default 0.01"
+    )
+
+    verb = _verb(verbs, "mixture", _mixture, "show the rate of each language", "--data store")
+    _store(verb)
+    _gin(verb)
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(
+        verbs,
+        "train",
+        _train,
+        "pretrain, or go on where the same command stopped",
+        "--gin_file small_text.gin --data store --output run --gin.train.num_steps=500",
+    )
+    _store(verb)
+    verb.add_argument("--output", type=Path, required=True, metavar="RUN")
+    _gin(verb)
+    verb.add_argument(
+        "--dry_run", action="store_true", help="show configuration, sizes and mixture, and stop"
+    )
+
+    evaluate = verbs.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
+    tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
+    verb = _task(tasks, "mlm", _evaluate_mlm, "masked-LM loss per language", "STORE", "store")
+    verb = _task(
+        tasks,
+        "retrieval",
+        _evaluate_retrieval,
+        "sentence retrieval on line-aligned text",
+        "CORPUS",
+        "corpus --pivot eng_Latn",
+    )
+    verb.add_argument(
+        "--pivot", default="eng_Latn", help="language-script of the queries (default eng_Latn)"
+    )
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, call: Callable[[argparse.Namespace], None], summary: str, example: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
+    )
+    verb.epilog = f"example: {verb.prog} {example}"
+    verb.set_defaults(call=call)
+    return verb
+
+
+def _task(
+    tasks: Any,
+    name: str,
+    call: Callable[[argparse.Namespace], None],
+    summary: str,
+    data: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    task = _verb(tasks, name, call, summary, f"--model run --output {name}.json --data {example}")
+    task.add_argument("--model", type=Path, required=True, metavar="RUN")
+    task.add_argument("--data", type=Path, required=True, metavar=data)
+    task.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    task.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
+    return task
+
+
+def _corpus(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--corpus", type=Path, required=True, help="folder of iso639-3_Script.txt files"
+    )
+
+
+def _store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--data", type=Path, required=True, metavar="STORE")
+
+
+def _gin(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="repeatable")
+    verb.epilog += "; any setting can be given as --gin.NAME=VALUE"
+
+
+def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Takes the ``--gin.NAME=VALUE`` arguments, for the verbs that know gin."""
+    takes_gin = hasattr(args, "gin_file")
+    for argument in rest:
+        if not (takes_gin and argument.startswith("--gin.")):
+            raise UserError(f"unknown argument {argument}")
+    if takes_gin:
+        import langsamp_jax.train  # noqa: F401  every config is registered by its definition
+        from langsamp_jax.config import parse_gin
+
+        parse_gin(args.gin_file, [argument.removeprefix("--gin.") for argument in rest])
+
+
+def _show(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str], where: object) -> None:
+    from langsamp_jax.progress import table
+
+    print(table(records, headers))
+    print(where)
+
+
+def _write_json(path: Path, value: object) -> None:
+    from langsamp_jax.files import write_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _fail(message: str) -> int:
+    print(f"langsamp: {' '.join(message.split())}", file=sys.stderr)
+    return 2

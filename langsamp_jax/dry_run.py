@@ -1,0 +1,67 @@
+"""What a run would be, told without touching a device."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+
+from langsamp_jax.inventory import EMPTY
+from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
+from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.progress import table
+from langsamp_jax.store import Store
+from langsamp_jax.train import Configs, require_rows_fit
+
+
+def dry_run(data: Path, configs: Configs) -> str:
+    """The resolved settings, the mixture, the number of parameters and an estimate of memory.
+
+    The estimate counts parameters, gradients and AdamW's two moments in float32, and the
+    activations that the backward pass keeps of one part of a batch on one device.
+    """
+    store = Store(data)
+    require_rows_fit(store, configs)
+    train, manifest = configs.train, store.manifest
+    inventory = EMPTY.extended(manifest.names)
+    sizes = manifest.vocabulary.size, len(inventory.languages), len(inventory.scripts)
+    model = LangSamp(configs.model, *sizes)
+    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+    sampler = configs.mixture.sampler(manifest, train.seed)
+    planned = train.num_steps * train.global_batch_size
+    settings = [
+        f"{config.gin_name}.{name} = {value!r}"
+        for config in configs.all()
+        for name, value in dataclasses.asdict(config).items()
+    ]
+    rows = train.global_batch_size // train.accumulation_steps
+    activations = rows * activation_bytes(configs.model, manifest.sequence_length)
+    return "\n".join(
+        [
+            *settings,
+            "",
+            table(mixture_table(manifest, sampler, planned), MIXTURE_COLUMNS),
+            "",
+            f"{parameters:,} parameters; vocabulary {sizes[0]:,}, languages {sizes[1]}, scripts {sizes[2]}",
+            f"{planned:,} rows, {planned * manifest.sequence_length:,} tokens in {train.num_steps:,} steps",
+            f"memory: {16 * parameters / 1e9:.2f} GB for parameters, gradients and optimiser, about "
+            f"{activations / 1e9:.2f} GB of activations divided by the data-parallel devices",
+        ]
+    )
+
+
+def activation_bytes(config: ModelConfig, length: int) -> int:
+    """What the backward pass keeps of one row, in bytes, roughly.
+
+    A layer keeps about twelve states of the hidden size, two of the intermediate size and the
+    attention weights twice; with remat only its input.
+    """
+    item = 2 if config.dtype == "bfloat16" else 4
+    per_layer = length * config.hidden_size
+    if config.remat == "none":
+        attention = 2 * config.num_attention_heads * length * length
+        per_layer = length * (12 * config.hidden_size + 2 * config.intermediate_size) + attention
+    return config.num_hidden_layers * per_layer * item
