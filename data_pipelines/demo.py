@@ -65,14 +65,11 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
 def report(world: dict[str, Any], results: dict[str, Any]) -> str:
     """The results as a table and the two sentences that sum it up."""
     found = {record["language"]: record for record in results["retrieval"]["languages"]}
-    records = [
-        {
-            **record,
-            **found.get(record["language"], {}),
-            **world["language_scripts"][record["language"]],
-        }
-        for record in results["masked_lm"]["languages"]
-    ]
+    records = []
+    for record in results["masked_lm"]["languages"]:
+        name = record["language"]
+        records.append({**record, **found.get(name, {}), **world["language_scripts"][name]})
+        records[-1]["language"] = name  # there it is the bare code
     headers = {
         "language": "language",
         "family": "family:",
@@ -93,8 +90,9 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
         [
             table(records, headers),
             "",
-            f"validation loss {lm['loss']:.3f} nats, {lm['unigram_entropy'] - lm['loss']:.3f} below "
-            f"the unigram entropy of the same tokens ({lm['unigram_entropy']:.3f})",
+            f"validation loss {lm['loss']:.3f} nats, "
+            f"{lm['unigram_entropy'] - lm['loss']:.3f} below the unigram entropy of the same tokens "
+            f"({lm['unigram_entropy']:.3f})",
             f"retrieval from {results['retrieval']['pivot']}, mean over languages: "
             f"top-1 {mean['top1']:.1%} ({mean['top1'] / mean['chance_top1']:.0f} x chance), "
             f"top-10 {mean['top10']:.1%} ({mean['top10'] / mean['chance_top10']:.0f} x chance)",

@@ -80,6 +80,12 @@ def prepare(
                 progress.advance(file.stat().st_size)
 
     counts = {name: _recorded(partial, name, settings, sources[name]) for name in files}
+    if not any(split["train"].rows for split in counts.values()):
+        shutil.rmtree(partial)
+        raise UserError(
+            f"no language of {corpus} has enough text for one row of {sequence_length} tokens; "
+            "add text or lower --sequence_length"
+        )
     manifest = _manifest(partial, counts, model, settings, sources)
     _remove_leftovers(partial, manifest)
     write_bytes(partial / "tokenizer.model", model.model)
@@ -190,11 +196,6 @@ def _manifest(
         for name, c in counts.items()
         if not c["train"].rows
     }
-    if not kept:
-        raise UserError(
-            f"no language has enough text for one row of {settings.sequence_length} tokens; "
-            "add text or lower --sequence_length"
-        )
     files = [
         f"{split}/{name}/{file}"
         for split in SPLITS

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _read_gin(args, rest)
         args.call(args)
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         return _fail(f"the disk is full: {error}" if full else str(error))

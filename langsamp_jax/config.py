@@ -7,6 +7,7 @@ Gin is read once, at the command line; everything below takes plain values.
 import ast
 import dataclasses
 import difflib
+import logging
 import re
 import types
 import typing
@@ -50,8 +51,9 @@ def require(condition: bool, config: Any, field: str, expected: str) -> None:
 def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
     """Reads gin files, then ``name.field=value`` bindings, which win.
 
-    A file is looked for here, then among the shipped ones; what it includes, beside it first. A value that is no Python literal is taken as text, so that ``model.placement=input`` needs
-    no quotes inside quotes.
+    A file is looked for here, then among the shipped ones; what it includes, beside it first. A
+    value that is no Python literal is taken as text, so that ``model.placement=input`` needs no
+    quotes inside quotes.
 
     Raises:
       UserError: a file that is absent, a name or field that does not exist, a bad value.
@@ -60,12 +62,15 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
     for folder in (*(str(Path(file).parent) for file in files), _shipped()):
         gin.add_config_file_search_path(folder)
     try:
+        logging.disable(logging.ERROR)  # gin complains of every folder that a file is not in
         gin.parse_config_files_and_bindings(list(files), [_quote(b) for b in bindings])
     except OSError as error:
         missing = re.search(r"Unable to open file: (\S+?)\.? ", str(error))
         raise UserError(f"gin file not found: {missing.group(1) if missing else error}") from None
     except (ValueError, TypeError, SyntaxError, AttributeError) as error:
         raise UserError(f"gin: {_explain(error)}") from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _shipped() -> str:

@@ -30,7 +30,7 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The non-empty lines of a file, stripped, with the bytes read up to their end.
+    """The bytes read so far and the line, for each non-empty line of a file, stripped.
 
     Raises:
       UserError: bytes that are not UTF-8; the file and line are named.
@@ -39,30 +39,40 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     with open(file, "rb") as stream:
         for number, raw in enumerate(stream, 1):
             position += len(raw)
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
-                    "convert the file"
-                ) from None
+            line = _decode(raw, file, number).strip()
             if line:
                 yield position, line
 
 
 def content_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes, which are checked on the way.
+
+    Raises:
+      UserError: bytes that are not UTF-8; the file and line are named.
+    """
+    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        for number, raw in enumerate(stream, 1):
+            digest.update(raw)
+            _decode(raw, file, number)
+    return digest.hexdigest()
 
 
 def aligned_lines(file: Path) -> list[str]:
     """Every line of a file, stripped; an empty one stands for a missing translation.
 
     Raises:
-      UserError: bytes that are not UTF-8.
+      UserError: bytes that are not UTF-8; the file and line are named.
     """
+    with open(file, "rb") as stream:
+        return [_decode(raw, file, number).strip() for number, raw in enumerate(stream, 1)]
+
+
+def _decode(raw: bytes, file: Path, number: int) -> str:
     try:
-        return [line.strip() for line in file.read_text("utf-8-sig").split("\n")]
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); convert the file") from None
+        raise UserError(
+            f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
+            "convert the file"
+        ) from None

@@ -45,10 +45,12 @@ def dry_run(data: Path, configs: Configs) -> str:
             "",
             table(mixture_table(manifest, sampler, planned), MIXTURE_COLUMNS),
             "",
-            f"{parameters:,} parameters; vocabulary {sizes[0]:,}, languages {sizes[1]}, scripts {sizes[2]}",
-            f"{planned:,} rows, {planned * manifest.sequence_length:,} tokens in {train.num_steps:,} steps",
-            f"memory: {16 * parameters / 1e9:.2f} GB for parameters, gradients and optimiser, about "
-            f"{activations / 1e9:.2f} GB of activations divided by the data-parallel devices",
+            f"parameters: {parameters:,}",
+            f"vocabulary: {sizes[0]:,}; languages: {sizes[1]}; scripts: {sizes[2]}",
+            f"plan: {train.num_steps:,} steps, {planned:,} rows, "
+            f"{planned * manifest.sequence_length:,} tokens",
+            f"memory: {16 * parameters / 1e9:.2f} GB for parameters, gradients and moments; about "
+            f"{activations / 1e9:.2f} GB of activations, divided by the data-parallel devices",
         ]
     )
 

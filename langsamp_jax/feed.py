@@ -1,4 +1,4 @@
-"""batch = f(store, mixture, seed, step): the rows of any step, read ahead, placed on the devices."""
+"""batch = f(store, mixture, seed, step): any step's rows, read ahead, placed on the devices."""
 
 import collections
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ from types import FrameType
 
 
 class StopSignal:
-    """Within the block the first SIGTERM or SIGINT sets ``requested``; a second SIGINT interrupts."""
+    """Within the block SIGTERM and SIGINT set ``requested``; a second SIGINT interrupts."""
 
     def __init__(self) -> None:
         self.requested = False

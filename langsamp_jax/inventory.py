@@ -78,7 +78,8 @@ def check_language_script(name: str) -> None:
     languages, scripts = _known_codes()
     if language not in languages and not re.fullmatch(r"q[a-t][a-z]", language):
         raise UserError(
-            f"{name!r}: {language!r} is not an ISO 639-3 language code{_suggest(language, languages)}"
+            f"{name!r}: {language!r} is not an ISO 639-3 language code"
+            f"{_suggest(language, languages)}"
         )
     if script not in scripts:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a plain line every ten seconds elsewhere; speed; tables."""
+"""Progress for people: a bar on a terminal, plain lines elsewhere; speed; tables."""
 
 import contextlib
 import sys

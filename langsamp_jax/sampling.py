@@ -62,7 +62,7 @@ def reference_sentences(
 
 
 def integer_rates(rates: np.ndarray) -> np.ndarray:
-    """Rounds rates to integers W_l with sum 2^31 by largest remainder; none that is > 0 becomes 0."""
+    """Integers W_l with sum 2^31, by largest remainder; no rate above 0 becomes 0."""
     exact = rates / rates.sum() * TURN
     weights = np.where(rates > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
     missing = TURN - int(weights.sum())
@@ -101,7 +101,7 @@ class Sampler:
 
     @staticmethod
     def create(rows: np.ndarray, rates: np.ndarray, seed: int) -> "Sampler":
-        """Raises UserError where no rate is above zero, ValueError where a drawn one has no rows."""
+        """Raises UserError where no rate is above zero, ValueError where one has no rows."""
         rows, rates = np.asarray(rows, np.int64), np.asarray(rates, np.float64)
         if not np.any(rates > 0):
             raise UserError("the mixture draws from no language: every rate is zero")
@@ -226,7 +226,7 @@ def permute(
 
 
 def _feistel(value: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """A bijection of ``[0, 2^bits)``; an even number of rounds gives the halves their widths back."""
+    """A bijection of ``[0, 2^bits)``; an even number of rounds gives both halves their width."""
     right_bits = bits - bits // np.uint64(2)
     left_bits = bits - right_bits
     left, right = value >> right_bits, value & _mask(right_bits)

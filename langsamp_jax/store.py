@@ -208,17 +208,17 @@ def _read_manifest(store: Path) -> Manifest:
             raise UserError(f"{file}: format {layout!r}, this version reads {_FORMAT!r}")
         if seal != _seal({"format": layout, **body}):
             raise ValueError("the seal does not fit")
+        counts = {
+            split: {name: Counts(**fields) for name, fields in languages.items()}
+            for split, languages in body.pop("counts").items()
+        }
+        size, mask_id, special_ids = body.pop("vocabulary")
+        vocabulary = Vocabulary(size, mask_id, tuple(special_ids))
+        return Manifest(counts=counts, vocabulary=vocabulary, **body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"the store is damaged: {file} was cut or changed; prepare it again"
         ) from error
-    counts = {
-        split: {name: Counts(**fields) for name, fields in languages.items()}
-        for split, languages in body.pop("counts").items()
-    }
-    size, mask_id, special_ids = body.pop("vocabulary")
-    vocabulary = Vocabulary(size, mask_id, tuple(special_ids))
-    return Manifest(counts=counts, vocabulary=vocabulary, **body)
 
 
 def _seal(body: dict[str, Any]) -> str:

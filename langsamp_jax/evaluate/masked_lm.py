@@ -122,7 +122,7 @@ def evaluate_masked_lm(
 
 
 def summary(names: tuple[str, ...], loss: np.ndarray, count: np.ndarray) -> dict[str, float]:
-    """``eval/loss`` over all targets and ``eval/loss/NAME`` of each language-script that has any."""
+    """``eval/loss`` over all targets, and ``eval/loss/NAME`` of each that has targets."""
     measured = {f"eval/loss/{n}": s / c for n, s, c in zip(names, loss, count, strict=True) if c}
     return {"eval/loss": float(loss.sum() / count.sum()), **measured}
 

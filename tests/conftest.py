@@ -1,0 +1,66 @@
+"""A small world for all tests: a corpus, a tokenizer trained on it, and a store of both."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported anywhere; processes that tests start inherit it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import gin
+import pytest
+from hypothesis import settings
+
+from data_pipelines.prepare import prepare
+from data_pipelines.synthetic import synthesize
+from data_pipelines.tokenizer_training import train_tokenizer
+
+# No deadline: a loaded machine is no failure. Derandomized: the same examples in every run.
+settings.register_profile("langsamp", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("langsamp")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 language-scripts with 1,000 to 10 lines, one language in two scripts; ``held_out/``."""
+    folder = tmp_path_factory.mktemp("world") / "corpus"
+    synthesize(folder, num_languages=6, num_sentences=1000, seed=1, num_held_out=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 pieces trained on ``corpus``."""
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    train_tokenizer(corpus, 600, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def store_path(
+    corpus: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """``corpus`` in rows of 32 tokens, a tenth of its lines held out. Not to be written to."""
+    store = tmp_path_factory.mktemp("store") / "store"
+    prepare(corpus, tokenizer_file, store, sequence_length=32, validation_fraction=0.1)
+    return store
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data in ``shared/data`` beside the checkout; the test is skipped where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data in shared/data beside the checkout")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clear_gin(monkeypatch: pytest.MonkeyPatch):
+    """Every test starts and ends with no bindings and no folders in which gin looks for files."""
+    monkeypatch.setattr("gin.config._LOCATION_PREFIXES", [""])
+    gin.clear_config()
+    yield
+    gin.clear_config()
