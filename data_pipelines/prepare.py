@@ -12,7 +12,14 @@ import tensorstore as ts
 
 from langsamp_jax.corpus import content_hash, corpus_files, read_lines
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import partial_path, promote, require_absent, write_bytes, write_text
+from langsamp_jax.files import (
+    full_disk_as_oserror,
+    partial_path,
+    promote,
+    require_absent,
+    write_bytes,
+    write_text,
+)
 from langsamp_jax.progress import Progress
 from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Store, array_spec, row_files
 from langsamp_jax.tokenizer import PAD, UNK, Tokenizer
@@ -160,7 +167,8 @@ class _Writer:
             self._pending.append(np.full(self._length - rest, PAD, np.int32))
         self._flush(last=True)
         if self._rows:
-            ts.open(array_spec(self._path, self._rows, self._length), create=True).result()
+            with full_disk_as_oserror(self._path):
+                ts.open(array_spec(self._path, self._rows, self._length), create=True).result()
         return self._rows
 
     def _flush(self, last: bool = False) -> None:
@@ -176,10 +184,8 @@ class _Writer:
                 array_spec(self._path, stop, self._length), assume_metadata=True, open=True
             )
             tokens = ids[:used].reshape(rows, self._length).astype(np.uint32)
-            try:
+            with full_disk_as_oserror(self._path):
                 array.result()[start:stop].write(tokens).result()
-            except ValueError as error:  # a full disk arrives as RESOURCE_EXHAUSTED or INTERNAL
-                raise OSError(f"cannot write {self._path}: {str(error).split(' [')[0]}") from error
             self._rows = stop
 
 

@@ -1,14 +1,19 @@
 """Saving and restoring the training state. The only module that touches Orbax."""
 
+import errno
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.files import full_disk_as_oserror
 
 _policies = ocp.checkpoint_managers
+_SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
 
 
 class Checkpoints:
@@ -19,7 +24,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, max_to_keep: int | None):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every step
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
         self._folder = folder
         keep = [
             _policies.LatestN(max_to_keep),
@@ -56,19 +61,27 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], loss: float | None) -> None:
-        """Starts saving; ``loss`` is the validation loss, if it was measured at this step."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
-            ),
-            metrics=None if loss is None else {"loss": loss},
-            force=True,
-        )
+        """Starts saving; ``loss`` is the validation loss, if it was measured at this step.
+
+        Raises:
+          OSError: the disk has no room for it, seen beforehand; or an earlier save failed.
+        """
+        with full_disk_as_oserror(self._folder):
+            self._manager.wait_until_finished()
+            self._require_room(state)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics=None if loss is None else {"loss": loss},
+                force=True,
+            )
 
     def check(self) -> None:
         """Raises what a background save failed with."""
-        self._manager.check_for_errors()
+        with full_disk_as_oserror(self._folder):
+            self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """The state (onto the shardings of ``abstract``) and the progress saved at ``step``.
@@ -104,7 +117,18 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the save in progress, raises if it failed, and releases the folder."""
-        try:
-            self._manager.wait_until_finished()
-        finally:
-            self._manager.close()
+        with full_disk_as_oserror(self._folder):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _require_room(self, state: Any) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed + _SLACK_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left for a checkpoint of {needed / 1e6:.1f} MB ({free / 1e6:.1f} MB free)",
+                str(self._folder),
+            )

@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
     except OSError as error:
-        full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        return _fail(f"the disk is full: {error}" if full else str(error))
+        full = error.errno == errno.ENOSPC
+        return _fail(
+            f"the disk is full: {error.filename}: {error.strerror}" if full else str(error)
+        )
     except KeyboardInterrupt:
         return _fail("interrupted")
     return 0

@@ -1,6 +1,7 @@
 """Writing files so that what stands under the final name is always complete."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,6 +45,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         promote(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk_as_oserror(path: Path) -> Iterator[None]:
+    """Turns what TensorStore and Orbax raise on a full disk into the OSError that it is."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise
 
 
 def promote(partial: Path, path: Path) -> None:

@@ -9,12 +9,16 @@ RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
 import contextlib
 import dataclasses
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import tensorboardX
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
@@ -162,7 +166,9 @@ def _start(path: Path, store: Store, settings: dict[str, Any]) -> None:
 class MetricsLog:
     """One JSON object a line in ``metrics.jsonl``, and the same scalars for TensorBoard.
 
-    Lines after ``step`` are of work that was lost with an interrupted run, and are dropped.
+    Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
+    are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
+    that fills up raises here.
     """
 
     def __init__(self, run: Path, step: int):
@@ -170,17 +176,26 @@ class MetricsLog:
         kept = [line for line in _records(self._file) if line["step"] <= step]
         write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
         self._stream = open(self._file, "a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        (run / "tensorboard").mkdir(exist_ok=True)
+        events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._board = RecordWriter(str(run / "tensorboard" / events))
+        self._event(0, file_version="brain.Event:2")
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
         self._stream.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._event(step, summary=scalar(name, value))
+        self._board.flush()
 
     def close(self) -> None:
         self._stream.close()
         self._board.close()
+
+    def _event(self, step: int, **content: Any) -> None:
+        event = Event(wall_time=time.time(), step=step, **content)
+        self._board.write(event.SerializeToString())
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
