@@ -91,8 +91,8 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
             table(records, headers),
             "",
             f"validation loss {lm['loss']:.3f} nats, "
-            f"{lm['unigram_entropy'] - lm['loss']:.3f} below the unigram entropy of the same tokens "
-            f"({lm['unigram_entropy']:.3f})",
+            f"{lm['unigram_entropy'] - lm['loss']:.3f} below the unigram entropy of the same "
+            f"tokens ({lm['unigram_entropy']:.3f})",
             f"retrieval from {results['retrieval']['pivot']}, mean over languages: "
             f"top-1 {mean['top1']:.1%} ({mean['top1'] / mean['chance_top1']:.0f} x chance), "
             f"top-10 {mean['top10']:.1%} ({mean['top10'] / mean['chance_top10']:.0f} x chance)",

@@ -129,6 +129,6 @@ class Checkpoints:
         if free < needed + _SLACK_BYTES:
             raise OSError(
                 errno.ENOSPC,
-                f"No space left for a checkpoint of {needed / 1e6:.1f} MB ({free / 1e6:.1f} MB free)",
+                f"No space for a checkpoint of {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
                 str(self._folder),
             )

@@ -23,10 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        return _fail(
-            f"the disk is full: {error.filename}: {error.strerror}" if full else str(error)
-        )
+        if error.errno == errno.ENOSPC:
+            return _fail(f"the disk is full: {error.filename}: {error.strerror}")
+        return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted")
     return 0

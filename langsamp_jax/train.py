@@ -182,7 +182,8 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
             previous = metrics
             checkpoints.check()
 
-            last = step == config.num_steps or stop.requested
+            stopping = stop.requested  # once: the signal can come between the lines below
+            last = step == config.num_steps or stopping
             if step % config.log_every == 0 or last:
                 values = {"train/loss": check_finite(step, metrics, feed)}
                 values["train/grad_norm"] = float(metrics["grad_norm"])
@@ -205,7 +206,7 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
                 check_finite(step, metrics, feed)
                 with speed.paused():
                     checkpoints.save(step, state, progress, validation)
-            if stop.requested:
+            if stopping:
                 bar.say(f"stopped at step {step:,} and saved; the same command goes on from there")
                 break
     return run
