@@ -113,7 +113,7 @@ CHANGES_PER_BRANCH = 3
 _LEAST_ALTERED = 0.05  # a change that alters fewer of the family's words is passed over,
 _MOST_MERGED = 0.02  # and so is one that takes away more of their distinct forms
 
-_LOANS = 0.2  # of the content words: old loans that every family has
+_LOANS = 0.3  # of the content words: old loans that every family has
 _REPLACED = 0.05  # of a language's content words: not those of its family
 
 

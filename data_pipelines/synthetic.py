@@ -104,7 +104,7 @@ def _noun_phrases(rng: np.random.Generator, topics: np.ndarray) -> Iterator[Noun
     count = len(topics)
     topics = np.where(rng.random(count) < _ON_TOPIC, topics, _zipfian(rng, TOPICS, count))
     named = rng.random(count) < 0.1
-    counted = ~named & (rng.random(count) < 0.1)
+    counted = ~named & (rng.random(count) < 0.2)
     described = ~named & (rng.random(count) < 0.4)
     plural = ~named & (counted | (rng.random(count) < 0.3))
     names = NAMES.start + _zipfian(rng, len(NAMES), count)

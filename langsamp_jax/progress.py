@@ -65,14 +65,20 @@ def _cell(value: object, form: str) -> str:
 
 
 class Speedometer:
-    """Units a second since the last reading, leaving out what happens inside ``paused``."""
+    """Tokens a second since the last reading, leaving out what happens inside ``paused``.
 
-    def __init__(self, units_per_step: int):
-        self._units = units_per_step
-        self._steps, self._since, self._away = 0, time.perf_counter(), 0.0
+    The first step only starts the clock: most of it is compilation.
+    """
+
+    def __init__(self, tokens_per_step: int):
+        self._tokens = tokens_per_step
+        self._steps, self._since, self._away = -1, 0.0, 0.0
 
     def count(self) -> None:
+        """Says that a step has been dispatched."""
         self._steps += 1
+        if self._steps == 0:
+            self._since, self._away = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -80,8 +86,11 @@ class Speedometer:
         yield
         self._away += time.perf_counter() - left
 
-    def read(self) -> float:
+    def read(self) -> dict[str, float]:
+        """``{"tokens_per_second": ...}``, or nothing where no whole step has been timed."""
+        if self._steps < 1:
+            return {}
         now = time.perf_counter()
-        speed = self._steps * self._units / (now - self._since - self._away)
+        speed = self._steps * self._tokens / (now - self._since - self._away)
         self._steps, self._since, self._away = 0, now, 0.0
-        return speed
+        return {"tokens_per_second": speed}

@@ -26,6 +26,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.files import require_absent, write_bytes, write_text
 from langsamp_jax.inventory import EMPTY, Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Tokenizer
 
@@ -89,7 +90,7 @@ class Run:
         """The parameters saved at ``step``, by default the one with the best validation loss.
 
         Returns:
-          the step and the parameters, on the first device.
+          the step and the parameters, a copy on every device.
         """
         checkpoints = Checkpoints(self.checkpoints, max_to_keep=None)
         chosen = step or checkpoints.best or checkpoints.latest
@@ -98,10 +99,10 @@ class Run:
         if chosen not in checkpoints.steps:
             there = ", ".join(map(str, checkpoints.steps))
             raise UserError(f"{self.path} has no checkpoint of step {step}; there are {there}")
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        everywhere = replicated(make_mesh(MeshConfig()))
         shapes = nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
         )
         with contextlib.closing(checkpoints):
             return chosen, checkpoints.restore_params(chosen, abstract)

@@ -161,19 +161,17 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
     # Loop
     log = MetricsLog(run.path, start)
     speed = Speedometer(config.global_batch_size * store.manifest.sequence_length)
-    finished = stopped_early(config, progress)
+    ended = stopped_early(config, progress)
     with (
         placed_on(mesh),
         contextlib.closing(log),
         contextlib.closing(checkpoints),
         StopSignal() as stop,
         Progress("train", config.num_steps, "steps", start) as bar,
-        contextlib.closing(feed.batches(start, config.num_steps)) as batches,
+        contextlib.closing(feed.batches(start, start if ended else config.num_steps)) as batches,
     ):
         previous = None
         for step, batch in enumerate(batches, start + 1):
-            if finished:
-                break
             state, metrics = step_function(state, batch)
             speed.count()
             if previous is not None:  # one step behind, so that the device never waits for the host
@@ -188,26 +186,28 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
                 values = {"train/loss": check_finite(step, metrics, feed)}
                 values["train/grad_norm"] = float(metrics["grad_norm"])
                 values["learning_rate"] = float(rate(step - 1))
-                values["tokens_per_second"] = speed.read()
-                log.write(step, values)
+                log.write(step, {**values, **speed.read()})
 
             validation = None
-            if step % config.eval_every == 0 or step == config.num_steps:
+            if evaluator.rows_total and (step % config.eval_every == 0 or step == config.num_steps):
                 with speed.paused():
                     losses = summary(feed.split.names, *evaluator(state.params))
                 log.write(step, losses)
                 validation = losses["eval/loss"]
                 bar.say(f"step {step:,}: validation loss {validation:.4f}")
                 progress = _updated(progress, validation)
-                finished = stopped_early(config, progress)
+                ended = stopped_early(config, progress)
 
             improved = validation is not None and progress["since_best"] == 0
-            if step % config.checkpoint_every == 0 or last or improved or finished:
+            if step % config.checkpoint_every == 0 or last or improved or ended:
                 check_finite(step, metrics, feed)
                 with speed.paused():
                     checkpoints.save(step, state, progress, validation)
             if stopping:
                 bar.say(f"stopped at step {step:,} and saved; the same command goes on from there")
+            if ended:
+                bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
+            if stopping or ended:
                 break
     return run
 

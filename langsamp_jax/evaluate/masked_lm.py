@@ -42,6 +42,7 @@ class MaskedLmEvaluator:
         taken = split.rows if max_rows is None else np.minimum(split.rows, max_rows)
         language = np.repeat(np.arange(len(taken)), taken)
         self.rows = Rows(language, np.concatenate([np.arange(n) for n in taken]).astype(np.int64))
+        self.rows_total = len(language)
         everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
 
         def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
@@ -68,7 +69,7 @@ class MaskedLmEvaluator:
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         size = self._batch_size
         local = local_positions(self._sharding, size)
-        for start in range(0, len(self.rows.language), size):
+        for start in range(0, self.rows_total, size):
             language, row = (field[start : start + size] for field in self.rows)
             missing = size - len(language)
             language, row = np.pad(language, (0, missing)), np.pad(row, (0, missing))
