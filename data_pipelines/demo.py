@@ -18,7 +18,7 @@ from langsamp_jax.train import Configs, train
 
 PIVOT = "qaa_Latn"  # the head language of the world; queries are its sentences
 
-_VOCAB_SIZE = 4000
+_VOCAB_SIZE = 6000
 _SEQUENCE_LENGTH = 64
 _VALIDATION_FRACTION = 0.05
 

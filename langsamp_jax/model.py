@@ -249,20 +249,18 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, attention_mask: jax.Array, deterministic: bool) -> jax.Array:
         config = self.config
-        heads = (config.num_attention_heads, config.head_size)
-        axes = ("embed", "heads", "head_size")
+        heads = (*x.shape[:2], config.num_attention_heads, config.head_size)
         query, key, value = (
-            _dense(config, heads, name, axes)(x) for name in ("query", "key", "value")
+            _dense(config, config.hidden_size, name, ("embed", "heads"))(x).reshape(heads)
+            for name in ("query", "key", "value")
         )
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         scores = scores / config.head_size**0.5
         scores = jnp.where(attention_mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = nn.softmax(scores).astype(config.dtype)
         weights = nn.Dropout(config.attention_dropout)(weights, deterministic)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return _dense(
-            config, config.hidden_size, "output", ("heads", "head_size", "embed"), inputs=2
-        )(mixed)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+        return _dense(config, config.hidden_size, "output", ("heads", "embed"))(mixed)
 
 
 class Head(nn.Module):
@@ -280,20 +278,13 @@ def _init(config: ModelConfig, *axes: str | None) -> nn.initializers.Initializer
     return nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), axes)
 
 
-def _dense(
-    config: ModelConfig,
-    features: int | tuple[int, ...],
-    name: str,
-    axes: tuple[str, ...],
-    inputs: int = 1,
-) -> nn.DenseGeneral:
-    """A dense layer over the last ``inputs`` axes; ``axes`` names those of the kernel."""
-    return nn.DenseGeneral(
+def _dense(config: ModelConfig, features: int, name: str, axes: tuple[str, str]) -> nn.Dense:
+    """A dense layer whose kernel is [in, out] with these logical names."""
+    return nn.Dense(
         features,
-        axis=tuple(range(-inputs, 0)),
         dtype=config.dtype,
         kernel_init=_init(config, *axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[inputs:]),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
         name=name,
     )
 

@@ -21,7 +21,6 @@ RULES = (
     ("vocab", "tensor"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
-    ("head_size", None),
     ("mlp", "tensor"),
     ("layers", None),
 )
@@ -61,7 +60,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 @contextlib.contextmanager
 def placed_on(mesh: Mesh) -> Iterator[None]:
     """Within the block the logical names of activations mean axes of ``mesh``."""
-    with mesh, nn.logical_axis_rules(RULES):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 

@@ -267,7 +267,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "loss": row_loss.sum() / count,
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
             "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
         }
         params = optax.apply_updates(state.params, updates)
