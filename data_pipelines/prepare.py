@@ -74,7 +74,10 @@ def prepare(
     require_absent(output)
 
     partial = partial_path(output)
+    if (standing := _standing(partial, settings, sources)) is not None:
+        return _complete(partial, output, standing)  # interrupted at the very end
     partial.mkdir(parents=True, exist_ok=True)
+    (partial / "manifest.json").unlink(missing_ok=True)
     total = sum(file.stat().st_size for file in files.values())
     with Progress("prepare", total, "bytes") as progress:
         for name, file in files.items():
@@ -94,11 +97,9 @@ def prepare(
             "add text or lower --sequence_length"
         )
     manifest = _manifest(partial, counts, model, settings, sources)
-    _remove_leftovers(partial, manifest)
     write_bytes(partial / "tokenizer.model", model.model)
     manifest.save(partial)
-    promote(partial, output)
-    return manifest
+    return _complete(partial, output, manifest)
 
 
 def _pack(
@@ -246,11 +247,13 @@ def _recorded(
     return {split: Counts(**fields) for split, fields in record["counts"].items()}
 
 
-def _remove_leftovers(partial: Path, manifest: Manifest) -> None:
-    """What a store does not hold: records, skipped languages, languages of an earlier try."""
+def _complete(partial: Path, output: Path, manifest: Manifest) -> Manifest:
+    """Removes what a store does not hold (records, languages skipped or gone) and renames it."""
     for split in SPLITS:
         for folder in (partial / split).glob("*"):
             if folder.name not in manifest.names:
                 shutil.rmtree(folder)
-    for file in partial.glob("*.json"):
+    for file in partial.glob("*_*.json"):
         file.unlink()
+    promote(partial, output)
+    return manifest

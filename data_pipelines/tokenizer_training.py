@@ -41,8 +41,11 @@ def train_tokenizer(
     require_absent(output)
     if output.is_dir():
         raise UserError(f"{output} is a folder; name the .model file to write")
-    if temperature <= 0:
+    if not temperature > 0:
         raise UserError(f"--temperature {temperature}: expected a number above 0")
+    for option, value in (("vocab_size", vocab_size), ("sentences", max_sentences)):
+        if value < 1:
+            raise UserError(f"--{option} {value}: expected a whole number above 0")
     files = corpus_files(corpus)
     counts = np.array([sum(1 for _ in read_lines(file)) for file in files.values()])
     if not counts.any():

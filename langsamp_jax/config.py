@@ -7,7 +7,6 @@ Gin is read once, at the command line; everything below takes plain values.
 import ast
 import dataclasses
 import difflib
-import logging
 import re
 import types
 import typing
@@ -52,29 +51,21 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
     """Reads gin files, then ``name.field=value`` bindings, which win.
 
     A file is looked for here, then among the shipped ones; what it includes, beside it first. A
-    value that is no Python literal is taken as text, so that ``model.placement=input`` needs no
-    quotes inside quotes.
+    binding's value that is no Python literal is taken as text, so that
+    ``model.placement=input`` needs no quotes inside quotes.
 
     Raises:
       UserError: a file that is absent, a name or field that does not exist, a bad value.
     """
     gin.clear_config()
-    for folder in (*(str(Path(file).parent) for file in files), _shipped()):
-        gin.add_config_file_search_path(folder)
+    for file in files:
+        _parse_file(_find(file, Path.cwd(), "--gin_file"))
+    for binding in bindings:
+        _parse(_quote(binding), f"--gin.{binding}")
     try:
-        logging.disable(logging.ERROR)  # gin complains of every folder that a file is not in
-        gin.parse_config_files_and_bindings(list(files), [_quote(b) for b in bindings])
-    except OSError as error:
-        missing = re.search(r"Unable to open file: (\S+?)\.? ", str(error))
-        raise UserError(f"gin file not found: {missing.group(1) if missing else error}") from None
-    except (ValueError, TypeError, SyntaxError, AttributeError) as error:
+        gin.finalize()
+    except ValueError as error:
         raise UserError(f"gin: {_explain(error)}") from None
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _shipped() -> str:
-    return str(resources.files("gin_configs"))
 
 
 def operative_config() -> str:
@@ -111,17 +102,46 @@ def _describe(hint: Any) -> str:
     return "None" if hint is types.NoneType else _WORDS[hint]
 
 
+def _parse_file(file: Path) -> None:
+    """Parses the files that ``file`` includes, in order, then its own lines."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"gin file {file} cannot be read: {error}") from None
+    for number, line in enumerate(lines):
+        if include := re.fullmatch(r"""include\s+(['"])(.+)\1\s*(#.*)?""", line.strip()):
+            _parse_file(_find(include[2], file.parent, f"{file}, line {number + 1}"))
+            lines[number] = ""  # the lines below keep their numbers
+    _parse("\n".join(lines), str(file))
+
+
+def _find(name: str, folder: Path, where: str) -> Path:
+    shipped = Path(str(resources.files("gin_configs")))
+    for file in (folder / name, shipped / name):
+        if file.is_file():
+            return file
+    raise UserError(f"{where}: gin file {name} not found")
+
+
+def _parse(text: str, where: str) -> None:
+    try:
+        gin.parse_config(text)
+    except (ValueError, TypeError, SyntaxError, AttributeError, ImportError) as error:
+        lines = re.findall(r"\bline (\d+)", str(error)) if "\n" in text else []
+        place = f"{where}, line {lines[-1]}" if lines else where
+        raise UserError(f"{place}: {_explain(error)}") from None
+
+
 def _quote(binding: str) -> str:
-    name, separator, value = binding.partition("=")
-    if not separator or not name.strip():
-        raise UserError(f"--gin.{binding}: expected --gin.NAME=VALUE")
-    value = value.strip()
+    name, equals, value = (part.strip() for part in binding.partition("="))
+    if not equals or not re.fullmatch(r"(langsamp\.)?\w+\.\w+", name):
+        raise UserError(f"--gin.{binding}: expected --gin.NAME.FIELD=VALUE")
     try:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):
         if not value.startswith(("@", "%")):
             value = repr(value)
-    return f"{name.strip()} = {value}"
+    return f"{name} = {value}"
 
 
 def _explain(error: Exception) -> str:
@@ -140,4 +160,6 @@ def _explain(error: Exception) -> str:
         close = difflib.get_close_matches(wrong, fields, n=1)
         meant = f"did you mean {close[0]}?" if close else f"it has {', '.join(fields)}"
         return f"{name} has no {wrong!r}; {meant}"
-    return text
+    if token := re.search(r"Failed to parse token '([^']*)'", text):
+        return f"{token.group(1)!r} is neither a number, a quoted text nor another Python literal"
+    return re.sub(r" (In bindings string|\(?line \d).*", "", text)

@@ -23,10 +23,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # write() names no file
+    finally:
         beside.unlink(missing_ok=True)
-        raise
-    os.replace(beside, path)
 
 
 @contextlib.contextmanager
@@ -73,4 +74,5 @@ def require_absent(path: Path) -> None:
 
 def partial_path(path: Path) -> Path:
     """Where the unfinished form of ``path`` is written: beside it, on the same file system."""
+    path = path.absolute()  # "." has no name of its own
     return path.with_name(path.name + ".partial")

@@ -92,7 +92,9 @@ class Store:
             found = file.stat().st_size if file.exists() else None
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise UserError(f"the store is damaged: {file} {what}; prepare it again")
+                raise UserError(
+                    f"the store is damaged: {file} {what}; remove the store and prepare it again"
+                )
 
     def tokenizer(self) -> Tokenizer:
         file = self.path / "tokenizer.model"
@@ -154,7 +156,7 @@ class Split:
             file = re.search(r'local file "([^"]+)"', str(error))
             where = file.group(1) if file else self.path
             raise UserError(
-                f"the store is damaged: {where}: {_reason(error)}; prepare it again"
+                f"the store is damaged: {where}: {_reason(error)}; remove the store and prepare it again"
             ) from error
         left = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
@@ -217,7 +219,7 @@ def _read_manifest(store: Path) -> Manifest:
         return Manifest(counts=counts, vocabulary=vocabulary, **body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"the store is damaged: {file} was cut or changed; prepare it again"
+            f"the store is damaged: {file} was cut or changed; remove the store and prepare it again"
         ) from error
 
 

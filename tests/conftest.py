@@ -1,6 +1,9 @@
 """A small world for all tests: a corpus, a tokenizer trained on it, and a store of both."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before jax is imported anywhere; processes that tests start inherit it.
@@ -64,3 +67,17 @@ def clear_gin(monkeypatch: pytest.MonkeyPatch):
     gin.clear_config()
     yield
     gin.clear_config()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB; the test is skipped where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -150,7 +150,8 @@ def test_retrieval_writes_a_table_and_json(run, corpus, tmp_path, capsys):
 
 
 def test_mixture_and_dry_run_show_the_rates_and_write_nothing(store_path, tmp_path, capsys):
-    assert main(["mixture", "--data", str(store_path), "--json", "--gin.mixture.temperature=1"]) == 0
+    call = ["mixture", "--data", str(store_path), "--json", "--gin.mixture.temperature=1"]
+    assert main(call) == 0
     records = json.loads(capsys.readouterr().out)
     rows = sum(record["rows"] for record in records)
     for record in records:

@@ -1,0 +1,105 @@
+"""The corpus: files by language-script, lines as they are, bad bytes by file and line."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langsamp_jax.corpus import aligned_lines, content_hash, corpus_files, read_lines
+from langsamp_jax.errors import UserError
+
+
+def test_text_files_are_found_by_name_and_others_left_alone(tmp_path):
+    for name in ("srp_Latn.txt", "deu_Latn.txt", "srp_Cyrl.txt", "README.md", "world.json"):
+        (tmp_path / name).write_text("x\n")
+    (tmp_path / "held_out").mkdir()
+    (tmp_path / "held_out" / "eng_Latn.txt").write_text("x\n")
+    files = corpus_files(tmp_path)
+    assert list(files) == ["deu_Latn", "srp_Cyrl", "srp_Latn"]
+    assert all(file == tmp_path / f"{name}.txt" for name, file in files.items())
+    assert corpus_files(str(tmp_path)) == files
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path):
+    assert str(tmp_path / "none") in refused(lambda: corpus_files(tmp_path / "none"))
+    (tmp_path / "README.md").write_text("x")
+    assert refused(lambda: corpus_files(tmp_path)).startswith(f"{tmp_path} holds no text")
+    assert str(tmp_path / "README.md") in refused(lambda: corpus_files(tmp_path / "README.md"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("german.txt", "not of the form iso639-3_Script"),
+        ("deu-Latn.txt", "not of the form iso639-3_Script"),
+        ("DEU_Latn.txt", "not of the form iso639-3_Script"),
+        ("deu_Latn.old.txt", "not of the form iso639-3_Script"),
+        ("xxq_Latn.txt", "'xxq' is not an ISO 639-3 language code"),
+        ("deu_Lant.txt", "'Lant' is not an ISO 15924 script code; did you mean Latn"),
+    ],
+)
+def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path):
+    for file in ("deu_Latn.txt", name):
+        (tmp_path / file).write_text("x\n")
+    message = refused(lambda: corpus_files(tmp_path))
+    assert message.startswith(f"{tmp_path / name}: ") and expected in message
+
+
+# Separators that Python's splitlines would cut at, and white space that strip takes away.
+line = st.text(st.sampled_from("aßд漢 \t\u2028\x85\x0c\u3000\ufeff")) | st.text(
+    st.characters(codec="utf-8", exclude_characters="\n")
+)
+
+
+@given(
+    lines=st.lists(line),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+)
+def test_lines_are_read_as_they_are(lines, newline, mark, tmp_path_factory):
+    file = tmp_path_factory.mktemp("corpus") / "deu_Latn.txt"
+    file.write_bytes((mark + newline.join(lines)).encode("utf-8"))
+    expected = newline.join(lines).removeprefix("" if mark else "\ufeff").split("\n")
+    if file.read_bytes()[-1:] in (b"", b"\n"):  # then no line follows
+        expected.pop()
+    expected = [part.strip() for part in expected]
+    assert aligned_lines(file) == expected
+    positions, texts = zip(*read_lines(file), strict=True) if any(expected) else ((), ())
+    assert list(texts) == [part for part in expected if part]
+    assert list(positions) == sorted(set(positions))
+    if expected and expected[-1]:
+        assert positions[-1] == file.stat().st_size
+    assert content_hash(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_lines_stay_aligned(tmp_path):
+    file = tmp_path / "deu_Latn.txt"
+    file.write_bytes("eins\n\n  drei \r\n\nfünf".encode())
+    assert aligned_lines(file) == ["eins", "", "drei", "", "fünf"]
+    file.write_bytes(b"")
+    assert "".join(aligned_lines(file)) == "" and list(read_lines(file)) == []
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\xaf", b"\xe6\xbc"]
+)
+def test_bytes_that_are_not_utf8_are_named_by_file_and_line(bad, tmp_path):
+    file = tmp_path / "deu_Latn.txt"
+    file.write_bytes(b"one\n\nthree\n" + bad + b"\nfive\n")
+    for read in (lambda: list(read_lines(file)), lambda: aligned_lines(file)):
+        assert refused(read).startswith(f"{file}, line 4: not UTF-8")
+    assert refused(lambda: content_hash(file)).startswith(f"{file}, line 4: not UTF-8")
+
+
+def test_utf16_is_refused_on_its_first_line(tmp_path):
+    file = tmp_path / "deu_Latn.txt"
+    file.write_bytes("ein Satz\n".encode("utf-16"))
+    assert refused(lambda: list(read_lines(file))).startswith(f"{file}, line 1: not UTF-8")
