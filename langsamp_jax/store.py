@@ -29,6 +29,7 @@ SPLITS = ("train", "validation")
 ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
 
 _FORMAT = "langsamp-store/1"
+_MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # holds the indices of the files; without it, reads are 3 x slower
 
 
@@ -92,9 +93,7 @@ class Store:
             found = file.stat().st_size if file.exists() else None
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise UserError(
-                    f"the store is damaged: {file} {what}; remove the store and prepare it again"
-                )
+                raise UserError(f"the store is damaged: {file} {what}; {_MEND}")
 
     def tokenizer(self) -> Tokenizer:
         file = self.path / "tokenizer.model"
@@ -155,9 +154,7 @@ class Split:
         except ValueError as error:  # TensorStore's DATA_LOSS, NOT_FOUND, FAILED_PRECONDITION
             file = re.search(r'local file "([^"]+)"', str(error))
             where = file.group(1) if file else self.path
-            raise UserError(
-                f"the store is damaged: {where}: {_reason(error)}; remove the store and prepare it again"
-            ) from error
+            raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
         left = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
 
@@ -218,9 +215,7 @@ def _read_manifest(store: Path) -> Manifest:
         vocabulary = Vocabulary(size, mask_id, tuple(special_ids))
         return Manifest(counts=counts, vocabulary=vocabulary, **body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"the store is damaged: {file} was cut or changed; remove the store and prepare it again"
-        ) from error
+        raise UserError(f"the store is damaged: {file} was cut or changed; {_MEND}") from error
 
 
 def _seal(body: dict[str, Any]) -> str:
