@@ -36,7 +36,7 @@ class ObjectiveConfig:
         require(self.vocab_chunk > 0, self, "vocab_chunk", "a whole number above 0")
 
     def num_targets(self, length: int) -> int:
-        """K: how many positions of a full row are predicted."""
+        """K: how many positions of a row of ``length`` valid tokens are predicted."""
         return max(1, round(self.mask_rate * length))
 
 
@@ -68,14 +68,14 @@ def mask_rows(
     """
     num_targets = config.num_targets(tokens.shape[1])
     specials = jnp.array(sorted(vocabulary.special_ids), jnp.int32)
+    wanted = jnp.array([config.num_targets(n) for n in range(tokens.shape[1] + 1)])
 
     def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> Masked:
         choice_key, action_key, random_key = jax.random.split(key, 3)
         allowed = valid & ~jnp.isin(row, specials)
         score = jnp.where(allowed, jax.random.uniform(choice_key, row.shape), -1.0)
         score, positions = jax.lax.top_k(score, num_targets)
-        wanted = jnp.maximum(1, jnp.round(config.mask_rate * valid.sum()))
-        weights = (score >= 0) & (jnp.arange(num_targets) < wanted)
+        weights = (score >= 0) & (jnp.arange(num_targets) < wanted[valid.sum()])
 
         targets = row[positions]
         action = jax.random.uniform(action_key, (num_targets,))

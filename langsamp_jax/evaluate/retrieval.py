@@ -74,7 +74,7 @@ def evaluate_retrieval(embed: Embed, corpus: Path, pivot: str) -> list[dict[str,
 def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """How many wrong sentences of the pool are at least as close to query i as sentence i is.
 
-    Ties count as wrong, so that a collapsed encoder scores nothing.
+    Ties count as wrong, so that a collapsed encoder scores nothing; rounding makes no winner.
 
     Args:
       queries, pool: float [n, d], row i of one translating row i of the other.
@@ -83,7 +83,7 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
       int64 [n].
     """
     similarity = _unit(queries) @ _unit(pool).T
-    return (similarity >= np.diag(similarity)[:, None]).sum(axis=1) - 1
+    return (similarity >= np.diag(similarity)[:, None] - 1e-12).sum(axis=1) - 1
 
 
 def sentence_encoder(
@@ -131,4 +131,5 @@ def _pad(sentences: list[np.ndarray], max_length: int) -> tuple[np.ndarray, np.n
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
