@@ -23,11 +23,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where to run them")
     parser.add_argument("--lines", type=int, default=12, help="of output to show for a command")
+    parser.add_argument("--only", default="", help="the blocks whose title holds this")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs", flush=True)
-    for title, block in BLOCK.findall(README.read_text("utf-8")):
+    blocks = BLOCK.findall(README.read_text("utf-8"))
+    for title, block in ((t, b) for t, b in blocks if args.only in t):
         print(f"\n== {title}", flush=True)
         for command in block.strip().splitlines():
             print(f"\n$ {command}", flush=True)

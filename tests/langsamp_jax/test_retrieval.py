@@ -243,6 +243,19 @@ def test_the_same_text_is_found_and_collapsed_vectors_are_not(corpus, embed, tmp
     assert (record["top1"], record["top10"]) == (0.0, 0.0)
 
 
+def test_an_encoder_that_says_one_thing_scores_nothing(tokenizer, corpus):
+    """Every state is the last LayerNorm's bias; means over different lengths differ by rounding."""
+    model = model_of(tokenizer)
+    params = random_params(model)
+    params["encoder"]["layers"]["output_layer_norm"]["scale"] *= 0
+    embed = sentence_encoder(model, params, tokenizer, INVENTORY)
+    records = evaluate_retrieval(embed, corpus / "held_out", "qaa_Latn")
+    assert len(records) == 5
+    for record in records:
+        assert record["sentences"] > 10
+        assert (record["top1"], record["top10"]) == (0.0, 0.0), record
+
+
 def test_accuracies_are_shares_of_the_queries(tmp_path):
     """Of 30 sentences 20 stand where they should and 10 are moved by one."""
     straight = [f"{i} a" for i in range(30)]
