@@ -53,7 +53,7 @@ class MaskedLmEvaluator:
             masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, objective)
             loss, count = masked_lm_loss(model, params, batch, masked, objective)
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
-            return totals + jnp.stack([loss, count]) @ member
+            return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 
         self._add = jax.jit(add, donate_argnums=1, out_shardings=everywhere)
         self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)

@@ -83,7 +83,7 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
       int64 [n].
     """
     similarity = _unit(queries) @ _unit(pool).T
-    return (similarity >= np.diag(similarity)[:, None] - 1e-12).sum(axis=1) - 1
+    return (similarity >= np.diag(similarity)[:, None] - 1e-10).sum(axis=1) - 1
 
 
 def sentence_encoder(
