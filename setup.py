@@ -24,7 +24,7 @@ CORE = [
     # apache-beam requires.
     "sentencepiece==0.2.2",
     "tabulate>=0.9,<1",
-    "tensorboardX>=2.6.5,<3",
+    "tensorboard>=2.20,<3",
     "tensorstore>=0.1.86,<0.2",
     "tqdm>=4.67,<5",
 ]

@@ -10,7 +10,7 @@ from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
 from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
-from langsamp_jax.evaluate.retrieval import evaluate_retrieval, sentence_encoder
+from langsamp_jax.evaluate.retrieval import evaluate_retrieval, run_encoder
 from langsamp_jax.files import write_text
 from langsamp_jax.progress import table
 from langsamp_jax.store import Store
@@ -48,7 +48,7 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     say("5/5", "validation loss, and retrieval of held-out sentences")
     step, params = run.load_params()
     masked_lm = evaluate_masked_lm(run, params, Store(output / "store"))
-    embed = sentence_encoder(run.model(), params, run.tokenizer, run.inventory)
+    embed = run_encoder(run, params)
     retrieval = evaluate_retrieval(embed, corpus / "held_out", PIVOT)
 
     results = {

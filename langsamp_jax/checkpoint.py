@@ -1,5 +1,6 @@
 """Saving and restoring the training state. The only module that touches Orbax."""
 
+import dataclasses
 import errno
 import logging
 import shutil
@@ -12,6 +13,8 @@ import orbax.checkpoint as ocp
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror
 
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
+
 _policies = ocp.checkpoint_managers
 _SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
 
@@ -23,9 +26,7 @@ class Checkpoints:
     raises at the next call of any method, as an OSError where the disk is at fault.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int | None):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
-        self._folder = folder
+    def __init__(self, folder: Path, max_to_keep: int):
         keep = [
             _policies.LatestN(max_to_keep),
             _policies.BestN(
@@ -34,15 +35,25 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             ),
         ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        )
+        self._open(folder, options)
+
+    @classmethod
+    def reader(cls, folder: Path) -> "Checkpoints":
+        """The same for reading: it leaves alone what another process is saving there."""
+        checkpoints = cls.__new__(cls)
+        checkpoints._open(folder, ocp.CheckpointManagerOptions(read_only=True))
+        return checkpoints
+
+    def _open(self, folder: Path, options: ocp.CheckpointManagerOptions) -> None:
+        self._folder = folder
+        options = dataclasses.replace(
+            options, best_fn=lambda metrics: metrics["loss"], best_mode="min"
+        )
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            item_names=("state", "progress"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_policies.AnyPreservationPolicy(keep),
-                best_fn=lambda metrics: metrics["loss"],
-                best_mode="min",
-                cleanup_tmp_directories=True,
-            ),
+            folder.absolute(), item_names=("state", "progress"), options=options
         )
 
     @property

@@ -6,20 +6,31 @@ Libraries are imported where a verb needs them, so that ``--help`` answers at on
 import argparse
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from langsamp_jax import __version__
 from langsamp_jax.errors import UserError
+from langsamp_jax.interrupt import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns 0, or 2 after one line about what the user can mend."""
+    """Runs one verb.
+
+    Returns:
+      0, after SIGTERM too, which saves and ends a run as it should; 2 after one line about what
+      the user can mend; 130 after Ctrl-C.
+    """
     args, rest = _parser().parse_known_args(argv)
     try:
         _read_gin(args, rest)
         args.call(args)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 0 if stopped.number == signal.SIGTERM else 130
     except UserError as error:
         return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
     except OSError as error:
@@ -28,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted")
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says, whatever the device
+            raise
+        return _fail(
+            "the device is out of memory: raise train.accumulation_steps, or set "
+            "model.remat=layer or model.dtype=bfloat16"
+        )
     return 0
 
 
@@ -93,14 +111,15 @@ def _mixture(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from langsamp_jax.dry_run import dry_run
     from langsamp_jax.train import Configs, train
 
     configs = Configs()
     if args.dry_run:
-        from langsamp_jax.dry_run import dry_run
-
         print(dry_run(args.data, configs))
         return
+    if args.output is None:
+        raise UserError("train needs --output RUN (or --dry_run)")
     run = train(args.data, args.output, configs)
     print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
 
@@ -110,6 +129,7 @@ def _evaluate_mlm(args: argparse.Namespace) -> None:
     from langsamp_jax.run import open_run
     from langsamp_jax.store import Store
 
+    _require_file(args.output)
     run = open_run(args.model)
     step, params = run.load_params(args.step)
     results = evaluate_masked_lm(run, params, Store(args.data))
@@ -121,12 +141,13 @@ def _evaluate_mlm(args: argparse.Namespace) -> None:
 
 
 def _evaluate_retrieval(args: argparse.Namespace) -> None:
-    from langsamp_jax.evaluate.retrieval import evaluate_retrieval, sentence_encoder
+    from langsamp_jax.evaluate.retrieval import evaluate_retrieval, run_encoder
     from langsamp_jax.run import open_run
 
+    _require_file(args.output)
     run = open_run(args.model)
     step, params = run.load_params(args.step)
-    embed = sentence_encoder(run.model(), params, run.tokenizer, run.inventory)
+    embed = run_encoder(run, params)
     records = evaluate_retrieval(embed, args.data, args.pivot)
     headers = {"language": "language", "sentences": "sentences:,", "top1": "top-1:.1%"}
     headers |= {"top10": "top-10:.1%", "chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
@@ -134,6 +155,9 @@ def _evaluate_retrieval(args: argparse.Namespace) -> None:
         args.output, {"task": "retrieval", "step": step, "pivot": args.pivot, "languages": records}
     )
     _show(records, headers, args.output)
+
+
+_GIN_HINT = "; any setting can be given as --gin.NAME=VALUE"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,11 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="langsamp", description="Multilingual encoder pretraining in JAX.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"langsamp {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     demo = _verb(verbs, "demo", _demo, "everything, on a synthetic corpus", "--output demo_output")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR")
     demo.set_defaults(gin_file=["demo.gin"])
+    demo.epilog += _GIN_HINT
 
     verb = _verb(
         verbs, "synthesize", _synthesize, "write a synthetic parallel corpus", "--output corpus"
@@ -209,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gin_file small_text.gin --data store --output run --gin.train.num_steps=500",
     )
     _store(verb)
-    verb.add_argument("--output", type=Path, required=True, metavar="RUN")
+    verb.add_argument("--output", type=Path, metavar="RUN")
     _gin(verb)
     verb.add_argument(
         "--dry_run", action="store_true", help="show configuration, sizes and mixture, and stop"
@@ -271,7 +297,7 @@ def _store(verb: argparse.ArgumentParser) -> None:
 
 def _gin(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="repeatable")
-    verb.epilog += "; any setting can be given as --gin.NAME=VALUE"
+    verb.epilog += _GIN_HINT
 
 
 def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -294,10 +320,16 @@ def _show(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str], wher
     print(where)
 
 
+def _require_file(path: Path) -> None:
+    """Refuses an output that cannot be a file before the work is done, not after."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; name the .json file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _write_json(path: Path, value: object) -> None:
     from langsamp_jax.files import write_text
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 

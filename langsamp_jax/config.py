@@ -1,7 +1,7 @@
 """Frozen config dataclasses that check themselves, and how gin fills them.
 
 A class decorated with ``configurable("train")`` has its fields bound as ``train.num_steps``.
-Gin is read once, at the command line; everything below takes plain values.
+Gin is read once, at the command line, where the configs are made; all else is handed their values.
 """
 
 import ast

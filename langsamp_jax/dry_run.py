@@ -11,8 +11,9 @@ from langsamp_jax.inventory import EMPTY
 from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.progress import table
+from langsamp_jax.run import require_rows_fit
 from langsamp_jax.store import Store
-from langsamp_jax.train import Configs, require_rows_fit
+from langsamp_jax.train import Configs
 
 
 def dry_run(data: Path, configs: Configs) -> str:
@@ -22,7 +23,7 @@ def dry_run(data: Path, configs: Configs) -> str:
     activations that the backward pass keeps of one part of a batch on one device.
     """
     store = Store(data)
-    require_rows_fit(store, configs)
+    require_rows_fit(store, configs.model)
     train, manifest = configs.train, store.manifest
     inventory = EMPTY.extended(manifest.names)
     sizes = manifest.vocabulary.size, len(inventory.languages), len(inventory.scripts)

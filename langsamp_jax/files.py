@@ -54,7 +54,7 @@ def full_disk_as_oserror(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
+        if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
         raise
 

@@ -4,11 +4,19 @@ import signal
 from types import FrameType
 
 
+class Stopped(Exception):
+    """A run that was asked to stop has saved and stopped."""
+
+    def __init__(self, step: int, number: int):
+        super().__init__(f"stopped at step {step:,} and saved; the same command goes on from there")
+        self.number = number  # of the signal
+
+
 class StopSignal:
     """Within the block SIGTERM and SIGINT set ``requested``; a second SIGINT interrupts."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested: int | None = None
 
     def __enter__(self) -> "StopSignal":
         self._previous = {
@@ -22,6 +30,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self.requested is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested = number

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import seen_by_xlmr
 from langsamp_jax.sampling import Sampler, reference_sentences, temperature_rates
 from langsamp_jax.store import Manifest
@@ -48,7 +49,12 @@ class MixtureConfig:
         seen = np.array([name in seen_by_xlmr() for name in manifest.names])
         lines = manifest.column("train", "lines")
         quota = reference_sentences(lines, seen, minimum=self.minimum_sentences)
-        return quota / max(quota.sum(), 1)
+        if not quota.any():
+            raise UserError(
+                f"mixture.minimum_sentences = {self.minimum_sentences}: no language-script of the "
+                "store is XLM-R's or has as many lines"
+            )
+        return quota / quota.sum()
 
     def sampler(self, manifest: Manifest, seed: int) -> Sampler:
         return Sampler.create(manifest.column("train", "rows"), self.rates(manifest), seed)

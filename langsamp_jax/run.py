@@ -16,9 +16,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
@@ -53,14 +53,12 @@ class Run:
     settings: dict[str, Any]  # "model.hidden_size" -> value, of every config
     inventory: Inventory
     tokenizer: Tokenizer
+    store: str  # fingerprint of the store it is trained on
+    sequence_length: int  # of that store; later positions of the model are untrained
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-    @property
-    def seed(self) -> int:
-        return self.settings["train.seed"]
 
     def config(self, cls: type) -> Any:
         """The frozen config of class ``cls`` that the run was started with."""
@@ -76,13 +74,14 @@ class Run:
         return LangSamp(self.config(ModelConfig), *sizes)
 
     def check_store(self, store: Store) -> None:
-        """Raises UserError where a store has another tokenizer or unknown languages."""
+        """Raises UserError where a store has another tokenizer, long rows or unknown languages."""
         size = store.manifest.vocabulary.size
         if store.manifest.tokenizer != self.tokenizer.fingerprint:
             raise UserError(
                 f"{store.path} was prepared with another tokenizer ({size} ids) than the run in "
                 f"{self.path} ({self.tokenizer.vocab_size} ids)"
             )
+        require_rows_fit(store, self.config(ModelConfig))
         for name in store.manifest.names:
             self.inventory.ids(name)
 
@@ -92,20 +91,33 @@ class Run:
         Returns:
           the step and the parameters, a copy on every device.
         """
-        checkpoints = Checkpoints(self.checkpoints, max_to_keep=None)
-        chosen = step or checkpoints.best or checkpoints.latest
-        if chosen is None:
+        if not self.checkpoints.is_dir():
             raise UserError(f"{self.path} has no checkpoint yet")
-        if chosen not in checkpoints.steps:
-            there = ", ".join(map(str, checkpoints.steps))
-            raise UserError(f"{self.path} has no checkpoint of step {step}; there are {there}")
-        everywhere = replicated(make_mesh(MeshConfig()))
+        everywhere = replicated(make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)))
         shapes = nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
         )
-        with contextlib.closing(checkpoints):
+        with contextlib.closing(Checkpoints.reader(self.checkpoints)) as checkpoints:
+            chosen = step
+            if step is None:
+                chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
+            if chosen not in checkpoints.steps:
+                there = ", ".join(map(str, checkpoints.steps)) or "none"
+                raise UserError(
+                    f"{self.path} has no checkpoint of step {chosen}; there are {there}"
+                )
             return chosen, checkpoints.restore_params(chosen, abstract)
+
+
+def require_rows_fit(store: Store, model: ModelConfig) -> None:
+    """Raises UserError where a store's rows are longer than a model's positions."""
+    length = store.manifest.sequence_length
+    if length > model.max_length:
+        raise UserError(
+            f"{store.path} has rows of {length} tokens, model.max_length is {model.max_length}; "
+            "raise it or prepare with a smaller --sequence_length"
+        )
 
 
 def open_run(path: Path) -> Run:
@@ -116,13 +128,14 @@ def open_run(path: Path) -> Run:
     try:
         record = json.loads((path / "run.json").read_text("utf-8"))
         settings, fingerprint = record["settings"], record["tokenizer"]
+        store, sequence_length = record["store"], record["sequence_length"]
         inventory = Inventory.from_json((path / "inventory.json").read_text("utf-8"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
     tokenizer = Tokenizer.load(path / "tokenizer.model")
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{path / 'tokenizer.model'} is not the tokenizer of this run")
-    return Run(path, settings, inventory, tokenizer)
+    return Run(path, settings, inventory, tokenizer, store, sequence_length)
 
 
 def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
@@ -150,6 +163,10 @@ def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
         )
         raise UserError(f"{path} holds a run with {was}; use the same settings or another --output")
     run.check_store(store)
+    if store.manifest.fingerprint != run.store:
+        raise UserError(
+            f"{path} holds a run on another store than {store.path}; use another --output"
+        )
     return run
 
 
@@ -160,7 +177,12 @@ def _start(path: Path, store: Store, settings: dict[str, Any]) -> None:
     write_bytes(path / "tokenizer.model", tokenizer.model)
     write_text(path / "inventory.json", EMPTY.extended(store.manifest.names).to_json())
     write_text(path / "config.gin", operative_config())
-    record = {"settings": settings, "tokenizer": tokenizer.fingerprint}
+    record = {
+        "settings": settings,
+        "tokenizer": tokenizer.fingerprint,
+        "store": store.manifest.fingerprint,
+        "sequence_length": store.manifest.sequence_length,
+    }
     write_text(path / "run.json", json.dumps(record, indent=1) + "\n")  # last: it makes a run
 
 
@@ -179,15 +201,15 @@ class MetricsLog:
         self._stream = open(self._file, "a", encoding="utf-8")
         (run / "tensorboard").mkdir(exist_ok=True)
         events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._board = RecordWriter(str(run / "tensorboard" / events))
+        self._board = RecordWriter(open(run / "tensorboard" / events, "wb"))
         self._event(0, file_version="brain.Event:2")
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
         self._stream.flush()
-        for name, value in values.items():
-            self._event(step, summary=scalar(name, value))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._event(step, summary=Summary(value=scalars))
         self._board.flush()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
+from langsamp_jax.model import VOCAB_MULTIPLE, ModelConfig
 
 # Every parameter and activation axis has one of these names. Batches are split over ``data`` and
 # ``fsdp``; parameters over ``fsdp`` along the embedding and over ``tensor`` along the rest. With
@@ -55,6 +56,23 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(
         tuple(shape), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
     )
+
+
+def require_model_fits(mesh: Mesh, model: ModelConfig) -> None:
+    """Raises UserError where a mesh axis does not divide what it splits."""
+    split = {
+        "fsdp": {"hidden_size": model.hidden_size},
+        "tensor": {
+            "num_attention_heads": model.num_attention_heads,
+            "intermediate_size": model.intermediate_size,
+            "hidden_size": model.hidden_size,
+            "vocabulary multiple": VOCAB_MULTIPLE,
+        },
+    }
+    for axis, sizes in split.items():
+        for name, size in sizes.items():
+            if size % mesh.shape[axis]:
+                raise UserError(f"mesh.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
 
 
 @contextlib.contextmanager

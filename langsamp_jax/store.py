@@ -71,11 +71,17 @@ class Manifest:
         """int64 [names]: one count of every language-script."""
         return np.array([getattr(self.counts[split][n], field) for n in self.names], np.int64)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that stands here: another text, split or tokenizer gives another."""
+        return _seal(self._body())
+
     def save(self, store: Path) -> None:
-        body = {"format": _FORMAT, **dataclasses.asdict(self)}
-        write_text(
-            store / "manifest.json", json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n"
-        )
+        body = {**self._body(), "seal": self.fingerprint}
+        write_text(store / "manifest.json", json.dumps(body, indent=1) + "\n")
+
+    def _body(self) -> dict[str, Any]:
+        return {"format": _FORMAT, **dataclasses.asdict(self)}
 
 
 class Store:

@@ -19,13 +19,13 @@ from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Batch, Feed
-from langsamp_jax.interrupt import StopSignal
+from langsamp_jax.interrupt import Stopped, StopSignal
 from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress, Speedometer
-from langsamp_jax.run import MetricsLog, Run, start_or_reopen
+from langsamp_jax.run import MetricsLog, Run, require_rows_fit, start_or_reopen
 from langsamp_jax.sharding import (
     MeshConfig,
     batch_sharding,
@@ -33,6 +33,7 @@ from langsamp_jax.sharding import (
     make_mesh,
     placed_on,
     replicated,
+    require_model_fits,
     shardings,
 )
 from langsamp_jax.store import Store
@@ -95,21 +96,21 @@ class TrainState(flax.struct.PyTreeNode):
 def train(data: Path, output: Path, configs: Configs) -> Run:
     """Trains on the store ``data`` into the run folder ``output``, or goes on where it stopped.
 
-    SIGTERM and Ctrl-C save a checkpoint and return.
-
     Raises:
+      Stopped: by SIGTERM or Ctrl-C, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
     config = configs.train
 
     # Input
     store = Store(data)
-    require_rows_fit(store, configs)
+    require_rows_fit(store, configs.model)
     sampler = configs.mixture.sampler(store.manifest, config.seed)
 
     # Mesh; before the run folder is made, so that a shape that does not fit leaves nothing behind
     mesh = make_mesh(configs.mesh)
     require_divisible(config, data_parallelism(mesh))
+    require_model_fits(mesh, configs.model)
     rows_sharding = batch_sharding(mesh)
 
     # Run folder
@@ -180,7 +181,7 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
             previous = metrics
             checkpoints.check()
 
-            stopping = stop.requested  # once: the signal can come between the lines below
+            stopping = stop.requested is not None  # once: the signal can come at any line below
             last = step == config.num_steps or stopping
             if step % config.log_every == 0 or last:
                 values = {"train/loss": check_finite(step, metrics, feed)}
@@ -190,6 +191,7 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
 
             validation = None
             if evaluator.rows_total and (step % config.eval_every == 0 or step == config.num_steps):
+                check_finite(step, metrics, feed)
                 with speed.paused():
                     losses = summary(feed.split.names, *evaluator(state.params))
                 log.write(step, losses)
@@ -204,10 +206,10 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
                 with speed.paused():
                     checkpoints.save(step, state, progress, validation)
             if stopping:
-                bar.say(f"stopped at step {step:,} and saved; the same command goes on from there")
+                checkpoints.close()  # complete before the word that it is
+                raise Stopped(step, stop.requested)
             if ended:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
-            if stopping or ended:
                 break
     return run
 
@@ -299,19 +301,9 @@ def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:
     positions = bad if len(bad) else np.arange(feed.batch_size)
     rows = feed.rows(step - 1).describe(feed.split, positions)
     raise UserError(
-        f"step {step}: loss {loss}, gradient norm {norm}, in rows {rows}; the last good checkpoint "
-        "is kept (try a lower optimizer.learning_rate)"
+        f"step {step}: loss {loss}, gradient norm {norm}, in rows {rows}; nothing is saved, "
+        "earlier checkpoints are kept (try a lower optimizer.learning_rate)"
     )
-
-
-def require_rows_fit(store: Store, configs: Configs) -> None:
-    """Raises UserError where the store's rows are longer than the model's positions."""
-    length = store.manifest.sequence_length
-    if length > configs.model.max_length:
-        raise UserError(
-            f"{store.path} has rows of {length} tokens, model.max_length is "
-            f"{configs.model.max_length}; raise it or prepare with a smaller --sequence_length"
-        )
 
 
 def require_divisible(config: TrainConfig, data_parallel: int) -> None:

@@ -20,6 +20,7 @@ from langsamp_jax.sharding import MeshConfig, batch_sharding, data_parallelism, 
 from langsamp_jax.store import Split, Store
 from langsamp_jax.tokenizer import Vocabulary
 
+_ROWS_AT_ONCE = 4096
 _MASK_SEED = 20_240_918  # fixed, so that losses of different runs on one store compare
 
 
@@ -91,7 +92,7 @@ def evaluate_masked_lm(
       with ``language``, ``rows``, ``targets``, ``loss``, ``unigram_entropy`` (None: no rows).
     """
     run.check_store(store)
-    mesh, split = make_mesh(MeshConfig()), store.split("validation")
+    mesh, split = make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)), store.split("validation")
     if not split.rows.any():
         raise UserError(f"{store.path} has no validation rows")
     evaluator = MaskedLmEvaluator(
@@ -104,7 +105,7 @@ def evaluate_masked_lm(
         rows_per_device * data_parallelism(mesh),
     )
     loss, count = evaluator(params)
-    together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary.special_ids)
+    together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
     columns = zip(split.names, split.rows, loss, count, each, strict=True)
     return {
         "loss": float(loss.sum() / count.sum()),
@@ -128,9 +129,7 @@ def summary(names: tuple[str, ...], loss: np.ndarray, count: np.ndarray) -> dict
     return {"eval/loss": float(loss.sum() / count.sum()), **measured}
 
 
-def unigram_entropy(
-    split: Split, rows: Rows, special_ids: tuple[int, ...]
-) -> tuple[float, np.ndarray]:
+def unigram_entropy(split: Split, rows: Rows, vocabulary: Vocabulary) -> tuple[float, np.ndarray]:
     """The entropy, in nats, of the non-special tokens of ``rows`` under their own frequencies.
 
     A model that knows nothing but how often each piece occurs in this very text has this loss.
@@ -138,22 +137,24 @@ def unigram_entropy(
     Returns:
       over all rows together (the language unknown), and float64 [languages] for each on its own.
     """
-    own = np.full(len(split.names), np.nan)
-    everything: list[np.ndarray] = []
+    own, pooled = np.full(len(split.names), np.nan), np.zeros(vocabulary.size, np.int64)
     for index in np.unique(rows.language):
-        chosen = rows.language == index
-        tokens, lengths = split.read(rows.language[chosen], rows.row[chosen])
-        valid = np.arange(split.sequence_length) < lengths[:, None]
-        text = tokens[valid]
-        text = text[~np.isin(text, special_ids)]
-        own[index] = _entropy(text)
-        everything.append(text)
-    return _entropy(np.concatenate(everything)), own
+        counts = np.zeros(vocabulary.size, np.int64)
+        chosen = np.flatnonzero(rows.language == index)
+        for start in range(0, len(chosen), _ROWS_AT_ONCE):
+            part = chosen[start : start + _ROWS_AT_ONCE]
+            tokens, lengths = split.read(rows.language[part], rows.row[part])
+            valid = np.arange(split.sequence_length) < lengths[:, None]
+            counts += np.bincount(tokens[valid], minlength=vocabulary.size)
+        counts[list(vocabulary.special_ids)] = 0
+        own[index] = _entropy(counts)
+        pooled += counts
+    return _entropy(pooled), own
 
 
-def _entropy(tokens: np.ndarray) -> float:
-    if not tokens.size:
+def _entropy(counts: np.ndarray) -> float:
+    counts = counts[counts > 0]
+    if not counts.size:
         return float("nan")
-    _, counts = np.unique(tokens, return_counts=True)
     share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())

@@ -19,6 +19,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
 from langsamp_jax.progress import Progress
+from langsamp_jax.run import Run
 from langsamp_jax.tokenizer import EOS, PAD, Tokenizer
 
 _LENGTH_MULTIPLE = 32  # lengths are rounded up to this: few shapes to compile
@@ -86,10 +87,24 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
     return (similarity >= np.diag(similarity)[:, None] - 1e-10).sum(axis=1) - 1
 
 
+def run_encoder(run: Run, params: Any) -> Embed:
+    """The sentence encoder of a run, at the lengths it was trained on."""
+    return sentence_encoder(run.model(), params, run.tokenizer, run.inventory, run.sequence_length)
+
+
 def sentence_encoder(
-    model: LangSamp, params: Any, tokenizer: Tokenizer, inventory: Inventory
+    model: LangSamp,
+    params: Any,
+    tokenizer: Tokenizer,
+    inventory: Inventory,
+    max_length: int | None = None,
 ) -> Embed:
-    """A function from sentences to their mean states; longer ones are cut to the model's length."""
+    """A function from sentences to their mean states.
+
+    Longer sentences are cut to ``max_length`` tokens, by default as many as the model has positions
+    for; give the length of the rows it was trained on where that is less.
+    """
+    max_length = max_length or model.config.max_length
     layer = round(model.config.num_hidden_layers * 2 / 3)
     needs_ids = model.config.placement == "input"
 
@@ -108,7 +123,7 @@ def sentence_encoder(
         vectors = np.zeros((len(lines), model.config.hidden_size), np.float32)
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
-            padded = _pad([sentences[i] for i in chosen], model.config.max_length)
+            padded = _pad([sentences[i] for i in chosen], max_length)
             states = mean_states(params, *padded, language_ids, script_ids)
             vectors[chosen] = states[: len(chosen)]
         return vectors

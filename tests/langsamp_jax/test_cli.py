@@ -121,7 +121,7 @@ def test_run_folder_stands_alone(run, store_path, tmp_path, capsys):
 
 
 def test_tensorboard_has_the_scalars_of_the_log(run):
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event
 
     found = {}
     for file in (run / "tensorboard").iterdir():

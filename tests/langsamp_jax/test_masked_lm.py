@@ -22,6 +22,7 @@ from langsamp_jax.objective import Masked, ObjectiveConfig, mask_rows
 from langsamp_jax.run import Run, start_or_reopen
 from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh
 from langsamp_jax.store import Store
+from langsamp_jax.tokenizer import Vocabulary
 from langsamp_jax.train import Configs, TrainConfig
 
 MODEL = ModelConfig(
@@ -199,9 +200,12 @@ class Held:
         return np.array([self.tokens[k] for k in keys]), np.array([self.lengths[k] for k in keys])
 
 
+VOCABULARY = Vocabulary(100, 99, (0, 1, 2, 3, 99))
+
+
 def test_unigram_entropy_is_that_of_the_counts():
     rows = Rows(np.array([0, 0, 1]), np.array([0, 1, 0]))
-    together, own = unigram_entropy(Held(), rows, (0, 1, 2, 3, 99))
+    together, own = unigram_entropy(Held(), rows, VOCABULARY)
     assert own[0] == pytest.approx(stats.entropy([3, 1, 2]))  # of 10, 11 and 12
     assert own[1] == pytest.approx(stats.entropy([1, 4]))  # of 10 and 20
     assert np.isnan(own[2])
@@ -209,7 +213,7 @@ def test_unigram_entropy_is_that_of_the_counts():
 
 
 def test_unigram_entropy_of_the_rows_asked_for_alone():
-    _, own = unigram_entropy(Held(), Rows(np.array([0]), np.array([1])), (0, 1, 2, 3, 99))
+    _, own = unigram_entropy(Held(), Rows(np.array([0]), np.array([1])), VOCABULARY)
     assert own[0] == pytest.approx(np.log(2))
 
 

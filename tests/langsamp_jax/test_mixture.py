@@ -57,7 +57,7 @@ def test_langsamp_rule_counts_lines_and_knows_what_xlmr_has_seen(manifest):
 
 def test_langsamp_rule_without_any_language_is_refused(manifest):
     made = with_train_counts(manifest, {"qaa_Latn": (100, 10)})
-    with pytest.raises(UserError, match="draws from no language"):
+    with pytest.raises(UserError, match="mixture.minimum_sentences"):
         MixtureConfig(rule="langsamp").sampler(made, seed=0)
 
 
