@@ -23,14 +23,14 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import require_absent, write_bytes, write_text
+from langsamp_jax.files import new_folder, write_bytes, write_text
 from langsamp_jax.inventory import EMPTY, Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Tokenizer
 
-# What may differ when a run is taken up again: none of it changes what the steps compute.
+# What may differ when a run is taken up again: it changes what a step computes by rounding at most.
 _FREE = {
     "train.checkpoint_every",
     "train.eval_every",
@@ -171,19 +171,18 @@ def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
 
 
 def _start(path: Path, store: Store, settings: dict[str, Any]) -> None:
-    require_absent(path)
     tokenizer = store.tokenizer()
-    path.mkdir(parents=True, exist_ok=True)
-    write_bytes(path / "tokenizer.model", tokenizer.model)
-    write_text(path / "inventory.json", EMPTY.extended(store.manifest.names).to_json())
-    write_text(path / "config.gin", operative_config())
     record = {
         "settings": settings,
         "tokenizer": tokenizer.fingerprint,
         "store": store.manifest.fingerprint,
         "sequence_length": store.manifest.sequence_length,
     }
-    write_text(path / "run.json", json.dumps(record, indent=1) + "\n")  # last: it makes a run
+    with new_folder(path) as folder:
+        write_bytes(folder / "tokenizer.model", tokenizer.model)
+        write_text(folder / "inventory.json", EMPTY.extended(store.manifest.names).to_json())
+        write_text(folder / "config.gin", operative_config())
+        write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
 class MetricsLog:

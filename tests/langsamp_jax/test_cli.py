@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from langsamp_jax.cli import main
+from langsamp_jax.run import open_run
 
 FORBIDDEN = ("tensorflow", "tensorflow_text", "seqio", "apache_beam", "torch", "transformers")
 
@@ -211,6 +212,24 @@ def test_run_of_another_model_vocabulary_or_store_is_refused(
         "--output", tmp_path / "x.json",
     )  # fmt: skip
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_run_on_another_store_of_the_same_tokenizer_is_refused(
+    capsys, run, corpus, tokenizer_file, tmp_path
+):
+    main(["prepare", "--corpus", str(corpus), "--tokenizer", str(tokenizer_file)]
+         + ["--output", str(tmp_path / "other"), "--sequence_length", "32"])  # fmt: skip
+    capsys.readouterr()
+    call = ["train", "--data", tmp_path / "other", "--output", run, *TINY]
+    assert "another store" in refused(capsys, *call)
+
+
+def test_reading_a_run_leaves_a_save_in_progress_alone(run):
+    saving = run / "checkpoints" / "99.orbax-checkpoint-tmp"
+    saving.mkdir()
+    open_run(run).load_params()
+    assert saving.is_dir()
+    saving.rmdir()
 
 
 def test_batch_that_the_devices_do_not_divide(store_path, tmp_path):

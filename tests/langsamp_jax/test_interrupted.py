@@ -42,9 +42,9 @@ def start(store: Path, run: Path, **changes: object) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen, status: int = 0) -> str:
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == status, output
     return output
 
 
@@ -105,14 +105,15 @@ def test_killed_runs_end_with_the_same_parameters(undisturbed, store_path, tmp_p
     assert_same_end(run, undisturbed)
 
 
-def test_sigterm_saves_and_exits_cleanly(undisturbed, store_path, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_the_run_cleanly(number, status, undisturbed, store_path, tmp_path):
     run = tmp_path / "run"
     process = start(store_path, run, train__checkpoint_every=10_000)
     metrics = run / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") > 20):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output = finish(process)
+    process.send_signal(number)
+    output = finish(process, status)
     assert "stopped at step" in output and "the same command goes on" in output
     assert 20 < complete(run) < STEPS
     finish(start(store_path, run, train__checkpoint_every=10_000))
