@@ -1,18 +1,14 @@
-"""The ``langsamp`` command: what can be typed, and what each verb calls.
-
-Libraries are imported where a verb needs them, so that ``--help`` answers at once.
-"""
+"""The ``langsamp`` command: what can be typed, and how it ends. ``verbs.py`` does the work."""
 
 import argparse
 import errno
-import json
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from langsamp_jax import __version__
+from langsamp_jax import __version__, verbs
 from langsamp_jax.errors import UserError
 from langsamp_jax.interrupt import Stopped
 
@@ -49,114 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _demo(args: argparse.Namespace) -> None:
-    from data_pipelines.demo import demo
-    from langsamp_jax.train import Configs
-
-    demo(args.output, Configs())
-
-
-def _synthesize(args: argparse.Namespace) -> None:
-    from data_pipelines.synthetic import synthesize
-
-    world = synthesize(args.output, args.languages, args.sentences, args.seed)
-    records = [{"language": name, **facts} for name, facts in world["language_scripts"].items()]
-    headers = {"language": "language", "family": "family:", "word_order": "order"}
-    _show(records, {**headers, "sentences": "sentences:,"}, args.output)
-
-
-def _tokenizer_train(args: argparse.Namespace) -> None:
-    from data_pipelines.tokenizer_training import train_tokenizer
-
-    tokenizer = train_tokenizer(
-        args.corpus, args.vocab_size, args.output, args.temperature, args.sentences, args.seed
-    )
-    print(f"{args.output}: {args.vocab_size} pieces, {tokenizer.vocab_size} ids")
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    from data_pipelines.prepare import prepare
-
-    manifest = prepare(
-        args.corpus, args.tokenizer, args.output, args.sequence_length, args.validation_fraction
-    )
-    records = []
-    for name in manifest.names:
-        train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
-        unknown = train.unknown / max(1, train.tokens)
-        counts = {"lines": train.lines, "tokens": train.tokens, "rows": train.rows}
-        records.append(
-            {"language": name, **counts, "unknown": unknown, "validation": validation.rows}
-        )
-    headers = {"language": "language", "lines": "lines:,", "tokens": "tokens:,", "rows": "rows:,"}
-    headers |= {"unknown": "unknown:.2%", "validation": "validation rows:,"}
-    _show(records, headers, args.output)
-    for name, why in manifest.skipped.items():
-        print(f"skipped {name}: {why}")
-
-
-def _mixture(args: argparse.Namespace) -> None:
-    from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
-    from langsamp_jax.store import Store
-    from langsamp_jax.train import Configs
-
-    configs, manifest = Configs(), Store(args.data).manifest
-    sampler = configs.mixture.sampler(manifest, configs.train.seed)
-    planned = configs.train.num_steps * configs.train.global_batch_size
-    records = mixture_table(manifest, sampler, planned)
-    if args.json:
-        print(json.dumps(records, indent=1))
-    else:
-        _show(records, MIXTURE_COLUMNS, f"{planned:,} rows planned")
-
-
-def _train(args: argparse.Namespace) -> None:
-    from langsamp_jax.dry_run import dry_run
-    from langsamp_jax.train import Configs, train
-
-    configs = Configs()
-    if args.dry_run:
-        print(dry_run(args.data, configs))
-        return
-    if args.output is None:
-        raise UserError("train needs --output RUN (or --dry_run)")
-    run = train(args.data, args.output, configs)
-    print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
-
-
-def _evaluate_mlm(args: argparse.Namespace) -> None:
-    from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
-    from langsamp_jax.run import open_run
-    from langsamp_jax.store import Store
-
-    _require_file(args.output)
-    run = open_run(args.model)
-    step, params = run.load_params(args.step)
-    results = evaluate_masked_lm(run, params, Store(args.data))
-    headers = {"language": "language", "rows": "rows:,", "targets": "targets:,"}
-    headers |= {"loss": "loss:.3f", "unigram_entropy": "unigram entropy:.3f"}
-    _write_json(args.output, {"task": "mlm", "step": step, **results})
-    _show(results["languages"], headers, args.output)
-    print(f"all: loss {results['loss']:.3f}, unigram entropy {results['unigram_entropy']:.3f}")
-
-
-def _evaluate_retrieval(args: argparse.Namespace) -> None:
-    from langsamp_jax.evaluate.retrieval import evaluate_retrieval, run_encoder
-    from langsamp_jax.run import open_run
-
-    _require_file(args.output)
-    run = open_run(args.model)
-    step, params = run.load_params(args.step)
-    embed = run_encoder(run, params)
-    records = evaluate_retrieval(embed, args.data, args.pivot)
-    headers = {"language": "language", "sentences": "sentences:,", "top1": "top-1:.1%"}
-    headers |= {"top10": "top-10:.1%", "chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
-    _write_json(
-        args.output, {"task": "retrieval", "step": step, "pivot": args.pivot, "languages": records}
-    )
-    _show(records, headers, args.output)
-
-
 _GIN_HINT = "; any setting can be given as --gin.NAME=VALUE"
 
 
@@ -172,15 +60,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="langsamp", description="Multilingual encoder pretraining in JAX.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"langsamp {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    commands = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    demo = _verb(verbs, "demo", _demo, "everything, on a synthetic corpus", "--output demo_output")
+    demo = _verb(
+        commands, "demo", verbs.demo, "everything, on a synthetic corpus", "--output demo_output"
+    )
     demo.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR")
     demo.set_defaults(gin_file=["demo.gin"])
     demo.epilog += _GIN_HINT
 
     verb = _verb(
-        verbs, "synthesize", _synthesize, "write a synthetic parallel corpus", "--output corpus"
+        commands,
+        "synthesize",
+        verbs.synthesize,
+        "write a synthetic parallel corpus",
+        "--output corpus",
     )
     verb.add_argument("--output", type=Path, required=True, metavar="CORPUS")
     verb.add_argument("--languages", type=int, default=16, metavar="N", help="files (default 16)")
@@ -189,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--seed", type=int, default=0, metavar="N")
 
-    tokenizer = verbs.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
+    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
     actions = tokenizer.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = _verb(
         actions,
         "train",
-        _tokenizer_train,
+        verbs.tokenizer_train,
         "SentencePiece unigram on a temperature sample, in XLM-R's id layout",
         "--corpus corpus --vocab_size 8000 --output my.model",
     )
@@ -208,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, metavar="N")
 
     verb = _verb(
-        verbs,
+        commands,
         "prepare",
-        _prepare,
+        verbs.prepare,
         "tokenise and pack a corpus into a store",
         "--corpus corpus --tokenizer my.model --output store",
     )
@@ -222,15 +116,17 @@ def _parser() -> argparse.ArgumentParser:
         "--validation_fraction", type=float, default=0.01, metavar="F", help="default 0.01"
     )
 
-    verb = _verb(verbs, "mixture", _mixture, "show the rate of each language", "--data store")
+    verb = _verb(
+        commands, "mixture", verbs.mixture, "show the rate of each language", "--data store"
+    )
     _store(verb)
     _gin(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(
-        verbs,
+        commands,
         "train",
-        _train,
+        verbs.train,
         "pretrain, or go on where the same command stopped",
         "--gin_file small_text.gin --data store --output run --gin.train.num_steps=500",
     )
@@ -241,13 +137,13 @@ def _parser() -> argparse.ArgumentParser:
         "--dry_run", action="store_true", help="show configuration, sizes and mixture, and stop"
     )
 
-    evaluate = verbs.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
+    evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
     tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
-    verb = _task(tasks, "mlm", _evaluate_mlm, "masked-LM loss per language", "STORE", "store")
+    verb = _task(tasks, "mlm", verbs.evaluate_mlm, "masked-LM loss per language", "STORE", "store")
     verb = _task(
         tasks,
         "retrieval",
-        _evaluate_retrieval,
+        verbs.evaluate_retrieval,
         "sentence retrieval on line-aligned text",
         "CORPUS",
         "corpus --pivot eng_Latn",
@@ -259,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: Any, name: str, call: Callable[[argparse.Namespace], None], summary: str, example: str
+    commands: Any, name: str, call: Callable[[argparse.Namespace], None], summary: str, example: str
 ) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(
+    verb = commands.add_parser(
         name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
     )
     verb.epilog = f"example: {verb.prog} {example}"
@@ -311,26 +207,6 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
         from langsamp_jax.config import parse_gin
 
         parse_gin(args.gin_file, [argument.removeprefix("--gin.") for argument in rest])
-
-
-def _show(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str], where: object) -> None:
-    from langsamp_jax.progress import table
-
-    print(table(records, headers))
-    print(where)
-
-
-def _require_file(path: Path) -> None:
-    """Refuses an output that cannot be a file before the work is done, not after."""
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; name the .json file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    from langsamp_jax.files import write_text
-
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def _fail(message: str) -> int:
