@@ -47,7 +47,7 @@ def make_store(path: Path) -> None:
     none = dict.fromkeys(names, Counts(0, 0, 0, 0))
     Manifest(
         sequence_length=LENGTH,
-        vocabulary=Vocabulary(VOCAB, VOCAB - 1, (0, 1, 2, 3, VOCAB - 1)),
+        vocabulary=Vocabulary(VOCAB, 0, 1, 2, 3, VOCAB - 1),
         tokenizer="",
         validation_fraction=0.0,
         counts={"train": counts, "validation": none},

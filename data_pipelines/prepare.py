@@ -22,7 +22,7 @@ from langsamp_jax.files import (
 )
 from langsamp_jax.progress import Progress
 from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Store, array_spec, row_files
-from langsamp_jax.tokenizer import PAD, UNK, Tokenizer
+from langsamp_jax.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 _LINES_AT_ONCE = 20_000
 
@@ -65,7 +65,7 @@ def prepare(
       UserError: bad input (see ``corpus_files``, ``read_lines``), no language with enough text
         for one row, or an ``output`` that holds something else.
     """
-    output, model = Path(output), Tokenizer.load(tokenizer)
+    output, model = Path(output), load_tokenizer(tokenizer)
     settings = Settings(model.fingerprint, sequence_length, float(validation_fraction))
     files = corpus_files(corpus)
     sources = {name: content_hash(file) for name, file in files.items()}
@@ -77,7 +77,8 @@ def prepare(
     if (standing := _standing(partial, settings, sources)) is not None:
         return _complete(partial, output, standing)  # interrupted at the very end
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / "manifest.json").unlink(missing_ok=True)
+    for left_over in ("manifest.json", *TOKENIZER_FILES):
+        (partial / left_over).unlink(missing_ok=True)
     total = sum(file.stat().st_size for file in files.values())
     with Progress("prepare", total, "bytes") as progress:
         for name, file in files.items():
@@ -97,7 +98,7 @@ def prepare(
             "add text or lower --sequence_length"
         )
     manifest = _manifest(partial, counts, model, settings, sources)
-    write_bytes(partial / "tokenizer.model", model.model)
+    write_bytes(partial / model.file_name, model.model)
     manifest.save(partial)
     return _complete(partial, output, manifest)
 
@@ -106,7 +107,11 @@ def _pack(
     file: Path, store: Path, name: str, model: Tokenizer, settings: Settings, progress: Progress
 ) -> dict[str, Counts]:
     """Writes the arrays of one language-script."""
-    writers = {split: _Writer(store / split / name, settings.sequence_length) for split in SPLITS}
+    vocabulary = model.vocabulary
+    writers = {
+        split: _Writer(store / split / name, settings.sequence_length, vocabulary.pad_id)
+        for split in SPLITS
+    }
     lines, unknown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     position = 0
     for end, batch in _line_batches(file):
@@ -118,7 +123,7 @@ def _pack(
             ids, _ = model.encode(part)
             writers[split].add(ids)
             lines[split] += len(part)
-            unknown[split] += int(np.count_nonzero(ids == UNK))
+            unknown[split] += int(np.count_nonzero(ids == vocabulary.unk_id))
         progress.advance(end - position, language=name)
         position = end
     rows = {
@@ -148,8 +153,8 @@ def _line_batches(file: Path) -> Iterator[tuple[int, list[str]]]:
 class _Writer:
     """Cuts a stream of tokens into rows and writes them a whole file at a time."""
 
-    def __init__(self, path: Path, sequence_length: int):
-        self._path, self._length = path, sequence_length
+    def __init__(self, path: Path, sequence_length: int, pad_id: int):
+        self._path, self._length, self._pad_id = path, sequence_length, pad_id
         self._pending: list[np.ndarray] = []
         self._rows = 0
         self.tokens = 0
@@ -165,7 +170,7 @@ class _Writer:
         """Writes what is left, a shorter last row too if ``keep_rest``; returns the rows."""
         rest = self.tokens % self._length
         if keep_rest and rest:
-            self._pending.append(np.full(self._length - rest, PAD, np.int32))
+            self._pending.append(np.full(self._length - rest, self._pad_id, np.int32))
         self._flush(last=True)
         if self._rows:
             with full_disk_as_oserror(self._path):

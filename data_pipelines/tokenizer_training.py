@@ -13,7 +13,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.files import require_absent, write_bytes
 from langsamp_jax.progress import Progress
 from langsamp_jax.sampling import Sampler, temperature_rates
-from langsamp_jax.tokenizer import Tokenizer
+from langsamp_jax.tokenizer import SentencePieceTokenizer
 
 _THREADS = 8  # part of the result: the sums of EM depend on how the text is dealt out
 _LONGEST_LINE = 16_384  # bytes; longer ones are no sentences, and SentencePiece leaves them out
@@ -26,7 +26,7 @@ def train_tokenizer(
     temperature: float = 1 / 0.3,
     max_sentences: int = 1_000_000,
     seed: int = 0,
-) -> Tokenizer:
+) -> SentencePieceTokenizer:
     """Trains ``vocab_size`` pieces (the model then has two ids more: ``<pad>`` and ``<mask>``).
 
     As many lines as the corpus has, at most ``max_sentences``, are drawn by the sampler that
@@ -80,7 +80,7 @@ def train_tokenizer(
             )
         except RuntimeError as error:
             raise UserError(_explain(vocab_size, str(error))) from error
-    tokenizer = Tokenizer(model.getvalue())
+    tokenizer = SentencePieceTokenizer(model.getvalue())
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, tokenizer.model)
     return tokenizer

@@ -1,5 +1,6 @@
 """Saving and restoring the training state. The only module that touches Orbax."""
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -17,6 +18,14 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also 
 
 _policies = ocp.checkpoint_managers
 _SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
+
+
+def latest_step(folder: Path) -> int:
+    """The last complete step in a folder of checkpoints, 0 where there is none."""
+    if not folder.is_dir():
+        return 0
+    with contextlib.closing(Checkpoints.reader(folder)) as checkpoints:
+        return checkpoints.latest or 0
 
 
 class Checkpoints:

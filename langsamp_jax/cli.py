@@ -132,10 +132,60 @@ def _parser() -> argparse.ArgumentParser:
     )
     _store(verb)
     verb.add_argument("--output", type=Path, metavar="RUN")
+    verb.add_argument(
+        "--init_from",
+        type=Path,
+        metavar="HF_DIR",
+        help="start from the weights of a Hugging Face folder; its config.json decides the sizes",
+    )
     _gin(verb)
     verb.add_argument(
         "--dry_run", action="store_true", help="show configuration, sizes and mixture, and stop"
     )
+
+    verb = _verb(
+        commands,
+        "export",
+        verbs.export,
+        "write a trained model for PyTorch, as a Hugging Face folder",
+        "--run run --output hf_model --fold deu_Latn",
+    )
+    verb.add_argument("--run", type=Path, required=True, metavar="RUN")
+    verb.add_argument("--output", type=Path, required=True, metavar="HF_DIR")
+    verb.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument(
+        "--fold", metavar="NAME", help="a language-script whose vectors go into the plain head"
+    )
+    form.add_argument(
+        "--full", action="store_true", help="with the two tables, and the code that they need"
+    )
+
+    languages = commands.add_parser(
+        "languages", help="change a model's languages", allow_abbrev=False
+    )
+    actions = languages.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verb = _verb(
+        actions,
+        "add",
+        verbs.languages_add,
+        "append rows to the two tables of a full export",
+        "--model hf_full --languages quy_Latn ayr_Latn --start script --output hf_more",
+    )
+    verb.add_argument("--model", type=Path, required=True, metavar="HF_DIR")
+    verb.add_argument("--languages", nargs="+", required=True, metavar="NAME")
+    verb.add_argument(
+        "--start",
+        required=True,
+        metavar="HOW",
+        help="first values: script or family (the mean of the model's languages of the same), "
+        "a language-script of the model, or random",
+    )
+    verb.add_argument(
+        "--families", type=Path, metavar="FILE.tsv", help="a line a language: its code, its family"
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of random values")
+    verb.add_argument("--output", type=Path, required=True, metavar="HF_DIR")
 
     evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
     tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
@@ -206,7 +256,17 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
         import langsamp_jax.train  # noqa: F401  every config is registered by its definition
         from langsamp_jax.config import parse_gin
 
-        parse_gin(args.gin_file, [argument.removeprefix("--gin.") for argument in rest])
+        # Later lines win: the gin files, then the sizes of the weights, then what was typed.
+        sizes = _sizes(getattr(args, "init_from", None))
+        parse_gin(args.gin_file, [*sizes, *(line.removeprefix("--gin.") for line in rest)])
+
+
+def _sizes(init_from: Path | None) -> list[str]:
+    if init_from is None:
+        return []
+    from langsamp_jax.huggingface.pretrained import read_config
+
+    return [f"model.{field}={value!r}" for field, value in read_config(init_from)[1].items()]
 
 
 def _fail(message: str) -> int:

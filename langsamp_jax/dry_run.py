@@ -7,16 +7,17 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 
-from langsamp_jax.inventory import EMPTY
+from langsamp_jax.huggingface.loading import describe, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.progress import table
-from langsamp_jax.run import require_rows_fit
+from langsamp_jax.run import require_rows_fit, table_rows
 from langsamp_jax.store import Store
 from langsamp_jax.train import Configs
 
 
-def dry_run(data: Path, configs: Configs) -> str:
+def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     """The resolved settings, the mixture, the number of parameters and an estimate of memory.
 
     The estimate counts parameters, gradients and AdamW's two moments in float32, and the
@@ -25,7 +26,8 @@ def dry_run(data: Path, configs: Configs) -> str:
     store = Store(data)
     require_rows_fit(store, configs.model)
     train, manifest = configs.train, store.manifest
-    inventory = EMPTY.extended(manifest.names)
+    pretrained = None if init_from is None else open_pretrained(init_from)
+    inventory = table_rows(store, pretrained and pretrained.inventory)
     sizes = manifest.vocabulary.size, len(inventory.languages), len(inventory.scripts)
     model = LangSamp(configs.model, *sizes)
     shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
@@ -40,12 +42,18 @@ def dry_run(data: Path, configs: Configs) -> str:
     ]
     rows = train.global_batch_size // train.accumulation_steps
     activations = rows * activation_bytes(configs.model, manifest.sequence_length)
+    start = "start: random weights"
+    if pretrained:
+        pretrained.check(configs.model)
+        rows = vocabulary_rows(pretrained, store.tokenizer())
+        start = describe(pretrained, configs.model, rows, inventory, configs.init)
     return "\n".join(
         [
             *settings,
             "",
             table(mixture_table(manifest, sampler, planned), MIXTURE_COLUMNS),
             "",
+            start,
             f"parameters: {parameters:,}",
             f"vocabulary: {sizes[0]:,}; languages: {sizes[1]}; scripts: {sizes[2]}",
             f"plan: {train.num_steps:,} steps, {planned:,} rows, "

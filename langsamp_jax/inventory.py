@@ -60,6 +60,11 @@ def seen_by_xlmr() -> frozenset[str]:
     return frozenset(json.loads(_published_text())["xlmr_language_scripts"])
 
 
+def published_language_scripts() -> list[str]:
+    """The language-scripts of the text behind the published tables."""
+    return json.loads(_published_text())["language_scripts"]
+
+
 def split_language_script(name: str) -> tuple[str, str]:
     """``deu_Latn`` -> ``("deu", "Latn")``; raises UserError where the form is another."""
     if not re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", name):

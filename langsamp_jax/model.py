@@ -20,11 +20,15 @@ class ModelConfig:
     """The architecture; XLM-R base unless said otherwise. Sizes of the vocabulary and of the two
     tables come from the data, not from here.
 
+    ``architecture``: ``xlm-roberta``; ``xlm-roberta-xl`` (XL and XXL), which normalises what goes
+    into a block and the last output, not what comes out of each; or ``bert`` (multilingual BERT),
+    which differs from XLM-R in names and settings only.
     ``placement``: where the language and script vectors are added: to the encoder's ``output``
     (LangSAMP), to the word embeddings at the ``input``, or nowhere (``none``, plain XLM-R).
     ``remat``: ``layer`` recomputes each layer in the backward pass instead of keeping it.
     """
 
+    architecture: Literal["xlm-roberta", "xlm-roberta-xl", "bert"] = "xlm-roberta"
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -58,6 +62,10 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def norm_first(self) -> bool:
+        return self.architecture == "xlm-roberta-xl"
 
 
 class LangSamp(nn.Module):
@@ -182,7 +190,7 @@ class Conditioning(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Learned positions, then the stack of post-layer-norm blocks."""
+    """Learned positions, then the stack of blocks, with a LayerNorm in front of it or behind it."""
 
     config: ModelConfig
 
@@ -199,7 +207,8 @@ class Encoder(nn.Module):
         shape = (config.max_length, config.hidden_size)
         positions = self.param("position_embeddings", _init(config, None, "embed"), shape)
         x = embedded + positions[:length].astype(config.dtype)
-        x = _layer_norm(config, "layer_norm")(x)
+        layer_norm = _layer_norm(config, "layer_norm")
+        x = x if config.norm_first else layer_norm(x)
         x = nn.Dropout(config.hidden_dropout)(x, deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
 
@@ -217,11 +226,12 @@ class Encoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         last, states = stack(config, name="layers")(x, attention_mask, deterministic, every_layer)
-        return last, jnp.concatenate([x[None], states]) if every_layer else None
+        last = layer_norm(last) if config.norm_first else last
+        return last, jnp.concatenate([x[None], states[:-1], last[None]]) if every_layer else None
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each followed by a residual sum and LayerNorm."""
+    """Self-attention and feed-forward, each a residual with LayerNorm behind it or in front."""
 
     config: ModelConfig
 
@@ -231,12 +241,23 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         config = self.config
         dropout = nn.Dropout(config.hidden_dropout, deterministic=deterministic)
-        attended = dropout(Attention(config, name="attention")(x, attention_mask, deterministic))
-        x = _layer_norm(config, "attention_layer_norm")(x + attended)
-        y = _dense(config, config.intermediate_size, "intermediate", ("embed", "mlp"))(x)
-        y = nn.gelu(y, approximate=False)
-        y = _dense(config, config.hidden_size, "output", ("mlp", "embed"))(y)
-        x = _layer_norm(config, "output_layer_norm")(x + dropout(y))
+        attention_norm = _layer_norm(config, "attention_layer_norm")
+        output_norm = _layer_norm(config, "output_layer_norm")
+
+        def attend(x: jax.Array) -> jax.Array:
+            return Attention(config, name="attention")(x, attention_mask, deterministic)
+
+        def feed_forward(x: jax.Array) -> jax.Array:
+            y = _dense(config, config.intermediate_size, "intermediate", ("embed", "mlp"))(x)
+            y = nn.gelu(y, approximate=False)
+            return _dense(config, config.hidden_size, "output", ("mlp", "embed"))(y)
+
+        if config.norm_first:
+            x = x + dropout(attend(attention_norm(x)))
+            x = x + dropout(feed_forward(output_norm(x)))
+        else:
+            x = attention_norm(x + dropout(attend(x)))
+            x = output_norm(x + dropout(feed_forward(x)))
         x = nn.with_logical_constraint(x, ("batch", "length", None))
         return x, x if every_layer else None
 

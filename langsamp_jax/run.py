@@ -2,7 +2,7 @@
 
 RUN/run.json           the resolved configs, the store and tokenizer it was started with
 RUN/config.gin         the operative gin
-RUN/tokenizer.model, RUN/inventory.json
+RUN/tokenizer.model (tokenizer.json if WordPiece), RUN/inventory.json
 RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
 """
 
@@ -23,12 +23,12 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import new_folder, write_bytes, write_text
+from langsamp_jax.files import new_folder, require_absent, write_bytes, write_text
 from langsamp_jax.inventory import EMPTY, Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
 from langsamp_jax.store import Store
-from langsamp_jax.tokenizer import Tokenizer
+from langsamp_jax.tokenizer import Tokenizer, open_tokenizer
 
 # What may differ when a run is taken up again: it changes what a step computes by rounding at most.
 _FREE = {
@@ -55,6 +55,7 @@ class Run:
     tokenizer: Tokenizer
     store: str  # fingerprint of the store it is trained on
     sequence_length: int  # of that store; later positions of the model are untrained
+    tokens: dict[str, int]  # training tokens of each of its language-scripts
 
     @property
     def checkpoints(self) -> Path:
@@ -128,32 +129,27 @@ def open_run(path: Path) -> Run:
     try:
         record = json.loads((path / "run.json").read_text("utf-8"))
         settings, fingerprint = record["settings"], record["tokenizer"]
-        store, sequence_length = record["store"], record["sequence_length"]
+        data = record["store"], record["sequence_length"], record["tokens"]
         inventory = Inventory.from_json((path / "inventory.json").read_text("utf-8"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
-    tokenizer = Tokenizer.load(path / "tokenizer.model")
+    tokenizer = open_tokenizer(path)
     if tokenizer.fingerprint != fingerprint:
-        raise UserError(f"{path / 'tokenizer.model'} is not the tokenizer of this run")
-    return Run(path, settings, inventory, tokenizer, store, sequence_length)
+        raise UserError(f"{path / tokenizer.file_name} is not the tokenizer of this run")
+    return Run(path, settings, inventory, tokenizer, *data)
 
 
-def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
-    """Makes the folder of a new run, or opens it for the same command given again.
+def reopen_run(path: Path, store: Store, configs: list[Any], init_from: Path | None) -> Run | None:
+    """Opens a run for the same command given again; None where there is no run yet.
 
     Raises:
       UserError: ``path`` holds something else, or a run of another model, data or setting.
     """
     path = Path(path)
-    settings = {
-        f"{config.gin_name}.{name}": value
-        for config in configs
-        for name, value in dataclasses.asdict(config).items()
-    }
     if not (path / "run.json").exists():
-        _start(path, store, settings)
-        return open_run(path)
-    run = open_run(path)
+        require_absent(path)
+        return None
+    run, settings = open_run(path), _settings(configs, init_from)
     changed = [
         key for key in settings if settings[key] != run.settings.get(key) and key not in _FREE
     ]
@@ -170,19 +166,38 @@ def start_or_reopen(path: Path, store: Store, configs: list[Any]) -> Run:
     return run
 
 
-def _start(path: Path, store: Store, settings: dict[str, Any]) -> None:
-    tokenizer = store.tokenizer()
+def start_run(
+    path: Path, store: Store, inventory: Inventory, configs: list[Any], init_from: Path | None
+) -> Run:
+    """Makes the folder of a new run."""
+    tokenizer, manifest = store.tokenizer(), store.manifest
     record = {
-        "settings": settings,
+        "settings": _settings(configs, init_from),
         "tokenizer": tokenizer.fingerprint,
-        "store": store.manifest.fingerprint,
-        "sequence_length": store.manifest.sequence_length,
+        "store": manifest.fingerprint,
+        "sequence_length": manifest.sequence_length,
+        "tokens": {name: manifest.counts["train"][name].tokens for name in manifest.names},
     }
     with new_folder(path) as folder:
-        write_bytes(folder / "tokenizer.model", tokenizer.model)
-        write_text(folder / "inventory.json", EMPTY.extended(store.manifest.names).to_json())
+        write_bytes(folder / tokenizer.file_name, tokenizer.model)
+        write_text(folder / "inventory.json", inventory.to_json())
         write_text(folder / "config.gin", operative_config())
         write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
+    return open_run(path)
+
+
+def table_rows(store: Store, known: Inventory | None) -> Inventory:
+    """The rows of the two tables of a run: those that are known, then the store's new codes."""
+    return (known or EMPTY).extended(store.manifest.names)
+
+
+def _settings(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
+    settings = {
+        f"{config.gin_name}.{name}": value
+        for config in configs
+        for name, value in dataclasses.asdict(config).items()
+    }
+    return {**settings, "init_from": None if init_from is None else str(init_from.absolute())}
 
 
 class MetricsLog:

@@ -1,7 +1,7 @@
 """The packed store: token rows of each language-script as zarr3 arrays beside one manifest.
 
     STORE/manifest.json                 counts, file sizes, vocabulary; sealed with a hash of itself
-    STORE/tokenizer.model               the SentencePiece model the rows were made with
+    STORE/tokenizer.model               what the rows were made with; tokenizer.json if WordPiece
     STORE/train/deu_Latn/               uint32 [rows, sequence_length], one row per inner chunk
     STORE/validation/deu_Latn/          the same; only its last row may be shorter
 
@@ -23,12 +23,12 @@ import tensorstore as ts
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import write_text
-from langsamp_jax.tokenizer import Tokenizer, Vocabulary
+from langsamp_jax.tokenizer import Tokenizer, Vocabulary, open_tokenizer
 
 SPLITS = ("train", "validation")
 ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
 
-_FORMAT = "langsamp-store/1"
+_FORMAT = "langsamp-store/2"
 _MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # the indices of the files; without it, every row reads one anew
 
@@ -102,9 +102,9 @@ class Store:
                 raise UserError(f"the store is damaged: {file} {what}; {_MEND}")
 
     def tokenizer(self) -> Tokenizer:
-        file = self.path / "tokenizer.model"
-        tokenizer = Tokenizer.load(file)
+        tokenizer = open_tokenizer(self.path)
         if tokenizer.fingerprint != self.manifest.tokenizer:
+            file = self.path / tokenizer.file_name
             raise UserError(f"{file} is not the tokenizer that this store was prepared with")
         return tokenizer
 
@@ -217,8 +217,7 @@ def _read_manifest(store: Path) -> Manifest:
             split: {name: Counts(**fields) for name, fields in languages.items()}
             for split, languages in body.pop("counts").items()
         }
-        size, mask_id, special_ids = body.pop("vocabulary")
-        vocabulary = Vocabulary(size, mask_id, tuple(special_ids))
+        vocabulary = Vocabulary(*body.pop("vocabulary"))
         return Manifest(counts=counts, vocabulary=vocabulary, **body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"the store is damaged: {file} was cut or changed; {_MEND}") from error

@@ -14,18 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from langsamp_jax.checkpoint import Checkpoints
+from langsamp_jax.checkpoint import Checkpoints, latest_step
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Batch, Feed
+from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
 from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress, Speedometer
-from langsamp_jax.run import MetricsLog, Run, require_rows_fit, start_or_reopen
+from langsamp_jax.run import MetricsLog, Run, reopen_run, require_rows_fit, start_run, table_rows
 from langsamp_jax.sharding import (
     MeshConfig,
     batch_sharding,
@@ -80,6 +82,7 @@ class Configs:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
 
     def all(self) -> list[Any]:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
@@ -93,8 +96,11 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
 
 
-def train(data: Path, output: Path, configs: Configs) -> Run:
+def train(data: Path, output: Path, configs: Configs, init_from: Path | None = None) -> Run:
     """Trains on the store ``data`` into the run folder ``output``, or goes on where it stopped.
+
+    Args:
+      init_from: a Hugging Face folder whose weights the run starts from; None: random weights.
 
     Raises:
       Stopped: by SIGTERM or Ctrl-C, after a checkpoint.
@@ -107,41 +113,33 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
     require_rows_fit(store, configs.model)
     sampler = configs.mixture.sampler(store.manifest, config.seed)
 
-    # Mesh; before the run folder is made, so that a shape that does not fit leaves nothing behind
+    # Mesh
     mesh = make_mesh(configs.mesh)
     require_divisible(config, data_parallelism(mesh))
     require_model_fits(mesh, configs.model)
     rows_sharding = batch_sharding(mesh)
 
-    # Run folder
-    run = start_or_reopen(output, store, configs.all())
-    model = run.model()
+    # Model
     vocabulary = store.manifest.vocabulary
-    feed = Feed(
-        store.split("train"), sampler, run.inventory, config.global_batch_size, rows_sharding
+    pretrained = None if init_from is None else open_pretrained(init_from)
+    inventory = table_rows(store, pretrained and pretrained.inventory)
+    model = LangSamp(
+        configs.model, vocabulary.size, len(inventory.languages), len(inventory.scripts)
     )
-    evaluator = MaskedLmEvaluator(
-        model,
-        store.split("validation"),
-        run.inventory,
-        vocabulary,
-        configs.objective,
-        rows_sharding,
-        config.global_batch_size // config.accumulation_steps,
-        config.eval_rows,
-    )
-
-    # State: shapes first, then either the last checkpoint or a sharded initialisation
     optimizer = make_optimizer(configs.optimizer, config.num_steps)
-    initialise = make_initialise(model, optimizer, config.seed)
-    boxed = jax.eval_shape(initialise)
+    boxed = jax.eval_shape(make_initialise(model, optimizer, config.seed))
     state_shardings = shardings(boxed, mesh)
-    checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
+
+    # State: the last checkpoint or the first state; the run folder is made behind that, so that
+    # bad input leaves nothing behind
+    run = reopen_run(output, store, configs.all(), init_from)
+    start = 0 if run is None else latest_step(run.checkpoints)
     progress = {"best_loss": None, "since_best": 0}
-    if (start := checkpoints.latest) is None:
-        start = 0
-        state = jax.jit(lambda: nn.unbox(initialise()), out_shardings=state_shardings)()
-    else:
+    if start == 0:
+        state = first_state(model, optimizer, configs, state_shardings, pretrained, store)
+    run = run or start_run(output, store, inventory, configs.all(), init_from)
+    checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
+    if start > 0:
         abstract = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             nn.unbox(boxed),
@@ -149,6 +147,19 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
         )
         state, progress = checkpoints.restore(start, abstract)
         print(f"going on from step {start} of {output}", file=sys.stderr)
+
+    # Feed
+    feed = Feed(store.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
+    evaluator = MaskedLmEvaluator(
+        model,
+        store.split("validation"),
+        inventory,
+        vocabulary,
+        configs.objective,
+        rows_sharding,
+        config.global_batch_size // config.accumulation_steps,
+        config.eval_rows,
+    )
 
     # Step
     step_function = jax.jit(
@@ -212,6 +223,31 @@ def train(data: Path, output: Path, configs: Configs) -> Run:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
                 break
     return run
+
+
+def first_state(
+    model: LangSamp,
+    optimizer: optax.GradientTransformation,
+    configs: Configs,
+    places: TrainState,
+    pretrained: Pretrained | None,
+    store: Store,
+) -> TrainState:
+    """The state before the first step, on the shardings ``places``: random, or a checkpoint's."""
+    seed = configs.train.seed
+    if pretrained is None:
+        initialise = make_initialise(model, optimizer, seed)
+        return jax.jit(lambda: nn.unbox(initialise()), out_shardings=places)()
+    pretrained.check(configs.model)
+    rows = vocabulary_rows(pretrained, store.tokenizer())
+    inventory = table_rows(store, pretrained.inventory)
+    print(describe(pretrained, configs.model, rows, inventory, configs.init), file=sys.stderr)
+    params = load_params(pretrained, model, rows, places.params, configs.init, seed)
+
+    def begin(params: Any) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(begin, donate_argnums=0, out_shardings=places)(params)
 
 
 def make_initialise(

@@ -79,12 +79,29 @@ def train(args: argparse.Namespace) -> None:
 
     configs = Configs()
     if args.dry_run:
-        print(dry_run(args.data, configs))
+        print(dry_run(args.data, configs, args.init_from))
         return
     if args.output is None:
         raise UserError("train needs --output RUN (or --dry_run)")
-    run = train(args.data, args.output, configs)
+    run = train(args.data, args.output, configs, args.init_from)
     print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
+
+
+def export(args: argparse.Namespace) -> None:
+    from langsamp_jax.huggingface.export import export
+    from langsamp_jax.run import open_run
+
+    step = export(open_run(args.run), args.output, args.step, args.fold, args.full)
+    print(f"{args.output}: step {step:,} of {args.run}, for transformers; see its README.md")
+
+
+def languages_add(args: argparse.Namespace) -> None:
+    from langsamp_jax.huggingface.languages import add_languages
+
+    records = add_languages(
+        args.model, args.languages, args.start, args.output, args.families, args.seed
+    )
+    _show(records, {"table": "table", "row": "row:,", "code": "code", "start": "start"}, args.output)
 
 
 def evaluate_mlm(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
 from langsamp_jax.progress import Progress
 from langsamp_jax.run import Run
-from langsamp_jax.tokenizer import EOS, PAD, Tokenizer
+from langsamp_jax.tokenizer import Tokenizer, Vocabulary
 
 _LENGTH_MULTIPLE = 32  # lengths are rounded up to this: few shapes to compile
 _BATCH = 64
@@ -123,7 +123,7 @@ def sentence_encoder(
         vectors = np.zeros((len(lines), model.config.hidden_size), np.float32)
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
-            padded = _pad([sentences[i] for i in chosen], max_length)
+            padded = _pad([sentences[i] for i in chosen], max_length, tokenizer.vocabulary)
             states = mean_states(params, *padded, language_ids, script_ids)
             vectors[chosen] = states[: len(chosen)]
         return vectors
@@ -131,17 +131,19 @@ def sentence_encoder(
     return embed
 
 
-def _pad(sentences: list[np.ndarray], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def _pad(
+    sentences: list[np.ndarray], max_length: int, vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray]:
     """int32 tokens and bool mask, [_BATCH, length]; a sentence that is cut keeps its ``</s>``."""
     longest = max(map(len, sentences))
     length = min(max_length, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
-    tokens = np.full((_BATCH, length), PAD, np.int32)
+    tokens = np.full((_BATCH, length), vocabulary.pad_id, np.int32)
     attention_mask = np.zeros((_BATCH, length), bool)
     for row, mask, sentence in zip(tokens, attention_mask, sentences, strict=False):
         cut = sentence[:length]
         row[: len(cut)], mask[: len(cut)] = cut, True
         if len(sentence) > length:
-            row[-1] = EOS
+            row[-1] = vocabulary.eos_id
     return tokens, attention_mask
 
 

@@ -13,7 +13,7 @@ import sentencepiece
 from data_pipelines import grammar
 from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax.errors import UserError
-from langsamp_jax.tokenizer import Tokenizer
+from langsamp_jax.tokenizer import load_tokenizer
 
 
 def pieces_of(model: Path) -> list[str]:
@@ -60,7 +60,7 @@ def test_model_has_the_layout_and_size_asked_for(tokenizer_file):
     pieces = pieces_of(tokenizer_file)
     assert len(pieces) == len(set(pieces)) == 600
     assert pieces[:3] == ["<unk>", "<s>", "</s>"] and "<pad>" not in pieces
-    assert Tokenizer.load(tokenizer_file).vocab_size == 602
+    assert load_tokenizer(tokenizer_file).vocab_size == 602
 
 
 def test_what_is_returned_is_what_is_written(corpus, tmp_path):

@@ -200,7 +200,7 @@ class Held:
         return np.array([self.tokens[k] for k in keys]), np.array([self.lengths[k] for k in keys])
 
 
-VOCABULARY = Vocabulary(100, 99, (0, 1, 2, 3, 99))
+VOCABULARY = Vocabulary(100, 0, 1, 2, 3, 99)
 
 
 def test_unigram_entropy_is_that_of_the_counts():

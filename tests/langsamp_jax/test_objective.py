@@ -22,7 +22,7 @@ from langsamp_jax.objective import (
 )
 from langsamp_jax.tokenizer import Vocabulary
 
-VOCABULARY = Vocabulary(300, 299, (0, 1, 2, 3, 299))
+VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
 MASK = VOCABULARY.mask_id
 PIECES = np.arange(4, 299)  # all that stands for text
 CONFIG = ObjectiveConfig()
@@ -158,7 +158,7 @@ def test_random_replacements_are_uniform_over_the_pieces(many):
 
 
 def test_special_ids_anywhere_in_the_vocabulary_are_stepped_over():
-    vocabulary = Vocabulary(20, 10, (0, 4, 5, 10, 19))
+    vocabulary = Vocabulary(20, 19, 0, 5, 4, 10)
     config = ObjectiveConfig(mask_share=0.0, random_share=1.0)
     masked = mask(np.full((500, 128), 7), vocabulary=vocabulary, config=config)
     counts = np.bincount(masked.inputs[chosen(masked)], minlength=20)

@@ -13,8 +13,9 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.retrieval import evaluate_retrieval, ranks, sentence_encoder
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.tokenizer import BOS, EOS, Tokenizer
+from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
+BOS, EOS = 0, 2
 INVENTORY = Inventory(("qaa", "qab"), ("Cyrl", "Latn"))
 LAYER = 2  # two thirds of the way through 3
 
@@ -77,7 +78,7 @@ def test_rounding_in_a_collapsed_encoder_finds_nothing():
 
 @pytest.fixture(scope="module")
 def tokenizer(tokenizer_file) -> Tokenizer:
-    return Tokenizer.load(tokenizer_file)
+    return load_tokenizer(tokenizer_file)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,8 @@ def test_sentences_around_the_limits_of_length(words, tokenizer, lines, embed):
     inner = [i for line in lines for i in ids_of(tokenizer, line)[1:-1]][:words]
 
     class Fixed:
+        vocabulary = tokenizer.vocabulary
+
         def encode(self, lines):
             row = np.array([BOS, *inner, EOS], np.int32)
             return np.tile(row, len(lines)), np.full(len(lines), len(row), np.int64)

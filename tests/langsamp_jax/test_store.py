@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.store import SPLITS, Manifest, Split, Store
-from langsamp_jax.tokenizer import PAD
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_only_the_last_validation_row_of_a_language_is_shorter(whole):
     assert np.all((1 <= lengths) & (lengths <= 32)) and lengths.dtype == np.int32
     shorter = split.path.name == "validation"
     assert np.any(lengths < 32) == shorter
-    assert np.array_equal(tokens == PAD, np.arange(32) >= lengths[:, None])
+    assert np.array_equal(tokens == 1, np.arange(32) >= lengths[:, None])
 
 
 @given(data=st.data())

@@ -30,7 +30,7 @@ from langsamp_jax.train import (
     require_rows_fit,
 )
 
-VOCABULARY = Vocabulary(300, 299, (0, 1, 2, 3, 299))
+VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
 ROWS, LENGTH = 16, 32
 MODEL = ModelConfig(
     hidden_size=32,

@@ -1,0 +1,1 @@
+"""XLM-R and its kin in Hugging Face's form: in, out, and vocabularies that grow."""

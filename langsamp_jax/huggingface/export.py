@@ -1,0 +1,153 @@
+"""``langsamp export``: a trained run as a Hugging Face folder, in one of three forms.
+
+The universal encoder with its plain head; the same with one language folded in, a stock model
+whose fill-mask is the LangSAMP model for that language; and the full model with its two tables and
+the PyTorch code that they need.
+"""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.files import full_disk_as_oserror, new_folder, write_bytes, write_text
+from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
+from langsamp_jax.huggingface.model_card import model_card
+from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
+from langsamp_jax.inventory import Inventory
+from langsamp_jax.model import ModelConfig
+from langsamp_jax.run import Run
+from langsamp_jax.tokenizer import Vocabulary
+
+VECTORS_FILE = "language_script_vectors.npz"
+
+
+def export(
+    run: Run, output: Path, step: int | None = None, fold: str | None = None, full: bool = False
+) -> int:
+    """Writes the parameters saved at ``step`` (default: the best) to the new folder ``output``.
+
+    Args:
+      fold: a language-script to fold in; or
+      full: the full model. Neither: the universal encoder.
+
+    Returns:
+      the step.
+
+    Raises:
+      UserError: the run has no such checkpoint, does not know the language-script, or has no such
+        form; ``output`` exists.
+    """
+    config = run.config(ModelConfig)
+    ids = None if fold is None else run.inventory.ids(fold)
+    if config.placement == "none" and (fold or full):
+        raise UserError(f"{run.path} has no language and script vectors; leave --fold and --full")
+    if config.placement == "input" and not (fold or full):
+        raise UserError(
+            f"{run.path} has its vectors at the input (model.placement = 'input'), so its encoder "
+            "is of no use without a language; export it with --fold NAME or --full"
+        )
+    step, params = run.load_params(step)
+    if ids is not None:
+        params = folded(config, params, *ids)
+    vocabulary = run.tokenizer.vocabulary
+    tables = named_tables(config, run.inventory)
+    stored = config if full else dataclasses.replace(config, placement="none")
+    description = layout.stock_config(config, vocabulary)
+    if full:
+        description = full_model_config(description, tables, config.placement)
+
+    with new_folder(output) as folder, full_disk_as_oserror(output):
+        write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
+        tensors = state_dict(stored, params, vocabulary)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        write_tokenizer(run.tokenizer, folder, config.max_length)
+        if full:
+            write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
+        if config.placement != "none":
+            names = {"language_scripts": sorted(run.tokens), **dataclasses.asdict(run.inventory)}
+            write_text(folder / "inventory.json", json.dumps(names, indent=1) + "\n")
+            write_bytes(folder / VECTORS_FILE, labelled_vectors(tables, params["conditioning"]))
+        write_text(folder / "README.md", model_card(run, step, fold, full))
+    return step
+
+
+def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """Tensors by name, as ``transformers`` saves them: the tied decoder is not stored twice.
+
+    What pads the vocabulary inside the model stays behind.
+    """
+    first = layout.first_position(model.architecture, vocabulary.pad_id)
+    tensors = {}
+    for path, name in layout.tensor_names(model).items():
+        leaf = params
+        for entry in path.split("/"):
+            leaf = leaf[entry]
+        values = np.asarray(leaf)
+        if path in ("word_embeddings", "decoder_bias"):
+            values = values[: vocabulary.size]
+        if path == "encoder/position_embeddings":
+            values = np.pad(values, ((first, 0), (0, 0)))
+        turned = values.swapaxes(-1, -2) if path.endswith("/kernel") else values
+        if "{layer}" in name:
+            tensors |= {name.format(layer=i): layer for i, layer in enumerate(turned)}
+        else:
+            tensors[name] = turned
+    types = layout.stock_config(model, vocabulary)["type_vocab_size"]
+    tensors[layout.token_types(model)] = np.zeros((types, model.hidden_size), np.float32)
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
+
+
+def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:
+    """Parameters that without any vector give what ``params`` give with those of one language.
+
+    The vectors e enter a dense layer, W (h + e) + b = W h + (W e + b): another bias. At the input
+    they are added to every word, so to every position.
+    """
+    tables = params["conditioning"]
+    vector = np.zeros(config.hidden_size)
+    if config.use_language:
+        vector += np.asarray(tables["language"][language], np.float64)
+    if config.use_script:
+        vector += np.asarray(tables["script"][script], np.float64)
+    path = ("head", "dense", "bias")
+    change = vector
+    if config.placement == "input":
+        path = ("encoder", "position_embeddings")
+    else:
+        change = vector @ np.asarray(params["head"]["dense"]["kernel"], np.float64)
+
+    def add(key: Any, leaf: jax.Array) -> Any:
+        if tuple(entry.key for entry in key) != path:
+            return leaf
+        return (np.asarray(leaf, np.float64) + change).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(add, params)
+
+
+def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
+    """The names of the rows of the tables that a model has; none for one that it lacks."""
+    has = model.placement != "none"
+    return Inventory(
+        inventory.languages if has and model.use_language else (),
+        inventory.scripts if has and model.use_script else (),
+    )
+
+
+def labelled_vectors(names: Inventory, tables: Any) -> bytes:
+    """The tables for analysis, as an ``.npz`` file: names [n] and float32 vectors [n, hidden]."""
+    arrays = {}
+    if names.languages:
+        arrays |= {"languages": names.languages, "language_vectors": np.asarray(tables["language"])}
+    if names.scripts:
+        arrays |= {"scripts": names.scripts, "script_vectors": np.asarray(tables["script"])}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

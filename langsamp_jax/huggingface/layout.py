@@ -1,0 +1,144 @@
+"""Which Hugging Face tensor is which parameter, and which config field is which setting.
+
+One table serves both directions. Kernels are transposed, layers are stacked; the rest differs in
+name only, but for two things. The token-type vector of the first segment is the same for every
+token: it is added to the positions on import, and zeros are written on export. XLM-R's positions
+start behind the padding id; the rows before are never used, left out and written as zeros.
+"""
+
+from typing import Any
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.model import ModelConfig
+
+# The published LangSAMP checkpoints keep the two tables beside the encoder's embeddings.
+LANGUAGE_TABLE = "embeddings.lang_type_embeddings.weight"
+SCRIPT_TABLE = "embeddings.script_type_embeddings.weight"
+
+MODEL_CLASS = {
+    "xlm-roberta": "XLMRoberta",
+    "xlm-roberta-xl": "XLMRobertaXL",
+    "bert": "Bert",
+}
+FULL = "langsamp-"  # in front of the model type of a full LangSAMP model
+
+_SAME_NAME = {
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "layer_norm_eps": "layer_norm_eps",
+}
+
+
+def prefix(architecture: str) -> str:
+    """Of the encoder's tensors in a masked-LM checkpoint; a plain encoder's have none."""
+    return "bert." if architecture == "bert" else "roberta."
+
+
+def tensor_names(model: ModelConfig) -> dict[str, str]:
+    """Parameter path -> tensor name in a masked-LM checkpoint, for every parameter of ``model``.
+
+    A name with ``{layer}`` stands for one tensor a layer.
+    """
+    pre_norm, bert = model.norm_first, model.architecture == "bert"
+    base, head = prefix(model.architecture), "cls.predictions" if bert else "lm_head"
+    block = base + "encoder.layer.{layer}."
+    dense = {
+        "encoder/layers/attention/query": block + "attention.self.query",
+        "encoder/layers/attention/key": block + "attention.self.key",
+        "encoder/layers/attention/value": block + "attention.self.value",
+        "encoder/layers/attention/output": block + "attention.output.dense",
+        "encoder/layers/intermediate": block + "intermediate.dense",
+        "encoder/layers/output": block + "output.dense",
+        "head/dense": f"{head}.transform.dense" if bert else f"{head}.dense",
+    }
+    norm = {
+        "encoder/layer_norm": base + ("encoder" if pre_norm else "embeddings") + ".LayerNorm",
+        "encoder/layers/attention_layer_norm": block
+        + ("attention.self_attn_layer_norm" if pre_norm else "attention.output.LayerNorm"),
+        "encoder/layers/output_layer_norm": block + ("" if pre_norm else "output.") + "LayerNorm",
+        "head/layer_norm": f"{head}.transform.LayerNorm" if bert else f"{head}.layer_norm",
+    }
+    names = {
+        "word_embeddings": base + "embeddings.word_embeddings.weight",
+        "encoder/position_embeddings": base + "embeddings.position_embeddings.weight",
+        "decoder_bias": f"{head}.bias",
+    }
+    for path, name in dense.items():
+        names |= {f"{path}/kernel": f"{name}.weight", f"{path}/bias": f"{name}.bias"}
+    for path, name in norm.items():
+        names |= {f"{path}/scale": f"{name}.weight", f"{path}/bias": f"{name}.bias"}
+    if model.placement != "none" and model.use_language:
+        names["conditioning/language"] = base + LANGUAGE_TABLE
+    if model.placement != "none" and model.use_script:
+        names["conditioning/script"] = base + SCRIPT_TABLE
+    return names
+
+
+def token_types(model: ModelConfig) -> str:
+    """The name of the token-type table."""
+    return prefix(model.architecture) + "embeddings.token_type_embeddings.weight"
+
+
+def first_position(architecture: str, pad_id: int) -> int:
+    """The row of the position table that the first token of a text takes."""
+    return 0 if architecture == "bert" else pad_id + 1
+
+
+def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """The fields of ``ModelConfig`` that a Hugging Face ``config.json`` decides.
+
+    Raises:
+      UserError: it asks for another kind of model, or for something that is not supported.
+    """
+    kind = str(config.get("model_type"))
+    architecture = kind.removeprefix(FULL)
+    if architecture not in MODEL_CLASS:
+        there = ", ".join(MODEL_CLASS)
+        raise UserError(f"{source}: model_type {kind!r} is not supported; there are {there}")
+    wanted = {
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+        "quantization_config": None,
+    }
+    for field, value in wanted.items():
+        if (found := config.get(field, value)) != value:
+            raise UserError(f"{source}: {field} = {found!r} is not supported, only {value!r}")
+    try:
+        fields = {ours: config[theirs] for ours, theirs in _SAME_NAME.items()}
+        first = first_position(architecture, config.get("pad_token_id", 1))
+        fields["max_length"] = config["max_position_embeddings"] - first
+    except KeyError as error:
+        raise UserError(f"{source}: {error.args[0]} is missing") from None
+    return {"architecture": architecture, **fields}
+
+
+def stock_config(model: ModelConfig, vocabulary: Any) -> dict[str, Any]:
+    """The ``config.json`` of a plain masked LM with the shapes of ``model``.
+
+    ``vocabulary`` is the tokenizer's ``Vocabulary``.
+    """
+    first = first_position(model.architecture, vocabulary.pad_id)
+    return {
+        "architectures": [MODEL_CLASS[model.architecture] + "ForMaskedLM"],
+        "model_type": model.architecture,
+        **{theirs: getattr(model, ours) for ours, theirs in _SAME_NAME.items()},
+        "max_position_embeddings": model.max_length + first,
+        "type_vocab_size": 2 if model.architecture == "bert" else 1,
+        "vocab_size": vocabulary.size,
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "hidden_dropout_prob": model.hidden_dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "initializer_range": model.initializer_range,
+        "bos_token_id": vocabulary.bos_id,
+        "pad_token_id": vocabulary.pad_id,
+        "eos_token_id": vocabulary.eos_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }

@@ -1,0 +1,253 @@
+"""Reads a checked checkpoint into sharded parameters.
+
+Each device's part of a parameter is filled chunk by chunk, so a host holds one chunk besides what
+its devices hold, whatever the size of the model and however it is sharded.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.config import configurable
+from langsamp_jax.errors import UserError
+from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.pretrained import Pretrained
+from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
+from langsamp_jax.inventory import Inventory
+from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.tokenizer import Tokenizer
+
+_CHUNK_BYTES = 32_000_000
+
+Index = tuple[slice, ...]
+Read = Callable[[Index], np.ndarray]
+
+
+@configurable("init")
+class InitConfig:
+    """How the rows of pieces that a checkpoint lacks begin: the ``mean`` of the old pieces that
+    spell the new one, or ``normal``, N(0, 0.02), as in the published code."""
+
+    new_pieces: Literal["mean", "normal"] = "mean"
+
+
+def load_params(
+    pretrained: Pretrained,
+    model: LangSamp,
+    rows: RowMap | None,
+    shardings: Any,
+    config: InitConfig,
+    seed: int,
+) -> Any:
+    """The parameters of ``model`` with the values of a checkpoint that was checked against it.
+
+    What the checkpoint does not hold starts at random from ``seed``: the head of a plain encoder,
+    the two tables, the rows that a table has beyond the checkpoint's.
+
+    Args:
+      rows: which rows of the vocabulary go where, see ``vocabulary_rows``.
+      shardings: a NamedSharding for each parameter.
+
+    Raises:
+      UserError: a file of the checkpoint is damaged.
+    """
+    reader = _Reader(pretrained, model, rows, config, seed)
+    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(seed))))
+    flat, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    places = dict(zip((_path(key) for key, _ in flat), jax.tree.leaves(shardings), strict=True))
+
+    absent = [path for path in places if not reader.has(path)]
+    fresh = _fresh(model, absent, places, seed)
+    leaves = [
+        fresh[path] if path in fresh else assemble(leaf.shape, places[path], reader.of(path))
+        for path, leaf in ((_path(key), leaf) for key, leaf in flat)
+    ]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def describe(
+    pretrained: Pretrained,
+    model: ModelConfig,
+    rows: RowMap | None,
+    inventory: Inventory,
+    config: InitConfig,
+) -> str:
+    """Where the parameters come from, in a few lines: nothing starts at random unsaid."""
+    lines = [
+        f"start: {pretrained.path} ({model.architecture}, {model.num_hidden_layers} layers of "
+        f"{model.hidden_size}, {pretrained.vocab_size:,} pieces)"
+    ]
+    if rows is not None:
+        new = int((rows.carried < 0).sum())
+        how = "the mean of what spelled them" if config.new_pieces == "mean" else "random"
+        unspelled = f" ({rows.unspelled:,} of unknown characters: random)"
+        lines.append(
+            f"  new pieces: {new:,}, {how}{unspelled if config.new_pieces == 'mean' else ''}"
+        )
+    if not pretrained.has_head:
+        lines.append("  it is a plain encoder: the language-modelling head starts at random")
+    if (known := pretrained.inventory) is not None:
+        for kind in ("languages", "scripts"):
+            if new := getattr(inventory, kind)[len(getattr(known, kind)) :]:
+                lines.append(f"  new {kind}, random: {', '.join(new)}")
+    elif model.placement != "none":
+        lines.append("  the language and script vectors start at random")
+    if pretrained.not_used:
+        lines.append(f"  not used: {', '.join(pretrained.not_used)}")
+    return "\n".join(lines)
+
+
+def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | None:
+    """Which row of the checkpoint each piece of ``tokenizer`` takes; None: the same rows.
+
+    Raises:
+      UserError: the tokenizer is neither the checkpoint's nor an extension of it.
+    """
+    if pretrained.pieces is None:
+        if pretrained.vocab_size == tokenizer.vocab_size:
+            return None
+        raise UserError(
+            f"{pretrained.path} has {pretrained.vocab_size:,} embeddings and no tokenizer to tell "
+            f"whose they are; the text's tokenizer has {tokenizer.vocab_size:,} pieces"
+        )
+    if pretrained.pieces.pieces == tokenizer.pieces:
+        return None
+    return row_map(pretrained.pieces, tokenizer.pieces)
+
+
+def assemble(shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Read) -> jax.Array:
+    """A sharded float32 array whose parts ``read(index)`` gives, filled in chunks along axis 0."""
+    replicas = defaultdict(list)
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        replicas[bounds].append(device)
+    arrays = []
+    for bounds, devices in replicas.items():
+        local = tuple(stop - start for start, stop in bounds)
+        (first, last), rest = bounds[0], tuple(slice(*pair) for pair in bounds[1:])
+        step = max(1, _CHUNK_BYTES * local[0] // (4 * int(np.prod(local))))
+        if step >= local[0]:
+            whole = read((slice(first, last), *rest))
+            arrays += [jax.device_put(whole, device) for device in devices]
+            continue
+        parts = [jnp.zeros(local, device=device) for device in devices]
+        for start in range(first, last, step):
+            chunk = read((slice(start, min(start + step, last)), *rest))
+            for i, device in enumerate(devices):
+                parts[i] = _write(parts[i], jax.device_put(chunk, device), start - first)
+        arrays += parts
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+@jax.jit(donate_argnums=0)
+def _write(whole: jax.Array, chunk: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, chunk, start, 0)
+
+
+class _Reader:
+    """Gives any part of any parameter that the checkpoint holds."""
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        model: LangSamp,
+        rows: RowMap | None,
+        config: InitConfig,
+        seed: int,
+    ):
+        self._pretrained, self._weights = pretrained, pretrained.weights
+        self._model, self._rows, self._config, self._seed = model, rows, config, seed
+        self._names = layout.tensor_names(model.config)
+
+    def has(self, path: str) -> bool:
+        if path.startswith("conditioning/"):
+            return self._pretrained.inventory is not None
+        return self._pretrained.has_head or not path.startswith(("head/", "decoder_bias"))
+
+    def of(self, path: str) -> Read:
+        name = self._names[path]
+        if path in ("word_embeddings", "decoder_bias"):
+            return lambda index: self._vocabulary(name, index)
+        if path == "encoder/position_embeddings":
+            return lambda index: self._positions(name, index)
+        if path.startswith("conditioning/"):
+            return lambda index: self._table(name, index)
+        turned = path.endswith("/kernel")
+        if "{layer}" not in name:
+            return lambda index: self._tensor(name, index, turned)
+        return lambda index: np.stack(
+            [
+                self._tensor(name.format(layer=layer), index[1:], turned)
+                for layer in range(index[0].start, index[0].stop)
+            ]
+        )
+
+    def _tensor(self, name: str, index: Index, turned: bool) -> np.ndarray:
+        return (
+            self._weights.read(name, index[::-1]).T if turned else self._weights.read(name, index)
+        )
+
+    def _positions(self, name: str, index: Index) -> np.ndarray:
+        rows, columns = index
+        first = layout.first_position(self._model.config.architecture, self._pretrained.pad_id)
+        moved = slice(rows.start + first, rows.stop + first)
+        positions = self._weights.read(name, (moved, columns))
+        if not self._pretrained.has_token_types:
+            return positions
+        types = layout.token_types(self._model.config)
+        return positions + self._weights.read(types, (slice(0, 1), columns))
+
+    def _vocabulary(self, name: str, index: Index) -> np.ndarray:
+        """Rows of the embeddings or the decoder's bias; what only fills the table up is zero."""
+        rows, *columns = index
+        stop = min(rows.stop, self._model.vocab_size)
+        if self._rows is None:
+            found = self._weights.read(name, (slice(rows.start, stop), *columns))
+        else:
+            width = self._model.config.hidden_size
+            found = new_rows(
+                self._rows,
+                slice(rows.start, stop),
+                lambda old: self._weights.gather(name, old, tuple(columns)),
+                self._config.new_pieces,
+                self._seed,
+                (width, columns[0]) if columns else None,
+            )
+        missing = [(0, rows.stop - stop)] + [(0, 0)] * len(columns)
+        return np.pad(found, missing)
+
+    def _table(self, name: str, index: Index) -> np.ndarray:
+        """Rows of languages or scripts; those behind the checkpoint's start at random."""
+        rows, columns = index
+        old, width = self._weights.shapes[name]
+        there = self._weights.read(name, (slice(rows.start, min(rows.stop, old)), columns))
+        deviation = self._model.config.initializer_range
+        new = [
+            np.random.default_rng((self._seed, row)).normal(0, deviation, width)[columns]
+            for row in range(max(old, rows.start), rows.stop)
+        ]
+        return np.concatenate([there, np.array(new, np.float32).reshape(-1, there.shape[1])])
+
+
+def _fresh(
+    model: LangSamp, absent: list[str], places: dict[str, Any], seed: int
+) -> dict[str, jax.Array]:
+    """Randomly initialised parameters, by path; only these are computed."""
+    if not absent:
+        return {}
+
+    def initialise() -> dict[str, jax.Array]:
+        params = nn.unbox(init_params(model, jax.random.key(seed)))
+        flat, _ = jax.tree_util.tree_flatten_with_path(params)
+        return {_path(key): leaf for key, leaf in flat if _path(key) in absent}
+
+    return jax.jit(initialise, out_shardings={path: places[path] for path in absent})()
+
+
+def _path(key: Any) -> str:
+    return "/".join(entry.key for entry in key)

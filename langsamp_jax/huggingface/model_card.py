@@ -1,0 +1,116 @@
+"""The README.md of an exported folder."""
+
+import json
+
+from langsamp_jax.huggingface.layout import MODEL_CLASS
+from langsamp_jax.inventory import split_language_script
+from langsamp_jax.mixture import MixtureConfig
+from langsamp_jax.model import ModelConfig
+from langsamp_jax.objective import ObjectiveConfig
+from langsamp_jax.run import Run
+from langsamp_jax.train import TrainConfig
+
+_PLAIN = """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(DIR)
+encoder = AutoModel.from_pretrained(DIR, add_pooling_layer=False)  # needs no language
+states = encoder(**tokenizer("Guten Morgen", return_tensors="pt")).last_hidden_state"""
+
+_FILL_MASK = """\
+from transformers import pipeline
+
+fill_mask = pipeline("fill-mask", model=DIR, tokenizer=DIR)
+fill_mask(f"... {fill_mask.tokenizer.mask_token} ...")"""
+
+_FULL = """\
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(DIR)
+model = AutoModelForMaskedLM.from_pretrained(DIR, trust_remote_code=True)
+inputs = tokenizer(f"... {tokenizer.mask_token} ...", return_tensors="pt")
+logits = model(**inputs, language="NAME").logits"""
+
+
+def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
+    """What the model is, what it was trained on, and how it is used."""
+    model, train = run.config(ModelConfig), run.config(TrainConfig)
+    mixture, objective = run.config(MixtureConfig), run.config(ObjectiveConfig)
+    rows = step * train.global_batch_size
+    languages = sorted({split_language_script(name)[0] for name in run.tokens})
+    example = fold or max(run.tokens, key=run.tokens.get)
+    usage = (_FULL if full else _FILL_MASK if fold else _PLAIN).replace("NAME", example)
+    start = run.settings["init_from"]
+    counts = sorted(run.tokens.items(), key=lambda item: (-item[1], item[0]))
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: fill-mask",
+        "tags: [langsamp, multilingual, masked-lm]",
+        f"language: {json.dumps(languages)}",
+        "---",
+        "",
+        _title(model, fold, full),
+        "",
+        _kind(model, fold, full),
+        "",
+        "```python",
+        usage,
+        "```",
+        "",
+        "## Training",
+        "",
+        f"- start: {'random weights' if start is None else 'the weights of ' + _name(start)}",
+        f"- {step:,} steps of {train.global_batch_size:,} rows of {run.sequence_length} tokens: "
+        f"{rows * run.sequence_length:,} tokens",
+        f"- mixture: rule {mixture.rule}, temperature {mixture.temperature:g}; "
+        f"{objective.mask_rate:.0%} of the tokens masked",
+        f"- data: {sum(run.tokens.values()):,} tokens in {len(counts)} language-scripts "
+        f"(fingerprint {run.store[:16]})",
+        f"- {len(run.tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
+        f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads, at most "
+        f"{model.max_length} tokens (trained up to {run.sequence_length})",
+        "",
+        "| language-script | training tokens |",
+        "|---|---:|",
+        *(f"| {name} | {tokens:,} |" for name, tokens in counts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _title(model: ModelConfig, fold: str | None, full: bool) -> str:
+    family = MODEL_CLASS[model.architecture]
+    if full:
+        return f"# LangSAMP model on {family}, with its language and script vectors"
+    return f"# {family} encoder" + (f" with {fold} folded in" if fold else "")
+
+
+def _kind(model: ModelConfig, fold: str | None, full: bool) -> str:
+    if full:
+        return (
+            "A masked language model with a vector for each language and each script, which are "
+            f"added to the encoder's {model.placement}. The code is in this folder; the names of "
+            "the rows are in `config.json` and `inventory.json`."
+        )
+    if fold:
+        return (
+            f"A stock masked language model whose fill-mask is that of the LangSAMP model for "
+            f"{fold}: its language and script vectors are folded in. The full form of the export "
+            "serves all languages."
+        )
+    trained = {
+        "output": "It was pretrained with LangSAMP (arXiv 2409.18199): language and script vectors "
+        "took over, in front of the head, what is particular to a language. They are not part of "
+        "it, and it needs no language id.",
+        "none": "It was pretrained without language or script vectors.",
+    }
+    return (
+        f"A multilingual text encoder. {trained[model.placement]} Its plain head loads with "
+        "AutoModelForMaskedLM. The pooler that AutoModel adds by default was never trained and is "
+        "not stored."
+    )
+
+
+def _name(path: str) -> str:
+    """The folder's name; where it lay is nobody's business."""
+    return path.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,209 @@
+"""A Hugging Face model folder that training can start from: what it holds, strictly checked.
+
+XLM-R (base, large, XL, XXL) and multilingual BERT as masked LMs or plain encoders, the published
+LangSAMP checkpoints, and what ``langsamp export`` writes. Only headers are read here; ``loading.py``
+reads the weights.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.tokenizer_files import Pieces, read_pieces
+from langsamp_jax.huggingface.weights import Weights
+from langsamp_jax.inventory import Inventory
+from langsamp_jax.model import ModelConfig
+
+# What a checkpoint may hold besides: the pooler and BERT's next-sentence head are no part of
+# masked-language modelling; position ids are a constant; the decoder is the embeddings again.
+_NOT_USED = ("pooler.", "cls.seq_relationship.")
+_CONSTANTS = ("embeddings.position_ids",)
+_TIED = ("lm_head.decoder.", "cls.predictions.decoder.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """An opened folder.
+
+    Attributes:
+      fields: what it decides of ``ModelConfig``.
+      vocab_size: rows of its embeddings.
+      inventory: the names of its language and script rows; None where it has no tables.
+      pieces: its vocabulary; None where the folder has no tokenizer.
+      has_head: False for a plain encoder.
+      weights: the tensors, by the names of a masked-LM checkpoint.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    vocab_size: int
+    pad_id: int
+    inventory: Inventory | None
+    pieces: Pieces | None
+    has_head: bool
+    weights: Weights
+
+    @property
+    def not_used(self) -> list[str]:
+        """Its tensors that have no place in our model."""
+        return sorted(n for n in self.weights.shapes if any(part in n for part in _NOT_USED))
+
+    @property
+    def has_token_types(self) -> bool:
+        """False for the published LangSAMP checkpoints, which lack the constant vector."""
+        return self._token_types in self.weights.shapes
+
+    @property
+    def _token_types(self) -> str:
+        return layout.token_types(ModelConfig(**self.fields))
+
+    def check(self, model: ModelConfig) -> None:
+        """Raises UserError unless the tensors are exactly those of ``model``.
+
+        What may be absent is the head of a plain encoder and, all together, the two tables; what
+        may be there besides, the pooler and BERT's next-sentence head.
+        """
+        for field, value in self.fields.items():
+            if (asked := getattr(model, field)) != value:
+                raise UserError(f"model.{field} = {asked!r}, but {self.path} has {value!r}")
+        wanted, found = self._shapes(model), self.weights.shapes
+        optional = (self._token_types, *_CONSTANTS, *_NOT_USED, *_TIED)
+        missing = [n for n in wanted if n not in found]
+        extra = [n for n in found if n not in wanted and not any(part in n for part in optional)]
+        wrong = [
+            f"{n} {list(found[n])} instead of {list(wanted[n])}"
+            for n in wanted
+            if n in found and found[n] != wanted[n]
+        ]
+        if not (self.has_token_types or self.inventory):
+            missing.append(self._token_types)
+        kinds = {"missing": missing, "unexpected": extra, "of another shape": wrong}
+        wrongs = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+        if wrongs:
+            raise UserError(f"{self.path} does not hold this model; {'; '.join(wrongs)}")
+
+    def _shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The tensors that must be there, and their shapes."""
+        hidden, mlp = model.hidden_size, model.intermediate_size
+        first = layout.first_position(model.architecture, self.pad_id)
+        own = {
+            "word_embeddings": (self.vocab_size, hidden),
+            "decoder_bias": (self.vocab_size,),
+            "encoder/position_embeddings": (first + model.max_length, hidden),
+            "encoder/layers/intermediate/kernel": (mlp, hidden),
+            "encoder/layers/intermediate/bias": (mlp,),
+            "encoder/layers/output/kernel": (hidden, mlp),
+        }
+        if self.inventory:
+            own["conditioning/language"] = (len(self.inventory.languages), hidden)
+            own["conditioning/script"] = (len(self.inventory.scripts), hidden)
+        absent = [] if self.has_head else ["head/", "decoder_bias"]
+        absent += [] if self.inventory else ["conditioning/"]
+        shapes = {}
+        for path, name in layout.tensor_names(model).items():
+            if path.startswith(tuple(absent)):
+                continue
+            shape = own.get(path, (hidden, hidden) if path.endswith("kernel") else (hidden,))
+            for layer in range(model.num_hidden_layers if "{layer}" in name else 1):
+                shapes[name.format(layer=layer)] = shape
+        return shapes
+
+
+def open_pretrained(path: Path) -> Pretrained:
+    """Reads the config, the headers of the weights, the vocabulary and the inventory.
+
+    Raises:
+      UserError: the folder is no model of a supported kind, is damaged, or has a tokenizer whose
+        size is not that of the weights.
+    """
+    path = Path(path)
+    file = path / "config.json"
+    config, fields = read_config(path)
+    weights = Weights(path)
+    base = layout.prefix(fields["architecture"])
+    plain = not any(name.startswith(base) for name in weights.shapes)
+    weights.rename(lambda name: _modern(base + name if plain else name))
+    has_head = not config.get("architectures") == [
+        layout.MODEL_CLASS[fields["architecture"]] + "Model"
+    ] or any(name.startswith(("lm_head.", "cls.predictions.")) for name in weights.shapes)
+
+    table_fields, inventory = _tables(config, weights, base, file)
+    vocab_size, pieces = _require(config, "vocab_size", file), read_pieces(path)
+    if pieces is not None and len(pieces.pieces) != vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer has {len(pieces.pieces):,} pieces, its weights {vocab_size:,}"
+        )
+    return Pretrained(
+        path,
+        {**fields, **table_fields},
+        vocab_size,
+        config.get("pad_token_id", 1),
+        inventory,
+        pieces,
+        has_head,
+        weights,
+    )
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config.json`` of a folder, and the fields of ``ModelConfig`` that it decides.
+
+    Raises:
+      UserError: there is none, it is damaged, or its model is not supported.
+    """
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is no Hugging Face model (it has no config.json)") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is damaged (it is no JSON object)")
+    return config, layout.model_fields(config, str(file))
+
+
+def _tables(
+    config: dict[str, Any], weights: Weights, base: str, file: Path
+) -> tuple[dict[str, Any], Inventory | None]:
+    """The settings that the two tables imply, and the names of their rows."""
+    language, script = base + layout.LANGUAGE_TABLE, base + layout.SCRIPT_TABLE
+    has_language, has_script = language in weights.shapes, script in weights.shapes
+    if not (has_language or has_script):
+        return {}, None
+    settings = {
+        "placement": config.get("placement", "output"),
+        "use_language": has_language,
+        "use_script": has_script,
+    }
+    if "languages" in config and "scripts" in config:
+        return settings, Inventory(tuple(config["languages"]), tuple(config["scripts"]))
+    inventory = Inventory.published()
+    for name, codes in ((language, inventory.languages), (script, inventory.scripts)):
+        if name in weights.shapes and weights.shapes[name][0] != len(codes):
+            raise UserError(
+                f"{file}: it does not say which languages and scripts the rows of {name} are, and "
+                f"there are {weights.shapes[name][0]}, not the published {len(codes)}"
+            )
+    return settings, inventory
+
+
+def _modern(name: str) -> str:
+    """Checkpoints converted from TensorFlow call the parameters of LayerNorm gamma and beta."""
+    if name.endswith(".gamma"):
+        return name.removesuffix("gamma") + "weight"
+    return name.removesuffix("beta") + "bias" if name.endswith(".beta") else name
+
+
+def _require(config: dict[str, Any], field: str, file: Path) -> Any:
+    if field not in config:
+        raise UserError(f"{file}: {field} is missing")
+    return config[field]
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + rest

@@ -1,0 +1,116 @@
+"""Which row of an old embedding table each row of a new one comes from, by piece.
+
+Never by position: ``<mask>`` is the last row of XLM-R's table, so in a longer vocabulary its
+trained row has another number.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from langsamp_jax.errors import UserError
+
+_SCALE = 0.02  # standard deviation of new rows: XLM-R's initializer_range
+_UNKNOWN = {"<unk>", "[UNK]"}
+
+
+class OldPieces(Protocol):
+    """A vocabulary in id order, and how it spells a string as ids, as it stands."""
+
+    pieces: Sequence[str]
+
+    def segment(self, piece: str) -> list[int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RowMap:
+    """Where the rows of a new table come from.
+
+    Attributes:
+      carried: int32 [new_size], the old row of the same piece, -1 for a new piece.
+      spelled: of each new piece, the old rows that spell it together; a new piece that no old
+        one spells even in part is not in it.
+    """
+
+    carried: np.ndarray
+    spelled: dict[int, tuple[int, ...]]
+
+    @property
+    def unspelled(self) -> int:
+        """How many new pieces have no known part."""
+        return int(np.count_nonzero(self.carried < 0)) - len(self.spelled)
+
+
+def row_map(old: OldPieces, new_pieces: Sequence[str]) -> RowMap:
+    """Maps the pieces of an extended vocabulary, in id order, to the rows of the old one.
+
+    Raises:
+      UserError: an old piece is missing from the new vocabulary.
+    """
+    old_rows = {piece: row for row, piece in enumerate(old.pieces)}
+    if missing := sorted(old_rows.keys() - set(new_pieces), key=old_rows.get):
+        raise UserError(
+            f"the tokenizer lacks {len(missing):,} of the {len(old_rows):,} pieces that the model "
+            f"was trained with ({' '.join(missing[:3])}{' …' * (len(missing) > 3)}); "
+            "it must be the model's own or an extension of it (langsamp tokenizer extend)"
+        )
+    carried = np.array([old_rows.get(piece, -1) for piece in new_pieces], np.int32)
+    unknown = {old_rows[piece] for piece in _UNKNOWN & old_rows.keys()}
+    spelled = {}
+    for row in np.flatnonzero(carried < 0).tolist():
+        if known := tuple(i for i in old.segment(new_pieces[row]) if i not in unknown):
+            spelled[row] = known
+    return RowMap(carried, spelled)
+
+
+def new_rows(
+    rows: RowMap,
+    part: slice,
+    read_old_rows: Callable[[np.ndarray], np.ndarray],
+    init: Literal["mean", "normal"],
+    seed: int,
+    columns: tuple[int, slice] | None,
+) -> np.ndarray:
+    """Any part of the new table; carried rows bit for bit.
+
+    New rows are the mean of the old rows that spell them (``mean``), or drawn from N(0, 0.02)
+    (``normal``, and with ``mean`` where no old row is known). Elements of a bias (``columns``
+    None) are zero where a row would be drawn.
+
+    Args:
+      part: which rows of the new table.
+      read_old_rows: int [n] -> float32 [n, columns], or [n] for a bias: any old rows, in the
+        order asked for.
+      seed: with the number of the row decides what is drawn.
+      columns: the width of the table, and which of its columns are wanted.
+
+    Returns:
+      float32 [rows, columns], or [rows] for a bias.
+    """
+    carried = rows.carried[part]
+    old = carried >= 0
+    values = np.zeros((len(carried), *read_old_rows(carried[:0]).shape[1:]), np.float32)
+    values[old] = read_old_rows(carried[old])
+    groups = {}
+    for row in np.flatnonzero(~old).tolist():
+        if init == "mean" and (known := rows.spelled.get(part.start + row)):
+            groups[row] = known
+        elif columns is not None:
+            width, wanted = columns
+            drawn = np.random.default_rng((seed, part.start + row)).standard_normal(width, "f4")
+            values[row] = _SCALE * drawn[wanted]
+    if groups:
+        values[list(groups)] = _means(list(groups.values()), read_old_rows)
+    return values
+
+
+def _means(
+    groups: Sequence[tuple[int, ...]], read_old_rows: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The mean of the old rows of each group."""
+    lengths = np.array([len(group) for group in groups])
+    needed, position = np.unique(np.concatenate(groups), return_inverse=True)
+    sums = np.add.reduceat(read_old_rows(needed)[position], np.cumsum(lengths) - lengths)
+    return sums / lengths.astype(np.float32).reshape(-1, *[1] * (sums.ndim - 1))

@@ -1,0 +1,146 @@
+"""The tensors of a Hugging Face model folder, read slice by slice.
+
+A safetensors file is opened for each read and closed again: what a memory map has touched counts
+as the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are read
+with torch's ``weights_only``, which refuses everything but tensors.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  makes "bfloat16" a NumPy dtype, for safetensors
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from langsamp_jax.errors import UserError
+
+Index = tuple[slice, ...]
+
+# In order of preference: one file, or an index that names the file of each tensor.
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Weights:
+    """The tensors of ``folder`` by name: ``shapes[name]``, and float32 values by ``read``.
+
+    Raises:
+      UserError: there are no weights, a file is missing or damaged, or a ``.bin`` holds anything
+        but tensors.
+    """
+
+    def __init__(self, folder: Path):
+        self._tensors: dict[str, tuple[Path, str]] = {}
+        self._loaded: dict[Path, dict[str, Any]] = {}  # of .bin files
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in _files(Path(folder)):
+            if file.suffix == ".bin":
+                self._loaded[file] = _load_bin(file)
+                shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
+            else:
+                shapes = _shapes(file)
+            self._tensors |= {name: (file, name) for name in shapes}
+            self.shapes |= shapes
+
+    def rename(self, names: Callable[[str], str]) -> None:
+        """Calls every tensor by another name."""
+        self._tensors = {names(name): where for name, where in self._tensors.items()}
+        self.shapes = {names(name): shape for name, shape in self.shapes.items()}
+
+    def read(self, name: str, index: Index = ()) -> np.ndarray:
+        """A part of a tensor, float32.
+
+        Raises:
+          UserError: the file is damaged, or a value is not finite.
+        """
+        return self._read(name, [index])[0]
+
+    def gather(self, name: str, rows: np.ndarray, columns: Index = ()) -> np.ndarray:
+        """Any rows of a tensor, in any order: float32 [len(rows), ...]."""
+        if not len(rows):
+            return np.zeros((0, *self.read(name, (slice(0, 1), *columns)).shape[1:]), np.float32)
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1  # neighbours are read in one go
+        runs = np.split(rows, cuts)
+        parts = [(slice(int(run[0]), int(run[-1]) + 1), *columns) for run in runs]
+        return np.concatenate(self._read(name, parts))
+
+    def _read(self, name: str, parts: list[Index]) -> list[np.ndarray]:
+        file, stored = self._tensors[name]
+        if file in self._loaded:
+            tensor = self._loaded[file][stored]
+            values = [tensor[part].float().numpy() for part in parts]
+        else:
+            with _reading(file), safe_open(file, framework="np") as tensors:
+                tensor = tensors.get_slice(stored)
+                values = [np.asarray(tensor[part or slice(None)], np.float32) for part in parts]
+        if not all(np.isfinite(value).all() for value in values):
+            raise UserError(f"{file}: {stored} has values that are not finite")
+        return values
+
+
+def _files(folder: Path) -> list[Path]:
+    for single, index in (_SAFETENSORS, _BIN):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            return _shards(folder, folder / index)
+    raise UserError(f"{folder} has no weights (no {_SAFETENSORS[0]}, no {_BIN[0]})")
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is damaged ({error})") from None
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{index} names {name}, which is not in the folder")
+    return [folder / name for name in names]
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    with _reading(file), safe_open(file, framework="np") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, EOFError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is damaged or cut short ({reason}); copy it again") from error
+
+
+def _load_bin(file: Path) -> dict[str, Any]:
+    """The tensors of a ``.bin``, mapped from the disk where its form allows it."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{file}: reading .bin weights needs PyTorch (pip install 'langsamp-jax[torch]'); "
+            "safetensors files need nothing"
+        ) from None
+    import pickle
+    import warnings
+
+    warnings.filterwarnings("ignore", module="torch._weights_only_unpickler")
+    for mmap in (True, False):  # files of before torch 1.6 cannot be mapped
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+            break
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"{file} holds something other than tensors and is refused: loading it could run "
+                "code (a safetensors file cannot)"
+            ) from None
+        except RuntimeError as error:
+            if not mmap:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{file} is damaged or cut short ({reason})") from None
+    if not (isinstance(loaded, dict) and all(torch.is_tensor(v) for v in loaded.values())):
+        raise UserError(f"{file} is no dictionary of tensors")
+    return loaded
