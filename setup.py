@@ -20,12 +20,14 @@ CORE = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pycountry>=26.2",
+    "safetensors>=0.6",
     # 0.2.3 carries protobuf code generated for protobuf 7, which refuses the protobuf 6 that
     # apache-beam requires.
     "sentencepiece==0.2.2",
     "tabulate>=0.9,<1",
     "tensorboard>=2.20,<3",
     "tensorstore>=0.1.86,<0.2",
+    "tokenizers>=0.23,<0.24",
     "tqdm>=4.67,<5",
 ]
 
@@ -42,7 +44,6 @@ DATA = [
 ]
 
 TORCH = [
-    "safetensors>=0.6",
     "torch==2.13.*",
     "transformers>=5.23,<6",
 ]

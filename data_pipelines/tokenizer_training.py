@@ -1,8 +1,9 @@
 """Trains a SentencePiece unigram model on a temperature sample of a corpus."""
 
+import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,7 @@ def train_tokenizer(
 ) -> SentencePieceTokenizer:
     """Trains ``vocab_size`` pieces (the model then has two ids more: ``<pad>`` and ``<mask>``).
 
-    As many lines as the corpus has, at most ``max_sentences``, are drawn by the sampler that
-    feeds training: each language in proportion to lines^(1/temperature), every line once before
-    any line twice. The same input gives the same bytes.
+    The lines are those of ``LineSample.draw``. The same input gives the same bytes.
 
     Raises:
       UserError: bad input, a vocabulary too small for the characters or too large for the text,
@@ -41,49 +40,103 @@ def train_tokenizer(
     require_absent(output)
     if output.is_dir():
         raise UserError(f"{output} is a folder; name the .model file to write")
-    if not temperature > 0:
-        raise UserError(f"--temperature {temperature}: expected a number above 0")
-    for option, value in (("vocab_size", vocab_size), ("sentences", max_sentences)):
-        if value < 1:
-            raise UserError(f"--{option} {value}: expected a whole number above 0")
-    files = corpus_files(corpus)
-    counts = np.array([sum(1 for _ in read_lines(file)) for file in files.values()])
-    if not counts.any():
-        raise UserError(f"{corpus} holds no text: every file is empty")
-    sampler = Sampler.create(counts, temperature_rates(counts, temperature), seed)
-    language, line = sampler.span(0, min(max_sentences, int(counts.sum())))
+    if vocab_size < 1:
+        raise UserError(f"--vocab_size {vocab_size}: expected a whole number above 0")
+    sample = LineSample.draw(corpus, temperature, max_sentences, seed)
 
-    def sample(progress: Progress) -> Iterator[str]:
-        for index, file in enumerate(files.values()):
-            copies = np.bincount(line[language == index], minlength=counts[index])
-            for (_, text), times in zip(read_lines(file), copies, strict=True):
+    def sentences(progress: Progress) -> Iterator[str]:
+        for lines in sample.languages():
+            for text, times in lines:
                 for _ in range(times):
                     yield text
-            progress.advance(int(copies.sum()))
+                progress.advance(times)
 
-    model = io.BytesIO()
-    with Progress("tokenizer: reading", len(line), "sentences") as progress:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=sample(progress),
-                model_writer=model,
-                model_type="unigram",
-                vocab_size=vocab_size,
-                character_coverage=0.9995,
-                unk_id=0,
-                bos_id=1,
-                eos_id=2,
-                pad_id=-1,
-                num_threads=_THREADS,
-                max_sentence_length=_LONGEST_LINE,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise UserError(_explain(vocab_size, str(error))) from error
-    tokenizer = SentencePieceTokenizer(model.getvalue())
+    with Progress("tokenizer: reading", sample.size, "sentences") as progress:
+        tokenizer = SentencePieceTokenizer(train_unigram(sentences(progress), vocab_size))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, tokenizer.model)
     return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSample:
+    """Lines of a corpus, drawn by temperature.
+
+    Attributes:
+      files: the text of each language-script.
+      copies: int64 [lines] for each of them, how often each line is drawn.
+    """
+
+    files: list[Path]
+    copies: list[np.ndarray]
+
+    @staticmethod
+    def draw(corpus: Path, temperature: float, max_sentences: int, seed: int) -> "LineSample":
+        """Draws as many lines as the corpus has, at most ``max_sentences``.
+
+        They are drawn by the sampler that feeds training: each language in proportion to
+        lines^(1/temperature), every line once before any line twice.
+
+        Raises:
+          UserError: bad input, named as the options of ``langsamp tokenizer`` are.
+        """
+        if not temperature > 0:
+            raise UserError(f"--temperature {temperature}: expected a number above 0")
+        if max_sentences < 1:
+            raise UserError(f"--sentences {max_sentences}: expected a whole number above 0")
+        files = list(corpus_files(corpus).values())
+        counts = np.array([sum(1 for _ in read_lines(file)) for file in files])
+        if not counts.any():
+            raise UserError(f"{corpus} holds no text: every file is empty")
+        sampler = Sampler.create(counts, temperature_rates(counts, temperature), seed)
+        language, line = sampler.span(0, min(max_sentences, int(counts.sum())))
+        copies = [
+            np.bincount(line[language == index], minlength=count)
+            for index, count in enumerate(counts)
+        ]
+        return LineSample(files, copies)
+
+    @property
+    def size(self) -> int:
+        """How many lines are drawn, each as often as it is."""
+        return int(sum(copies.sum() for copies in self.copies))
+
+    def languages(self) -> Iterator[Iterator[tuple[str, int]]]:
+        """For each language-script its drawn lines, and how often each is drawn."""
+        for file, copies in zip(self.files, self.copies, strict=True):
+            lines = zip(read_lines(file), copies.tolist(), strict=True)
+            yield ((text, times) for (_, text), times in lines if times)
+
+
+def train_unigram(sentences: Iterable[str], vocab_size: int, **options: object) -> bytes:
+    """A SentencePiece unigram model of ``vocab_size`` pieces: the bytes of its file.
+
+    Args:
+      options: further options of SentencePiece's trainer.
+
+    Raises:
+      UserError: a vocabulary too small for the characters or too large for the text.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=0.9995,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=_THREADS,
+            max_sentence_length=_LONGEST_LINE,
+            minloglevel=2,
+            **options,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(vocab_size, str(error))) from error
+    return model.getvalue()
 
 
 def _explain(vocab_size: int, message: str) -> str:

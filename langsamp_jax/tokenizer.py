@@ -112,6 +112,9 @@ class SentencePieceTokenizer(Tokenizer):
                 f"{source} starts with the pieces {' '.join(first)}; XLM-R's layout needs "
                 "<unk> <s> </s> (make one with: langsamp tokenizer train)"
             )
+        unknown = self._processor.unk_id()
+        if own := [p for p in ("<pad>", "<mask>") if self._processor.piece_to_id(p) != unknown]:
+            raise UserError(f"{source} has its own {' '.join(own)}, which XLM-R's layout adds")
         size = self._processor.get_piece_size() + 2
         self.vocabulary = Vocabulary(size, bos_id=0, pad_id=1, eos_id=2, unk_id=3, mask_id=size - 1)
 

@@ -58,7 +58,7 @@ def export(
     if ids is not None:
         params = folded(config, params, *ids)
     vocabulary = run.tokenizer.vocabulary
-    tables = named_tables(config, run.inventory)
+    tables = layout.named_tables(config, run.inventory)
     stored = config if full else dataclasses.replace(config, placement="none")
     description = layout.stock_config(config, vocabulary)
     if full:
@@ -80,7 +80,7 @@ def export(
 
 
 def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
-    """Tensors by name, as ``transformers`` saves them: the tied decoder is not stored twice.
+    """Tensors by name, as ``transformers`` saves them: the tied table is not stored twice.
 
     What pads the vocabulary inside the model stays behind.
     """
@@ -100,6 +100,10 @@ def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[
             tensors |= {name.format(layer=i): layer for i, layer in enumerate(turned)}
         else:
             tensors[name] = turned
+    if model.architecture != "bert":
+        # The decoder's other name for its bias: older releases of transformers (4.45 and 4.49 of
+        # those tried) leave the bias at zero without it, and say nothing.
+        tensors["lm_head.decoder.bias"] = tensors["lm_head.bias"]
     types = layout.stock_config(model, vocabulary)["type_vocab_size"]
     tensors[layout.token_types(model)] = np.zeros((types, model.hidden_size), np.float32)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
@@ -130,15 +134,6 @@ def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:
         return (np.asarray(leaf, np.float64) + change).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(add, params)
-
-
-def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
-    """The names of the rows of the tables that a model has; none for one that it lacks."""
-    has = model.placement != "none"
-    return Inventory(
-        inventory.languages if has and model.use_language else (),
-        inventory.scripts if has and model.use_script else (),
-    )
 
 
 def labelled_vectors(names: Inventory, tables: Any) -> bytes:

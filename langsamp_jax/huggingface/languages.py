@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror, new_folder, write_bytes, write_text
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors, named_tables
+from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
 from langsamp_jax.inventory import (
@@ -59,7 +59,7 @@ def add_languages(
     pretrained.check(config)
     if (old := pretrained.inventory) is None:
         raise UserError(f"{model} has no language and script tables; export a run with --full")
-    new = named_tables(config, old.extended(names))
+    new = layout.named_tables(config, old.extended(names))
     if new == old:
         raise UserError(f"{model} has rows for {', '.join(names)} already")
     written = _language_scripts(model)

@@ -9,7 +9,9 @@ start behind the padding id; the rows before are never used, left out and writte
 from typing import Any
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import ModelConfig
+from langsamp_jax.tokenizer import Vocabulary
 
 # The published LangSAMP checkpoints keep the two tables beside the encoder's embeddings.
 LANGUAGE_TABLE = "embeddings.lang_type_embeddings.weight"
@@ -76,6 +78,15 @@ def tensor_names(model: ModelConfig) -> dict[str, str]:
     return names
 
 
+def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
+    """The names of the rows of the tables that a model has; none for one that it lacks."""
+    has = model.placement != "none"
+    return Inventory(
+        inventory.languages if has and model.use_language else (),
+        inventory.scripts if has and model.use_script else (),
+    )
+
+
 def token_types(model: ModelConfig) -> str:
     """The name of the token-type table."""
     return prefix(model.architecture) + "embeddings.token_type_embeddings.weight"
@@ -110,18 +121,25 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
             raise UserError(f"{source}: {field} = {found!r} is not supported, only {value!r}")
     try:
         fields = {ours: config[theirs] for ours, theirs in _SAME_NAME.items()}
-        first = first_position(architecture, config.get("pad_token_id", 1))
-        fields["max_length"] = config["max_position_embeddings"] - first
+        sizes = [config["vocab_size"], config["max_position_embeddings"]]
     except KeyError as error:
         raise UserError(f"{source}: {error.args[0]} is missing") from None
+    pad_id = config.get("pad_token_id", 1)
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(pad_id, int):
+        raise UserError(
+            f"{source}: vocab_size, max_position_embeddings, pad_token_id = {sizes[0]!r}, "
+            f"{sizes[1]!r}, {pad_id!r}: expected whole numbers"
+        )
+    fields["max_length"] = sizes[1] - first_position(architecture, pad_id)
+    try:
+        ModelConfig(architecture=architecture, **fields)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     return {"architecture": architecture, **fields}
 
 
-def stock_config(model: ModelConfig, vocabulary: Any) -> dict[str, Any]:
-    """The ``config.json`` of a plain masked LM with the shapes of ``model``.
-
-    ``vocabulary`` is the tokenizer's ``Vocabulary``.
-    """
+def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The ``config.json`` of a plain masked LM with the shapes of ``model``."""
     first = first_position(model.architecture, vocabulary.pad_id)
     return {
         "architectures": [MODEL_CLASS[model.architecture] + "ForMaskedLM"],

@@ -18,11 +18,12 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.pretrained import Pretrained
 from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
+from langsamp_jax.huggingface.tokenizer_files import read_pieces
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.tokenizer import Tokenizer
 
-_CHUNK_BYTES = 32_000_000
+_CHUNK_BYTES = 8_000_000
 
 Index = tuple[slice, ...]
 Read = Callable[[Index], np.ndarray]
@@ -56,6 +57,7 @@ def load_params(
     Raises:
       UserError: a file of the checkpoint is damaged.
     """
+    _require_tied(pretrained)
     reader = _Reader(pretrained, model, rows, config, seed)
     shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(seed))))
     flat, tree = jax.tree_util.tree_flatten_with_path(shapes)
@@ -92,8 +94,9 @@ def describe(
     if not pretrained.has_head:
         lines.append("  it is a plain encoder: the language-modelling head starts at random")
     if (known := pretrained.inventory) is not None:
+        named = layout.named_tables(model, inventory)
         for kind in ("languages", "scripts"):
-            if new := getattr(inventory, kind)[len(getattr(known, kind)) :]:
+            if new := getattr(named, kind)[len(getattr(known, kind)) :]:
                 lines.append(f"  new {kind}, random: {', '.join(new)}")
     elif model.placement != "none":
         lines.append("  the language and script vectors start at random")
@@ -106,18 +109,39 @@ def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | No
     """Which row of the checkpoint each piece of ``tokenizer`` takes; None: the same rows.
 
     Raises:
-      UserError: the tokenizer is neither the checkpoint's nor an extension of it.
+      UserError: the tokenizer is neither the checkpoint's nor an extension of it, or the
+        checkpoint's does not fit its weights.
     """
-    if pretrained.pieces is None:
-        if pretrained.vocab_size == tokenizer.vocab_size:
+    path, size = pretrained.path, pretrained.vocab_size
+    old = read_pieces(path)
+    if old is None:
+        if size == tokenizer.vocab_size:
             return None
         raise UserError(
-            f"{pretrained.path} has {pretrained.vocab_size:,} embeddings and no tokenizer to tell "
-            f"whose they are; the text's tokenizer has {tokenizer.vocab_size:,} pieces"
+            f"{path} has {size:,} embeddings and no tokenizer to tell whose they are; the text's "
+            f"tokenizer has {tokenizer.vocab_size:,} pieces"
         )
-    if pretrained.pieces.pieces == tokenizer.pieces:
-        return None
-    return row_map(pretrained.pieces, tokenizer.pieces)
+    if len(old.pieces) != size:
+        raise UserError(
+            f"{path}: its tokenizer has {len(old.pieces):,} pieces, its weights {size:,}"
+        )
+    new_pieces = tokenizer.pieces
+    return None if old.pieces == new_pieces else row_map(old, new_pieces)
+
+
+def _require_tied(pretrained: Pretrained) -> None:
+    """Old checkpoints store the decoder again; it must be the embeddings."""
+    weights = pretrained.weights
+    names = layout.tensor_names(ModelConfig(**pretrained.fields))
+    tied = {".decoder.weight": names["word_embeddings"], ".decoder.bias": names["decoder_bias"]}
+    for copy, name in ((n, tied[end]) for n in weights.shapes for end in tied if n.endswith(end)):
+        rows = weights.shapes[name][0]
+        step = _CHUNK_BYTES // (4 * int(np.prod(weights.shapes[name][1:])))
+        parts = [(slice(start, min(start + step, rows)),) for start in range(0, rows, step)]
+        if weights.shapes[copy] != weights.shapes[name] or not all(
+            np.array_equal(weights.read(copy, part), weights.read(name, part)) for part in parts
+        ):
+            raise UserError(f"{pretrained.path}: {copy} is not {name}; untied is not supported")
 
 
 def assemble(shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Read) -> jax.Array:
@@ -205,27 +229,27 @@ class _Reader:
     def _vocabulary(self, name: str, index: Index) -> np.ndarray:
         """Rows of the embeddings or the decoder's bias; what only fills the table up is zero."""
         rows, *columns = index
-        stop = min(rows.stop, self._model.vocab_size)
+        there = _below(self._model.vocab_size, rows)
         if self._rows is None:
-            found = self._weights.read(name, (slice(rows.start, stop), *columns))
+            found = self._weights.read(name, (there, *columns))
         else:
             width = self._model.config.hidden_size
             found = new_rows(
                 self._rows,
-                slice(rows.start, stop),
+                there,
                 lambda old: self._weights.gather(name, old, tuple(columns)),
                 self._config.new_pieces,
                 self._seed,
                 (width, columns[0]) if columns else None,
             )
-        missing = [(0, rows.stop - stop)] + [(0, 0)] * len(columns)
-        return np.pad(found, missing)
+        missing = rows.stop - rows.start - len(found)
+        return np.pad(found, [(0, missing)] + [(0, 0)] * len(columns))
 
     def _table(self, name: str, index: Index) -> np.ndarray:
         """Rows of languages or scripts; those behind the checkpoint's start at random."""
         rows, columns = index
         old, width = self._weights.shapes[name]
-        there = self._weights.read(name, (slice(rows.start, min(rows.stop, old)), columns))
+        there = self._weights.read(name, (_below(old, rows), columns))
         deviation = self._model.config.initializer_range
         new = [
             np.random.default_rng((self._seed, row)).normal(0, deviation, width)[columns]
@@ -247,6 +271,11 @@ def _fresh(
         return {_path(key): leaf for key, leaf in flat if _path(key) in absent}
 
     return jax.jit(initialise, out_shardings={path: places[path] for path in absent})()
+
+
+def _below(size: int, rows: slice) -> slice:
+    """The part of ``rows`` that a table of ``size`` rows has. safetensors refuses [size:size]."""
+    return slice(rows.start, min(rows.stop, size)) if rows.start < size else slice(0, 0)
 
 
 def _path(key: Any) -> str:

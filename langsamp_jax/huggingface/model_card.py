@@ -26,7 +26,7 @@ fill_mask(f"... {fill_mask.tokenizer.mask_token} ...")"""
 _FULL = """\
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained(DIR)
+tokenizer = AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
 model = AutoModelForMaskedLM.from_pretrained(DIR, trust_remote_code=True)
 inputs = tokenizer(f"... {tokenizer.mask_token} ...", return_tensors="pt")
 logits = model(**inputs, language="NAME").logits"""

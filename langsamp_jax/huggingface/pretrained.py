@@ -1,8 +1,8 @@
 """A Hugging Face model folder that training can start from: what it holds, strictly checked.
 
 XLM-R (base, large, XL, XXL) and multilingual BERT as masked LMs or plain encoders, the published
-LangSAMP checkpoints, and what ``langsamp export`` writes. Only headers are read here; ``loading.py``
-reads the weights.
+LangSAMP checkpoints, and what ``langsamp export`` writes. Only headers are read here; the weights
+are read by ``loading.py``.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.tokenizer_files import Pieces, read_pieces
 from langsamp_jax.huggingface.weights import Weights
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import ModelConfig
@@ -32,7 +31,6 @@ class Pretrained:
       fields: what it decides of ``ModelConfig``.
       vocab_size: rows of its embeddings.
       inventory: the names of its language and script rows; None where it has no tables.
-      pieces: its vocabulary; None where the folder has no tokenizer.
       has_head: False for a plain encoder.
       weights: the tensors, by the names of a masked-LM checkpoint.
     """
@@ -42,7 +40,6 @@ class Pretrained:
     vocab_size: int
     pad_id: int
     inventory: Inventory | None
-    pieces: Pieces | None
     has_head: bool
     weights: Weights
 
@@ -113,11 +110,10 @@ class Pretrained:
 
 
 def open_pretrained(path: Path) -> Pretrained:
-    """Reads the config, the headers of the weights, the vocabulary and the inventory.
+    """Reads the config, the headers of the weights and the inventory.
 
     Raises:
-      UserError: the folder is no model of a supported kind, is damaged, or has a tokenizer whose
-        size is not that of the weights.
+      UserError: the folder is no model of a supported kind, or is damaged.
     """
     path = Path(path)
     file = path / "config.json"
@@ -131,18 +127,12 @@ def open_pretrained(path: Path) -> Pretrained:
     ] or any(name.startswith(("lm_head.", "cls.predictions.")) for name in weights.shapes)
 
     table_fields, inventory = _tables(config, weights, base, file)
-    vocab_size, pieces = _require(config, "vocab_size", file), read_pieces(path)
-    if pieces is not None and len(pieces.pieces) != vocab_size:
-        raise UserError(
-            f"{path}: its tokenizer has {len(pieces.pieces):,} pieces, its weights {vocab_size:,}"
-        )
     return Pretrained(
         path,
         {**fields, **table_fields},
-        vocab_size,
+        config["vocab_size"],
         config.get("pad_token_id", 1),
         inventory,
-        pieces,
         has_head,
         weights,
     )
@@ -180,6 +170,13 @@ def _tables(
         "use_script": has_script,
     }
     if "languages" in config and "scripts" in config:
+        for field in ("languages", "scripts"):
+            names = config[field]
+            if not isinstance(names, list):
+                raise UserError(f"{file}: {field} is no list of names")
+            for name in names:
+                if not isinstance(name, str) or names.count(name) > 1:
+                    raise UserError(f"{file}: {field} has {name!r}: expected different names")
         return settings, Inventory(tuple(config["languages"]), tuple(config["scripts"]))
     inventory = Inventory.published()
     for name, codes in ((language, inventory.languages), (script, inventory.scripts)):
@@ -196,12 +193,6 @@ def _modern(name: str) -> str:
     if name.endswith(".gamma"):
         return name.removesuffix("gamma") + "weight"
     return name.removesuffix("beta") + "bias" if name.endswith(".beta") else name
-
-
-def _require(config: dict[str, Any], field: str, file: Path) -> Any:
-    if field not in config:
-        raise UserError(f"{file}: {field} is missing")
-    return config[field]
 
 
 def _listed(names: list[str], most: int = 12) -> str:

@@ -17,11 +17,11 @@ _UNKNOWN = {"<unk>", "[UNK]"}
 
 
 class OldPieces(Protocol):
-    """A vocabulary in id order, and how it spells a string as ids, as it stands."""
+    """A vocabulary in id order, and what makes a function that spells a string as its ids."""
 
     pieces: Sequence[str]
 
-    def segment(self, piece: str) -> list[int]: ...
+    def speller(self) -> Callable[[str], list[int]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,10 @@ def row_map(old: OldPieces, new_pieces: Sequence[str]) -> RowMap:
         )
     carried = np.array([old_rows.get(piece, -1) for piece in new_pieces], np.int32)
     unknown = {old_rows[piece] for piece in _UNKNOWN & old_rows.keys()}
-    spelled = {}
-    for row in np.flatnonzero(carried < 0).tolist():
-        if known := tuple(i for i in old.segment(new_pieces[row]) if i not in unknown):
+    new = np.flatnonzero(carried < 0).tolist()
+    spell, spelled = old.speller() if new else None, {}
+    for row in new:
+        if known := tuple(i for i in spell(new_pieces[row]) if i not in unknown):
             spelled[row] = known
     return RowMap(carried, spelled)
 
@@ -91,8 +92,10 @@ def new_rows(
     """
     carried = rows.carried[part]
     old = carried >= 0
-    values = np.zeros((len(carried), *read_old_rows(carried[:0]).shape[1:]), np.float32)
-    values[old] = read_old_rows(carried[old])
+    wide = () if columns is None else (len(range(columns[0])[columns[1]]),)
+    values = np.zeros((len(carried), *wide), np.float32)
+    if old.any():
+        values[old] = read_old_rows(carried[old])
     groups = {}
     for row in np.flatnonzero(~old).tolist():
         if init == "mean" and (known := rows.spelled.get(part.start + row)):

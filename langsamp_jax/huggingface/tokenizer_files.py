@@ -43,13 +43,14 @@ class Pieces(NamedTuple):
 
     Attributes:
       pieces: the text of every id, in the order of the ids.
-      segment: spells a string with the pieces, as it stands: nothing is normalised and no "▁" is
-        put in front ("##x" is a piece inside a word). A part that no piece spells gives the id
-        of the unknown piece.
+      speller: makes a function that spells a string with the pieces, as ids and as it stands:
+        nothing is normalised and no "▁" is put in front ("##x" is a piece inside a word). A part
+        that no piece spells gives the id of the unknown piece. Not made before it is needed: its
+        tables take several times the memory of the pieces.
     """
 
     pieces: list[str]
-    segment: Callable[[str], list[int]]
+    speller: Callable[[], Callable[[str], list[int]]]
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
@@ -89,21 +90,29 @@ def read_pieces(folder: Path) -> Pieces | None:
     """
     folder = Path(folder)
     if (file := folder / "sentencepiece.bpe.model").exists():
-        tokenizer = load_tokenizer(file)
-        backend = _xlmr_backend(tokenizer, str(file))
-    elif (file := folder / "tokenizer.json").exists():
-        backend = read_backend(file.read_bytes(), str(file))
-        kind = type(backend.model).__name__
-        if kind not in ("Unigram", "WordPiece"):
-            raise UserError(f"{file} is a {kind} model; expected Unigram or WordPiece")
+        return xlmr_pieces(load_tokenizer(file), str(file))
+    if (file := folder / "tokenizer.json").exists():
+        model = file.read_bytes()
     elif (file := folder / "vocab.txt").exists():
-        backend = read_backend(load_tokenizer(file).model, str(file))
+        model = load_tokenizer(file).model
     else:
         return None
+    backend = read_backend(model, str(file))
+    kind = type(backend.model).__name__
+    if kind not in ("Unigram", "WordPiece"):
+        raise UserError(f"{file} is a {kind} model; expected Unigram or WordPiece")
+    pieces = backend_pieces(backend, str(file))
+    return Pieces(pieces, lambda: _speller(read_backend(model, str(file))))
+
+
+def xlmr_pieces(tokenizer: SentencePieceTokenizer, source: str) -> Pieces:
+    """The vocabulary of a SentencePiece model; ``source`` says where it is from."""
+    return Pieces(tokenizer.pieces, lambda: _speller(_xlmr_backend(tokenizer, source)))
+
+
+def _speller(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
     model = backend.model
-    return Pieces(
-        backend_pieces(backend, str(file)), lambda text: [t.id for t in model.tokenize(text)]
-    )
+    return lambda text: [token.id for token in model.tokenize(text)]
 
 
 def _xlmr_backend(
@@ -111,7 +120,7 @@ def _xlmr_backend(
 ) -> tokenizers.Tokenizer:
     """The same unigram model in the tokenizers library, arranged as XLM-R publishes it."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
-    _require_like_xlmr(proto, source)
+    require_like_xlmr(proto, source)
     scores = [0.0] * 4 + [piece.score for piece in proto.pieces[3:]] + [0.0]
     vocabulary = list(zip(tokenizer.pieces, scores, strict=True))
     backend = tokenizers.Tokenizer(Unigram(vocabulary, tokenizer.vocabulary.unk_id, False))
@@ -132,7 +141,8 @@ def _xlmr_backend(
     return backend
 
 
-def _require_like_xlmr(proto: sentencepiece_model_pb2.ModelProto, source: str) -> None:
+def require_like_xlmr(proto: sentencepiece_model_pb2.ModelProto, source: str) -> None:
+    """Refuses a SentencePiece model of a kind that XLM-R's tokenizer class cannot hold."""
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     plain = {sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL}
     checks = {

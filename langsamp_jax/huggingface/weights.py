@@ -22,6 +22,7 @@ Index = tuple[slice, ...]
 # In order of preference: one file, or an index that names the file of each tensor.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
 
 class Weights:
@@ -71,14 +72,21 @@ class Weights:
         file, stored = self._tensors[name]
         if file in self._loaded:
             tensor = self._loaded[file][stored]
+            _require_float(file, stored, str(tensor.dtype).removeprefix("torch."))
             values = [tensor[part].float().numpy() for part in parts]
         else:
             with _reading(file), safe_open(file, framework="np") as tensors:
                 tensor = tensors.get_slice(stored)
+                _require_float(file, stored, tensor.get_dtype())
                 values = [np.asarray(tensor[part or slice(None)], np.float32) for part in parts]
         if not all(np.isfinite(value).all() for value in values):
             raise UserError(f"{file}: {stored} has values that are not finite")
         return values
+
+
+def _require_float(file: Path, name: str, dtype: str) -> None:
+    if dtype not in _FLOATS:
+        raise UserError(f"{file}: {name} has numbers of type {dtype}, which is not supported")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -92,13 +100,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _shards(folder: Path, index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is damaged ({error})") from None
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{index} names {name}, which is not in the folder")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(names)]
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -137,7 +145,7 @@ def _load_bin(file: Path) -> dict[str, Any]:
                 f"{file} holds something other than tensors and is refused: loading it could run "
                 "code (a safetensors file cannot)"
             ) from None
-        except RuntimeError as error:
+        except (RuntimeError, EOFError) as error:
             if not mmap:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"{file} is damaged or cut short ({reason})") from None

@@ -19,7 +19,7 @@ from langsamp_jax.feed import Rows
 from langsamp_jax.inventory import EMPTY
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import Masked, ObjectiveConfig, mask_rows
-from langsamp_jax.run import Run, start_or_reopen
+from langsamp_jax.run import Run, start_run, table_rows
 from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Vocabulary
@@ -137,7 +137,9 @@ def test_rows_are_the_first_of_each_language(store, model):
 @pytest.fixture
 def run(store, model, tmp_path) -> Run:
     configs = Configs(train=TrainConfig(num_steps=1), model=MODEL, objective=OBJECTIVE)
-    return start_or_reopen(tmp_path / "run", store, configs.all())
+    return start_run(
+        tmp_path / "run", store, table_rows(store, None), configs.all(), init_from=None
+    )
 
 
 def test_the_report_adds_up(run, store, params, one_by_one):

@@ -137,6 +137,7 @@ def test_logits_are_the_stock_head_of_states_plus_vectors(case):
     with_labels = model(**inputs, language=PAIRS, labels=labels)
     close(with_labels.loss, -log_probability.mean())
     as_tuple = model(**inputs, language=PAIRS, labels=labels, return_dict=False)
+    assert isinstance(as_tuple, tuple)
     close(as_tuple[0], with_labels.loss)
     close(as_tuple[1], expected)
 

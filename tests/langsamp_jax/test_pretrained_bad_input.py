@@ -1,4 +1,4 @@
-"""Training from a folder that is damaged, hostile or another model: one line, and nothing written."""
+"""Training from a folder that is damaged, hostile or another model: one line, nothing written."""
 
 import json
 import pickle
@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from langsamp_jax.cli import main
+from langsamp_jax.huggingface.full_model import full_model_config
 from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.inventory import Inventory
 from langsamp_jax.store import Store
 
 torch = pytest.importorskip("torch")
@@ -48,17 +50,22 @@ def model(intact: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Refuse:
-    """The one line with which training from a folder ends; it leaves nothing at --output."""
+    """The one line with which training from a folder ends; it leaves nothing at --output.
+
+    What goes before it is only what the run says of its start, where the values are read last.
+    """
     output = tmp_path / "out" / "run"
     output.parent.mkdir()
 
     def refused(folder: Path, *options: str) -> str:
         capsys.readouterr()
         call = ["train", "--data", store_path, "--output", output, "--init_from", folder, *options]
+        call += ["--gin.train.num_steps=1", "--gin.train.global_batch_size=8"]  # soon over if taken
         status = main([str(argument) for argument in call])
-        line = capsys.readouterr().err
+        *start, line = capsys.readouterr().err.splitlines()
         assert status == 2, line
-        assert line.count("\n") == 1 and line.startswith("langsamp"), line
+        assert line.startswith("langsamp: "), line
+        assert all(said.startswith(("start: ", "  ")) for said in start), start
         assert list(output.parent.iterdir()) == []
         return line
 
@@ -238,6 +245,34 @@ def test_shard_that_is_missing_or_elsewhere(refused, model, tmp_path):
         )
         line = refused(model)
         assert shard in line and str(index) in line
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"languages": ["qaa"]}, "lang_type_embeddings.weight"),
+        ({"languages": ["qaa", "qab", "qaa"]}, "qaa"),
+        ({"languages": "qaa"}, "languages"),
+        ({"languages": ["qaa", 7, "qab"]}, "languages"),
+        ({"scripts": None}, "lang_type_embeddings.weight"),
+        ({"placement": "sideways"}, "sideways"),
+        ({"placement": "none"}, "placement"),
+    ],
+)
+def test_tables_whose_rows_are_named_wrongly(refused, model, changed, message):
+    """A full export holds the names of the rows in ``config.json``."""
+    embeddings = "roberta.embeddings"
+    rewrite(
+        model,
+        **{f"{embeddings}.lang_type_embeddings.weight": np.ones((3, 32), "f")},
+        **{f"{embeddings}.script_type_embeddings.weight": np.ones((1, 32), "f")},
+    )
+    config = json.loads((model / "config.json").read_text())
+    inventory = Inventory(("qaa", "qab", "qac"), ("Latn",))
+    configure(model, **full_model_config(config, inventory, "output"))
+    configure(model, **changed)
+    line = refused(model)
+    assert message in line and str(model) in line
 
 
 class Payload:

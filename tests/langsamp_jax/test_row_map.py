@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface import row_map as module
 from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -20,7 +19,10 @@ class Spelling:
     def __init__(self, pieces: Sequence[str]):
         self.pieces = list(pieces)
 
-    def segment(self, piece: str) -> list[int]:
+    def speller(self):
+        return self._spell
+
+    def _spell(self, piece: str) -> list[int]:
         return [self.pieces.index(letter) if letter in self.pieces else 3 for letter in piece]
 
 
@@ -28,15 +30,16 @@ OLD = Spelling([*SPECIAL, "▁", "a", "b", "<mask>"])
 NEW = [*SPECIAL, "▁", "a", "b", "▁ab", "ß", "aß", "aab", "<mask>"]
 
 
-def table(rows: RowMap, old: np.ndarray, init: str = "mean", seed: int = 0) -> np.ndarray:
-    """The whole new table; the chunks must come in order and without gaps."""
-    width = old.shape[1] if old.ndim == 2 else None
-    chunks, end = [], 0
-    for start, chunk in new_rows(rows, lambda ids: old[ids], init, seed, width):
-        assert start == end and chunk.dtype == np.float32
-        chunks.append(chunk)
-        end += len(chunk)
-    return np.concatenate(chunks)
+def table(
+    rows: RowMap, old: np.ndarray, init: str = "mean", seed: int = 0, chunk: int = 3
+) -> np.ndarray:
+    """The whole new table, read in parts of ``chunk`` rows."""
+    columns = (old.shape[1], slice(None)) if old.ndim == 2 else None
+    size = len(rows.carried)
+    parts = [slice(start, min(start + chunk, size)) for start in range(0, size, chunk)]
+    read = [new_rows(rows, part, lambda ids: old[ids], init, seed, columns) for part in parts]
+    assert all(values.dtype == np.float32 for values in read)
+    return np.concatenate(read)
 
 
 def old_table(*shape: int) -> np.ndarray:
@@ -98,17 +101,16 @@ def test_a_bias_is_the_mean_or_zero():
         assert table(rows, bias, init)[rows.carried >= 0].tolist() == bias.tolist()
 
 
-def test_drawn_rows_are_normal_and_repeatable(monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 300)
+def test_drawn_rows_are_normal_and_repeatable():
     new = [*OLD.pieces[:-1], *(f"ab{i}" for i in range(2000)), "<mask>"]
     rows, old = row_map(OLD, new), old_table(8, 32)
-    drawn = table(rows, old, "normal", seed=3)
+    drawn = table(rows, old, "normal", seed=3, chunk=300)
     assert drawn[rows.carried >= 0].tobytes() == old.tobytes()
     added = drawn[rows.carried < 0]
     assert abs(added.mean()) < 4 * 0.02 / added.size**0.5
     assert abs(added.std() / 0.02 - 1) < 4 / (2 * added.size) ** 0.5
     assert len(np.unique(added)) > 0.9 * added.size  # no chunk repeats another
-    assert table(rows, old, "normal", seed=3).tobytes() == drawn.tobytes()
+    assert table(rows, old, "normal", seed=3, chunk=7).tobytes() == drawn.tobytes()
     assert not np.array_equal(table(rows, old, "normal", seed=4), drawn)
 
 
@@ -121,9 +123,7 @@ def test_any_chunk_size_gives_the_rows_defined_one_by_one(words, chunk, init):
     """Against the definition, piece by piece; what is drawn is left out of the comparison."""
     new = [*OLD.pieces[:-1], *(word for word in words if word not in OLD.pieces), "<mask>"]
     rows, old = row_map(OLD, new), old_table(8, 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROWS_AT_ONCE", chunk)
-        found = table(rows, old, init)
+    found = table(rows, old, init, chunk=chunk)
     for piece, row in zip(new, found, strict=True):
         known = [OLD.pieces.index(letter) for letter in piece if letter in OLD.pieces]
         if piece in OLD.pieces:
@@ -134,9 +134,8 @@ def test_any_chunk_size_gives_the_rows_defined_one_by_one(words, chunk, init):
             assert 0 < np.abs(row).max() < 0.2
 
 
-def test_no_more_old_rows_are_read_than_a_chunk_needs(monkeypatch):
+def test_no_more_old_rows_are_read_than_a_part_needs():
     """A table larger than memory: nothing reads it whole."""
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 4)
     asked = []
 
     def read(ids: np.ndarray) -> np.ndarray:
@@ -144,7 +143,16 @@ def test_no_more_old_rows_are_read_than_a_chunk_needs(monkeypatch):
         asked.append(len(ids))
         return old[ids]
 
-    old = old_table(8, 3)
-    for _ in new_rows(row_map(OLD, NEW), read, "mean", 0, 3):
-        pass
+    rows, old = row_map(OLD, NEW), old_table(8, 3)
+    for start in range(0, 12, 4):
+        new_rows(rows, slice(start, start + 4), read, "mean", 0, (3, slice(None)))
     assert max(asked) <= 4
+
+
+@pytest.mark.parametrize("init", ["mean", "normal"])
+def test_some_columns_are_those_of_the_whole_table(init):
+    """A device that holds a part of the columns gets the same numbers."""
+    rows, old = row_map(OLD, NEW), old_table(8, 6)
+    whole, wanted = table(rows, old, init), slice(2, 5)
+    part = new_rows(rows, slice(0, 12), lambda ids: old[ids, wanted], init, 0, (6, wanted))
+    assert part.tobytes() == np.ascontiguousarray(whole[:, wanted]).tobytes()

@@ -1,4 +1,4 @@
-"""The tokenizer: SentencePiece's pieces at XLM-R's ids, whatever lines come together."""
+"""The SentencePiece tokenizer: its pieces at XLM-R's ids, whatever lines come together."""
 
 import csv
 import hashlib
@@ -96,6 +96,16 @@ def test_layout_of_a_trained_model(tokenizer, tokenizer_file):
     assert tokenizer.vocab_size == 602
     assert tokenizer.vocabulary == (602, 0, 1, 2, 3, 601)
     assert tokenizer.vocabulary.special_ids == (0, 1, 2, 3, 601)
+    assert len(tokenizer.pieces) == 602
+    assert [tokenizer.pieces[i] for i in (0, 1, 2, 3, 601)] == [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<mask>",
+    ]
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
+    assert tokenizer.pieces[4:-1] == [processor.id_to_piece(i) for i in range(3, 600)]
     ids, _ = tokenizer.encode(["漢"])
     assert ids.tolist()[0] == BOS and ids.tolist()[-2:] == [UNK, EOS]
     data = tokenizer_file.read_bytes()
@@ -132,6 +142,14 @@ def test_another_layout_is_refused(options, tmp_path):
         load_tokenizer(file)
     assert str(refused.value).startswith(f"{file} starts with the pieces ")
     assert "\n" not in str(refused.value)
+
+
+def test_special_pieces_of_its_own_are_refused(tmp_path):
+    file = tmp_path / "own.model"
+    file.write_bytes(trained(user_defined_symbols=["<mask>"]))
+    with pytest.raises(UserError) as refused:
+        load_tokenizer(file)
+    assert str(refused.value) == f"{file} has its own <mask>, which XLM-R's layout adds"
 
 
 @pytest.mark.parametrize("data", [b"", b"a text\n" * 50, bytes(1000), b"\x0a\xff"])
