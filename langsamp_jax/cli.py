@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--seed", type=int, default=0, metavar="N")
 
-    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
+    tokenizer = commands.add_parser(
+        "tokenizer", help="train or extend a tokenizer", allow_abbrev=False
+    )
     actions = tokenizer.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = _verb(
         actions,
@@ -95,11 +97,20 @@ def _parser() -> argparse.ArgumentParser:
     _corpus(verb)
     verb.add_argument("--vocab_size", type=int, required=True, metavar="N", help="pieces")
     verb.add_argument("--output", type=Path, required=True, metavar="FILE.model")
-    verb.add_argument("--temperature", type=float, default=1 / 0.3, help="default 1/0.3")
-    verb.add_argument(
-        "--sentences", type=int, default=1_000_000, metavar="N", help="at most (default 1000000)"
+    _sample(verb)
+
+    verb = _verb(
+        actions,
+        "extend",
+        verbs.tokenizer_extend,
+        "append pieces for new languages; old ids and scores stay",
+        "--base sentencepiece.bpe.model --corpus corpus --new_pieces 20000 --output extended",
     )
-    verb.add_argument("--seed", type=int, default=0, metavar="N")
+    verb.add_argument("--base", type=Path, required=True, metavar="FILE.model")
+    _corpus(verb)
+    verb.add_argument("--new_pieces", type=int, required=True, metavar="N", help="to append")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    _sample(verb)
 
     verb = _verb(
         commands,
@@ -235,6 +246,14 @@ def _corpus(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--corpus", type=Path, required=True, help="folder of iso639-3_Script.txt files"
     )
+
+
+def _sample(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--temperature", type=float, default=1 / 0.3, help="default 1/0.3")
+    verb.add_argument(
+        "--sentences", type=int, default=1_000_000, metavar="N", help="at most (default 1000000)"
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="N")
 
 
 def _store(verb: argparse.ArgumentParser) -> None:

@@ -37,6 +37,24 @@ def tokenizer_train(args: argparse.Namespace) -> None:
     print(f"{args.output}: {args.vocab_size} pieces, {tokenizer.vocab_size} ids")
 
 
+def tokenizer_extend(args: argparse.Namespace) -> None:
+    from data_pipelines.tokenizer_extension import extend_tokenizer
+
+    tokenizer, rows = extend_tokenizer(
+        args.base,
+        args.corpus,
+        args.new_pieces,
+        args.output,
+        args.temperature,
+        args.sentences,
+        args.seed,
+    )
+    old = tokenizer.vocab_size - args.new_pieces
+    print(f"{args.output}: {old:,} ids before, {tokenizer.vocab_size:,} now")
+    print(f"{old:,} rows are carried over, {len(rows.spelled):,} are a mean of old ones, ", end="")
+    print(f"{rows.unspelled:,} have no known part")
+
+
 def prepare(args: argparse.Namespace) -> None:
     from data_pipelines.prepare import prepare
 
@@ -101,7 +119,9 @@ def languages_add(args: argparse.Namespace) -> None:
     records = add_languages(
         args.model, args.languages, args.start, args.output, args.families, args.seed
     )
-    _show(records, {"table": "table", "row": "row:,", "code": "code", "start": "start"}, args.output)
+    _show(
+        records, {"table": "table", "row": "row:,", "code": "code", "start": "start"}, args.output
+    )
 
 
 def evaluate_mlm(args: argparse.Namespace) -> None:

@@ -100,13 +100,22 @@ def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[
             tensors |= {name.format(layer=i): layer for i, layer in enumerate(turned)}
         else:
             tensors[name] = turned
-    if model.architecture != "bert":
-        # The decoder's other name for its bias: older releases of transformers (4.45 and 4.49 of
-        # those tried) leave the bias at zero without it, and say nothing.
-        tensors["lm_head.decoder.bias"] = tensors["lm_head.bias"]
     types = layout.stock_config(model, vocabulary)["type_vocab_size"]
     tensors[layout.token_types(model)] = np.zeros((types, model.hidden_size), np.float32)
-    return {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
+    return with_decoder_bias(
+        {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
+    )
+
+
+def with_decoder_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds XLM-R's other name for the bias of the decoder.
+
+    Without it older releases of transformers (4.45 and 4.49 of those tried) leave the bias at
+    zero, and say nothing.
+    """
+    if "lm_head.bias" not in tensors:  # BERT
+        return tensors
+    return {**tensors, "lm_head.decoder.bias": tensors["lm_head.bias"]}
 
 
 def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror, new_folder, write_bytes, write_text
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors
+from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors, with_decoder_bias
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
 from langsamp_jax.inventory import (
@@ -91,7 +91,7 @@ def add_languages(
             if file.is_file() and not weights and file.name not in _WRITTEN_ANEW:
                 shutil.copy(file, folder)
         stock, _ = read_config(model)
-        stock = {**stock, "model_type": config.architecture}
+        stock |= {"model_type": config.architecture, "dtype": "float32", "torch_dtype": "float32"}
         description = full_model_config(stock, new, config.placement)
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
         write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
@@ -159,7 +159,8 @@ def _tensors(pretrained: Pretrained, config: ModelConfig) -> dict[str, np.ndarra
     if pretrained.has_token_types:
         names.append(types)
     tensors = {name: pretrained.weights.read(name) for name in names}
-    return {types: np.zeros((1, config.hidden_size), np.float32), **tensors}
+    zeros = np.zeros((1, config.hidden_size), np.float32)
+    return with_decoder_bias({types: zeros, **tensors})
 
 
 def _language_scripts(model: Path) -> list[str]:

@@ -22,6 +22,7 @@ Index = tuple[slice, ...]
 # In order of preference: one file, or an index that names the file of each tensor.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PARTS_AT_ONCE = 256  # a touched row maps 64 kB around it
 _FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
 
@@ -60,9 +61,7 @@ class Weights:
         return self._read(name, [index])[0]
 
     def gather(self, name: str, rows: np.ndarray, columns: Index = ()) -> np.ndarray:
-        """Any rows of a tensor, in any order: float32 [len(rows), ...]."""
-        if not len(rows):
-            return np.zeros((0, *self.read(name, (slice(0, 1), *columns)).shape[1:]), np.float32)
+        """Any rows of a tensor, one at least, in any order: float32 [len(rows), ...]."""
         cuts = np.flatnonzero(np.diff(rows) != 1) + 1  # neighbours are read in one go
         runs = np.split(rows, cuts)
         parts = [(slice(int(run[0]), int(run[-1]) + 1), *columns) for run in runs]
@@ -75,13 +74,19 @@ class Weights:
             _require_float(file, stored, str(tensor.dtype).removeprefix("torch."))
             values = [tensor[part].float().numpy() for part in parts]
         else:
-            with _reading(file), safe_open(file, framework="np") as tensors:
-                tensor = tensors.get_slice(stored)
-                _require_float(file, stored, tensor.get_dtype())
-                values = [np.asarray(tensor[part or slice(None)], np.float32) for part in parts]
+            values = []
+            for start in range(0, len(parts), _PARTS_AT_ONCE):
+                values += _slices(file, stored, parts[start : start + _PARTS_AT_ONCE])
         if not all(np.isfinite(value).all() for value in values):
             raise UserError(f"{file}: {stored} has values that are not finite")
         return values
+
+
+def _slices(file: Path, name: str, parts: list[Index]) -> list[np.ndarray]:
+    with _reading(file), safe_open(file, framework="np") as tensors:
+        tensor = tensors.get_slice(name)
+        _require_float(file, name, tensor.get_dtype())
+        return [np.asarray(tensor[part or slice(None)], np.float32) for part in parts]
 
 
 def _require_float(file: Path, name: str, dtype: str) -> None:

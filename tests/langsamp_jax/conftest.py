@@ -150,9 +150,7 @@ def wordpiece_store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def trained_run(
-    store_path: Path, tmp_path_factory: pytest.TempPathFactory, make_checkpoint
-) -> Run:
+def trained_run(store_path: Path, tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -> Run:
     """4 steps of LangSAMP from a random XLM-R, with checkpoints and validation at 2 and 4."""
     folder = tmp_path_factory.mktemp("trained")
     make_checkpoint(folder / "start", "xlm-roberta", Store(store_path).manifest.vocabulary.size)
@@ -178,9 +176,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         run = start_run(path, store, inventory, configs.all(), None)
         shapes = nn.unbox(jax.eval_shape(lambda: init_params(run.model(), jax.random.key(0))))
         random = jax.tree_util.tree_map_with_path(
-            lambda key, leaf: (
-                rng.normal("scale" in jax.tree_util.keystr(key), 0.2, leaf.shape).astype("f")
-            ),
+            lambda key, leaf: rng.normal(
+                "scale" in jax.tree_util.keystr(key), 0.2, leaf.shape
+            ).astype("f"),
             shapes,
         )
         checkpoints = Checkpoints(run.checkpoints, max_to_keep=1)

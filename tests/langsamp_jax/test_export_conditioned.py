@@ -136,9 +136,7 @@ def test_names_and_vectors(case):
     with np.load(case.folder / "language_script_vectors.npz", allow_pickle=False) as arrays:
         labelled = dict(arrays)
     tables = case.params["conditioning"]
-    assert set(labelled) == {
-        name for table in tables for name in (f"{table}s", f"{table}_vectors")
-    }
+    assert set(labelled) == {name for table in tables for name in (f"{table}s", f"{table}_vectors")}
     for table, tensor in (("language", "lang_type"), ("script", "script_type")):
         found = [name for name in tensors if f"{tensor}_embeddings" in name]
         assert len(found) == (table in tables)

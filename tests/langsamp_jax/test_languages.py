@@ -134,9 +134,7 @@ def test_copy_of_another_language(add, tables):
 
 def test_random_rows_are_those_of_the_seed(add):
     names = " ".join(f"qb{letter}_Grek" for letter in "abcdefghijklmnop")
-    (_, *first), (_, *same), (_, *other) = (
-        add(names, "random", seed=seed) for seed in (1, 1, 2)
-    )
+    (_, *first), (_, *same), (_, *other) = (add(names, "random", seed=seed) for seed in (1, 1, 2))
     rows = np.concatenate(first)
     assert rows.shape == (17, 32) and len(np.unique(rows.round(7), axis=0)) == 17
     assert abs(rows.mean()) < 0.003 and 0.018 < rows.std() < 0.022
@@ -197,7 +195,8 @@ def test_published_tables(full, tmp_path):
     (folder / "inventory.json").unlink()
     config = json.loads((folder / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in ("languages", "scripts")}
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "xlm-roberta"}))
+    config |= {"model_type": "xlm-roberta", "torch_dtype": "float16", "dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config))
     tensors = load_file(folder / "model.safetensors")
     del tensors["roberta.embeddings.token_type_embeddings.weight"]
     rng = np.random.default_rng(0)
@@ -206,6 +205,8 @@ def test_published_tables(full, tmp_path):
     save_file(tensors, folder / "model.safetensors")
 
     add_languages(folder, ["qaa_Thai"], "script", tmp_path / "more")
+    config = json.loads((tmp_path / "more" / "config.json").read_text())
+    assert config["model_type"] == "langsamp-xlm-roberta" and config["dtype"] == "float32"
     inventory = open_pretrained(tmp_path / "more").inventory
     published = Inventory.published()
     assert inventory == Inventory((*published.languages, "qaa"), published.scripts)

@@ -1,7 +1,6 @@
 """In and out again, and out and in again: not a bit changes."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -99,9 +98,9 @@ def test_training_goes_on_from_what_pytorch_saved(
     (loss,) = [r["eval/loss"] for r in map(json.loads, records) if "eval/loss" in r]
     expected = evaluate_masked_lm(trained_run, params, Store(store_path))["loss"]
     assert loss == pytest.approx(expected, rel=1e-6)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"][
-        "init_from"
-    ] == str(tmp_path / "saved")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["init_from"] == str(
+        tmp_path / "saved"
+    )
 
 
 def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path, tmp_path, capsys):
@@ -115,9 +114,7 @@ def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_universal_form_is_where_another_run_starts(
-    trained_run, store_path, tmp_path, capsys
-):
+def test_universal_form_is_where_another_run_starts(trained_run, store_path, tmp_path, capsys):
     """New vectors at random, and that is said."""
     export(trained_run, tmp_path / "universal")
     call = ["train", "--data", store_path, "--init_from", tmp_path / "universal", "--dry_run"]
