@@ -123,7 +123,7 @@ def import_folder() -> Callable[..., tuple[LangSamp, Any]]:
 
 @pytest.fixture(scope="session")
 def padded() -> Callable[..., Batch]:
-    """``padded(tokenizer, lines)``: the lines as rows, cut at 16 tokens, of language and script 0."""
+    """``padded(tokenizer, lines)``: rows of 16 tokens, of language and script 0."""
 
     def padded(tokenizer: Tokenizer, lines: Sequence[str]) -> Batch:
         ids, lengths = tokenizer.encode(lines)
