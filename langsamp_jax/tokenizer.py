@@ -4,6 +4,7 @@ XLM-R's layout: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, piece i of the 
 ``<mask>`` last. WordPiece keeps the ids of its vocabulary.
 """
 
+import abc
 import hashlib
 import itertools
 import os
@@ -38,7 +39,7 @@ class Vocabulary(NamedTuple):
         return self[1:]
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """What the two kinds share.
 
     Attributes:
@@ -83,9 +84,9 @@ class Tokenizer:
         ids[text] = self._ids(pieces)
         return ids, lengths
 
+    @abc.abstractmethod
     def _encode(self, lines: list[str]) -> list[list[int]]:
         """Each line in the library's own ids, without special ones."""
-        raise NotImplementedError
 
     def _ids(self, library_ids: np.ndarray) -> np.ndarray:
         return library_ids

@@ -10,26 +10,29 @@ from langsamp_jax.objective import ObjectiveConfig
 from langsamp_jax.run import Run
 from langsamp_jax.train import TrainConfig
 
-_PLAIN = """\
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(DIR)
-encoder = AutoModel.from_pretrained(DIR, add_pooling_layer=False)  # needs no language
-states = encoder(**tokenizer("Guten Morgen", return_tensors="pt")).last_hidden_state"""
-
-_FILL_MASK = """\
-from transformers import pipeline
-
-fill_mask = pipeline("fill-mask", model=DIR, tokenizer=DIR)
-fill_mask(f"... {fill_mask.tokenizer.mask_token} ...")"""
-
-_FULL = """\
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
-model = AutoModelForMaskedLM.from_pretrained(DIR, trust_remote_code=True)
-inputs = tokenizer(f"... {tokenizer.mask_token} ...", return_tensors="pt")
-logits = model(**inputs, language="NAME").logits"""
+_USAGE = {
+    "universal": (
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        "tokenizer = AutoTokenizer.from_pretrained(DIR)",
+        "encoder = AutoModel.from_pretrained(DIR, add_pooling_layer=False)  # needs no language",
+        'states = encoder(**tokenizer("Guten Morgen", return_tensors="pt")).last_hidden_state',
+    ),
+    "fold": (
+        "from transformers import pipeline",
+        "",
+        'fill_mask = pipeline("fill-mask", model=DIR, tokenizer=DIR)',
+        'fill_mask(f"... {fill_mask.tokenizer.mask_token} ...")',
+    ),
+    "full": (
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
+        "",
+        "tokenizer = AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)",
+        "model = AutoModelForMaskedLM.from_pretrained(DIR, trust_remote_code=True)",
+        'inputs = tokenizer(f"... {tokenizer.mask_token} ...", return_tensors="pt")',
+        'logits = model(**inputs, language="NAME").logits',
+    ),
+}
 
 
 def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
@@ -39,7 +42,7 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
     rows = step * train.global_batch_size
     languages = sorted({split_language_script(name)[0] for name in run.tokens})
     example = fold or max(run.tokens, key=run.tokens.get)
-    usage = (_FULL if full else _FILL_MASK if fold else _PLAIN).replace("NAME", example)
+    usage = _USAGE["full" if full else "fold" if fold else "universal"]
     start = run.settings["init_from"]
     counts = sorted(run.tokens.items(), key=lambda item: (-item[1], item[0]))
     lines = [
@@ -55,7 +58,7 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         _kind(model, fold, full),
         "",
         "```python",
-        usage,
+        *(line.replace("NAME", example) for line in usage),
         "```",
         "",
         "## Training",

@@ -75,7 +75,11 @@ class Pretrained:
             for n in wanted
             if n in found and found[n] != wanted[n]
         ]
-        if not (self.has_token_types or self.inventory):
+        if self.has_token_types:
+            shape = found[self._token_types]
+            if shape[1:] != (model.hidden_size,):
+                wrong.append(f"{self._token_types} {list(shape)}")
+        elif not self.inventory:
             missing.append(self._token_types)
         kinds = {"missing": missing, "unexpected": extra, "of another shape": wrong}
         wrongs = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
@@ -122,10 +126,10 @@ def open_pretrained(path: Path) -> Pretrained:
     base = layout.prefix(fields["architecture"])
     plain = not any(name.startswith(base) for name in weights.shapes)
     weights.rename(lambda name: _modern(base + name if plain else name))
-    has_head = not config.get("architectures") == [
-        layout.MODEL_CLASS[fields["architecture"]] + "Model"
-    ] or any(name.startswith(("lm_head.", "cls.predictions.")) for name in weights.shapes)
-
+    encoder_class = layout.MODEL_CLASS[fields["architecture"]] + "Model"
+    has_head = config.get("architectures") != [encoder_class] or any(
+        name.startswith(("lm_head.", "cls.predictions.")) for name in weights.shapes
+    )
     table_fields, inventory = _tables(config, weights, base, file)
     return Pretrained(
         path,
