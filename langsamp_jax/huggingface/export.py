@@ -16,7 +16,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import full_disk_as_oserror, new_folder, write_bytes, write_text
+from langsamp_jax.files import (
+    full_disk_as_oserror,
+    new_folder,
+    require_absent,
+    write_bytes,
+    write_text,
+)
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.model_card import model_card
@@ -45,6 +51,7 @@ def export(
       UserError: the run has no such checkpoint, does not know the language-script, or has no such
         form; ``output`` exists.
     """
+    require_absent(output)
     config = run.config(ModelConfig)
     ids = None if fold is None else run.inventory.ids(fold)
     if config.placement == "none" and (fold or full):

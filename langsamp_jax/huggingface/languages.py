@@ -10,7 +10,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import full_disk_as_oserror, new_folder, write_bytes, write_text
+from langsamp_jax.files import (
+    full_disk_as_oserror,
+    new_folder,
+    require_absent,
+    write_bytes,
+    write_text,
+)
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors, with_decoder_bias
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
@@ -52,6 +58,7 @@ def add_languages(
       UserError: the folder is no full model, a name does not exist or all have their rows
         already, or there is nothing to take the mean of.
     """
+    require_absent(output)
     for name in names:
         check_language_script(name)
     pretrained = open_pretrained(model)

@@ -103,7 +103,7 @@ def import_folder() -> Callable[..., tuple[LangSamp, Any]]:
         folder: Path,
         tokenizer: Tokenizer | None = None,
         names: Sequence[str] = (),
-        init: InitConfig = InitConfig(),  # noqa: B008
+        init: InitConfig | None = None,
         **fields: Any,
     ) -> tuple[LangSamp, Any]:
         pretrained = open_pretrained(folder)
@@ -116,7 +116,7 @@ def import_folder() -> Callable[..., tuple[LangSamp, Any]]:
         shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
         everywhere = replicated(make_mesh(MeshConfig()))
         places = jax.tree.map(lambda _: everywhere, shapes)
-        return model, load_params(pretrained, model, rows, places, init, seed=0)
+        return model, load_params(pretrained, model, rows, places, init or InitConfig(), seed=0)
 
     return import_folder
 

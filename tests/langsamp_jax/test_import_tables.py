@@ -20,6 +20,7 @@ import sentencepiece
 from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
+from langsamp_jax.huggingface import loading
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.inventory import EMPTY, Inventory
@@ -36,7 +37,8 @@ def flat(params: Any) -> dict[str, np.ndarray]:
 
 
 def main(output: Path, folder: Path, tokenizer_file: Path) -> None:
-    """Imports sharded and replicated; the shardings and all values are left in ``output``."""
+    """Imports sharded and replicated, in chunks; shapes and values are left in ``output``."""
+    loading._CHUNK_BYTES = 5000
     tokenizer, pretrained = load_tokenizer(tokenizer_file), open_pretrained(folder)
     inventory = EMPTY.extended(NAMES)
     model = LangSamp(
@@ -55,7 +57,8 @@ def main(output: Path, folder: Path, tokenizer_file: Path) -> None:
         mesh = make_mesh(config)
         places = shardings(boxed, mesh)
         if name == "replicated":
-            places = jax.tree.map(lambda _: replicated(mesh), nn.unbox(boxed))
+            tree = jax.tree.structure(nn.unbox(boxed))
+            places = tree.unflatten([replicated(mesh)] * tree.num_leaves)
         params = load_params(pretrained, model, rows, places, InitConfig(), seed=0)
         np.savez(output / name, **flat(params))
         words = params["word_embeddings"]
@@ -222,7 +225,7 @@ def test_what_new_pieces_begin_as_is_said(plain, tokenizer, grown):
 
 
 def test_sharded_parameters_are_the_same(plain, grown, tmp_path, import_folder):
-    """On 8 devices: cut along both axes, cut along one into eight, and whole."""
+    """On 8 devices, each part in chunks: cut along both axes, along one into eight, and whole."""
     root, file = Path(__file__).parents[2], tmp_path / "tokenizer.model"
     file.write_bytes(grown.model)
     environment = {
