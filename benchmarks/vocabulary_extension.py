@@ -115,7 +115,13 @@ class Counts:
         self.lines = self.words = self.characters = self.changed = 0
         self.tokens, self.unknown = np.zeros(2, int), np.zeros(2, int)
 
-    def add(self, lines: list[str], old: Tokenizer, new: Tokenizer, agreement: "Agreement") -> None:
+    def add(
+        self,
+        lines: list[str],
+        old: Tokenizer,
+        new: Tokenizer,
+        agreement: "Agreement | None" = None,
+    ) -> None:
         before, after = our_ids(old, lines), our_ids(new, lines)
         if agreement:
             agreement.add(lines, after)

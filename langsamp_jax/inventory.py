@@ -16,18 +16,23 @@ class Inventory:
     """The row order of the language and script tables.
 
     A language written in two scripts has one language row. Rows are never reordered:
-    new codes are appended, so a trained table keeps its meaning.
+    new codes are appended, so a trained table keeps its meaning. ``language_scripts`` says, sorted,
+    which pairs there is text of, as far as it is known.
     """
 
     languages: tuple[str, ...]
     scripts: tuple[str, ...]
+    language_scripts: tuple[str, ...] = ()
 
     def extended(self, language_scripts: Iterable[str]) -> "Inventory":
         """This inventory with the codes it lacks appended in sorted order."""
-        pairs = [split_language_script(name) for name in language_scripts]
+        names = sorted({*self.language_scripts, *language_scripts})
+        pairs = [split_language_script(name) for name in names]
         languages = sorted({language for language, _ in pairs} - set(self.languages))
         scripts = sorted({script for _, script in pairs} - set(self.scripts))
-        return Inventory(self.languages + tuple(languages), self.scripts + tuple(scripts))
+        return Inventory(
+            self.languages + tuple(languages), self.scripts + tuple(scripts), tuple(names)
+        )
 
     def ids(self, language_script: str) -> tuple[int, int]:
         """The language row and the script row of ``deu_Latn``.
@@ -39,12 +44,13 @@ class Inventory:
         return _row(language, self.languages, "language"), _row(script, self.scripts, "script")
 
     def to_json(self) -> str:
-        return json.dumps({"languages": self.languages, "scripts": self.scripts}, indent=1) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> "Inventory":
         fields = json.loads(text)
-        return Inventory(tuple(fields["languages"]), tuple(fields["scripts"]))
+        names = (field.name for field in dataclasses.fields(Inventory))
+        return Inventory(*(tuple(fields[name]) for name in names))
 
     @staticmethod
     def published() -> "Inventory":
@@ -58,11 +64,6 @@ EMPTY = Inventory((), ())
 def seen_by_xlmr() -> frozenset[str]:
     """The 100 language-scripts that the published code counts as XLM-R's."""
     return frozenset(json.loads(_published_text())["xlmr_language_scripts"])
-
-
-def published_language_scripts() -> list[str]:
-    """The language-scripts of the text behind the published tables."""
-    return json.loads(_published_text())["language_scripts"]
 
 
 def split_language_script(name: str) -> tuple[str, str]:

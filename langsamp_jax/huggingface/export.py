@@ -79,8 +79,7 @@ def export(
         if full:
             write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
         if config.placement != "none":
-            names = {"language_scripts": sorted(run.tokens), **dataclasses.asdict(run.inventory)}
-            write_text(folder / "inventory.json", json.dumps(names, indent=1) + "\n")
+            write_text(folder / "inventory.json", run.inventory.to_json())
             write_bytes(folder / VECTORS_FILE, labelled_vectors(tables, params["conditioning"]))
         write_text(folder / "README.md", model_card(run, step, fold, full))
     return step

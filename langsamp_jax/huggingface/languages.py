@@ -21,16 +21,18 @@ from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors, with_decoder_bias
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
-from langsamp_jax.inventory import (
-    Inventory,
-    check_language_script,
-    published_language_scripts,
-    split_language_script,
-)
+from langsamp_jax.inventory import Inventory, check_language_script
 from langsamp_jax.model import ModelConfig
 
 _SCALE = 0.02  # standard deviation of random rows, as in the published code
-_WRITTEN_ANEW = {"config.json", "inventory.json", VECTORS_FILE, MODELING_FILE.name}
+_TABLES = {"languages": "conditioning/language", "scripts": "conditioning/script"}
+_KEPT = (
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
 def add_languages(
@@ -66,85 +68,85 @@ def add_languages(
     pretrained.check(config)
     if (old := pretrained.inventory) is None:
         raise UserError(f"{model} has no language and script tables; export a run with --full")
-    new = layout.named_tables(config, old.extended(names))
-    if new == old:
+    new = old.extended(names)
+    named = layout.named_tables(config, new)
+    if (named.languages, named.scripts) == (old.languages, old.scripts):
         raise UserError(f"{model} has rows for {', '.join(names)} already")
-    written = _language_scripts(model)
-    first_values = _first_values(start, old, written, families)
 
+    first_values = _first_values(start, old, names, families)
     tensors = _tensors(pretrained, config)
-    paths = layout.tensor_names(config)
-    records = []
-    for table, before, after in (
-        ("language", old.languages, new.languages),
-        ("script", old.scripts, new.scripts),
-    ):
-        if not after:
-            continue
-        values = tensors[paths[f"conditioning/{table}"]]
-        generator = np.random.default_rng((seed, table == "script"))
-        rows = [values]
-        for row, code in enumerate(after[len(before) :], len(before)):
-            sources = first_values(table, code, names)
-            drawn = generator.normal(0, _SCALE, (1, values.shape[1]))
-            rows.append(values[sources].mean(axis=0, keepdims=True) if sources else drawn)
-            began = _said([before[source] for source in sources]) if sources else "random"
-            records.append({"table": table, "row": row, "code": code, "start": began})
-        tensors[paths[f"conditioning/{table}"]] = np.concatenate(rows).astype(np.float32)
+    tables, records = {}, []
+    for table, path in _TABLES.items():
+        before, after = getattr(old, table), getattr(named, table)
+        if after:
+            tensor = layout.tensor_names(config)[path]
+            sources = {code: first_values(table, code) for code in after[len(before) :]}
+            generator = np.random.default_rng((seed, *map(ord, table)))
+            tensors[tensor] = _grown(tensors[tensor], list(sources.values()), generator)
+            tables[table.removesuffix("s")] = tensors[tensor]
+            records += [
+                {
+                    "table": table.removesuffix("s"),
+                    "row": after.index(code),
+                    "code": code,
+                    "start": _said(before, rows),
+                }
+                for code, rows in sources.items()
+            ]
 
+    stock, _ = read_config(model)
+    stock |= {"model_type": config.architecture, "dtype": "float32", "torch_dtype": "float32"}
+    description = full_model_config(stock, named, config.placement)
     with new_folder(output) as folder, full_disk_as_oserror(output):
-        for file in sorted(Path(model).iterdir()):
-            weights = file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json")
-            if file.is_file() and not weights and file.name not in _WRITTEN_ANEW:
+        for file in (Path(model) / name for name in _KEPT):
+            if file.exists():
                 shutil.copy(file, folder)
-        stock, _ = read_config(model)
-        stock |= {"model_type": config.architecture, "dtype": "float32", "torch_dtype": "float32"}
-        description = full_model_config(stock, new, config.placement)
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
+        write_text(folder / "inventory.json", new.to_json())
+        write_text(folder / "README.md", _model_card(model, names, records))
         write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
-        everything = {
-            "language_scripts": sorted({*written, *names}),
-            "languages": new.languages,
-            "scripts": new.scripts,
-        }
-        write_text(folder / "inventory.json", json.dumps(everything, indent=1) + "\n")
-        tables = {
-            table: tensors[paths[f"conditioning/{table}"]]
-            for table in ("language", "script")
-            if f"conditioning/{table}" in paths
-        }
-        write_bytes(folder / VECTORS_FILE, labelled_vectors(new, tables))
+        write_bytes(folder / VECTORS_FILE, labelled_vectors(named, tables))
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return records
 
 
-def _first_values(
-    start: str, old: Inventory, written: Sequence[str], families: Path | None
-) -> Callable[[str, str, Sequence[str]], list[int]]:
-    """A function from (table, new code, the names that are added) to the rows to take the mean of.
+def _grown(
+    values: np.ndarray, sources: Sequence[list[int]], generator: np.random.Generator
+) -> np.ndarray:
+    """A table with a row more for each of ``sources``: the mean of those rows, or random."""
+    rows = [
+        values[source].mean(axis=0) if source else generator.normal(0, _SCALE, values.shape[1])
+        for source in sources
+    ]
+    return np.concatenate([values, np.array(rows).reshape(-1, values.shape[1])]).astype(np.float32)
 
-    No row: a random start.
+
+def _first_values(
+    start: str, old: Inventory, names: Sequence[str], families: Path | None
+) -> Callable[[str, str], list[int]]:
+    """A function from (table, new code) to the old rows to take the mean of; none: random.
+
+    ``names`` are the language-scripts that are added.
     """
     if start == "random":
-        return lambda table, code, names: []
+        return lambda table, code: []
     if start not in ("script", "family"):
         language, script = old.ids(start)
-        return lambda table, code, names: [language if table == "language" else script]
+        return lambda table, code: [language if table == "languages" else script]
     if (start == "family") != (families is not None):
         raise UserError("--start family and --families FILE.tsv are given together or not at all")
     family = _read_families(families) if families else {}
 
-    def like(table: str, code: str, names: Sequence[str]) -> list[int]:
-        if table == "script":
+    def like(table: str, code: str) -> list[int]:
+        if table == "scripts":
             return list(range(len(old.scripts)))
         if start == "family":
-            what = family.get(code)
+            what = family.get(code, "")
             near = {known for known in old.languages if what and family.get(known) == what}
         else:
-            pairs = [split_language_script(name) for name in names]
-            what = ", ".join(sorted({script for language, script in pairs if language == code}))
-            known = [split_language_script(name) for name in written]
-            near = {language for language, script in known if script in what.split(", ")}
+            scripts = {name[4:] for name in names if name[:3] == code}
+            what = ", ".join(sorted(scripts))
+            near = {name[:3] for name in old.language_scripts if name[4:] in scripts}
         if not near:
             raise UserError(
                 f"the model has no language of the {start} of {code} ({what or 'unknown'}); "
@@ -170,17 +172,6 @@ def _tensors(pretrained: Pretrained, config: ModelConfig) -> dict[str, np.ndarra
     return with_decoder_bias({types: zeros, **tensors})
 
 
-def _language_scripts(model: Path) -> list[str]:
-    """The language-scripts that the model was trained on, as far as they are known."""
-    file = Path(model) / "inventory.json"
-    if not file.exists():
-        return published_language_scripts()
-    try:
-        return list(json.loads(file.read_text("utf-8"))["language_scripts"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged; export the run again") from None
-
-
 def _read_families(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -195,5 +186,18 @@ def _read_families(file: Path) -> dict[str, str]:
     return families
 
 
-def _said(codes: Sequence[str]) -> str:
-    return codes[0] if len(codes) == 1 else f"mean of {len(codes)}"
+def _said(codes: Sequence[str], rows: Sequence[int]) -> str:
+    if not rows:
+        return "random"
+    return codes[rows[0]] if len(rows) == 1 else f"mean of {len(rows)}"
+
+
+def _model_card(model: Path, names: Sequence[str], records: Sequence[dict[str, Any]]) -> str:
+    """The card that was there, and what was added."""
+    file = Path(model) / "README.md"
+    card = file.read_text("utf-8") if file.exists() else "# LangSAMP model\n"
+    rows = [f"| {r['table']} | {r['code']} | {r['row']} | {r['start']} |" for r in records]
+    added = f"## Added, not yet trained: {', '.join(names)}"
+    return "\n".join(
+        [card, added, "", "| table | code | row | starts as |", "|---|---|--:|---|", *rows, ""]
+    )

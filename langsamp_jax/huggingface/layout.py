@@ -84,6 +84,7 @@ def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
     return Inventory(
         inventory.languages if has and model.use_language else (),
         inventory.scripts if has and model.use_script else (),
+        inventory.language_scripts,
     )
 
 

@@ -181,7 +181,8 @@ def _tables(
             for name in names:
                 if not isinstance(name, str) or names.count(name) > 1:
                     raise UserError(f"{file}: {field} has {name!r}: expected different names")
-        return settings, Inventory(tuple(config["languages"]), tuple(config["scripts"]))
+        rows = tuple(config["languages"]), tuple(config["scripts"])
+        return settings, Inventory(*rows, _language_scripts(file.with_name("inventory.json")))
     inventory = Inventory.published()
     for name, codes in ((language, inventory.languages), (script, inventory.scripts)):
         if name in weights.shapes and weights.shapes[name][0] != len(codes):
@@ -190,6 +191,16 @@ def _tables(
                 f"there are {weights.shapes[name][0]}, not the published {len(codes)}"
             )
     return settings, inventory
+
+
+def _language_scripts(file: Path) -> tuple[str, ...]:
+    """Which text the model has seen, where ``inventory.json`` is there to say it."""
+    if not file.exists():
+        return ()
+    try:
+        return Inventory.from_json(file.read_text("utf-8")).language_scripts
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged; export the run again, or remove it") from None
 
 
 def _modern(name: str) -> str:

@@ -14,7 +14,7 @@ from langsamp_jax.cli import main
 from langsamp_jax.huggingface.export import export
 from langsamp_jax.huggingface.languages import add_languages
 from langsamp_jax.huggingface.pretrained import open_pretrained
-from langsamp_jax.inventory import Inventory, published_language_scripts
+from langsamp_jax.inventory import Inventory
 from langsamp_jax.run import open_run
 
 torch = pytest.importorskip("torch")
@@ -78,7 +78,10 @@ def test_nothing_else_changes(full, add):
         for kind, table in (("language", TABLES[0]), ("script", TABLES[1])):
             assert arrays[f"{kind}s"].tolist() == new[f"{kind}s"]
             np.testing.assert_array_equal(arrays[f"{kind}_vectors"], after[table])
+    card = (folder / "README.md").read_text("utf-8")
+    assert card.startswith((full / "README.md").read_text("utf-8")) and "| deu | 5 |" in card
     written = {"config.json", "inventory.json", "language_script_vectors.npz", "model.safetensors"}
+    written.add("README.md")
     assert {file.name for file in folder.iterdir()} == {file.name for file in full.iterdir()}
     for file in full.iterdir():
         if file.name not in written:
@@ -182,7 +185,9 @@ def test_training_takes_the_new_rows(add, corpus, tokenizer_file, tmp_path, caps
     assert "new languages" not in capsys.readouterr().err
 
     run = open_run(tmp_path / "run")
-    assert run.inventory == Inventory((*LANGUAGES, "ell"), (*SCRIPTS, "Grek"))
+    rows = run.inventory.languages, run.inventory.scripts
+    assert rows == ((*LANGUAGES, "ell"), (*SCRIPTS, "Grek"))
+    assert {"ell_Grek", "qab_Cyrl"} < set(run.inventory.language_scripts)
     assert run.inventory == open_pretrained(folder).inventory
     _, params = run.load_params()
     np.testing.assert_array_equal(params["conditioning"]["language"][5:], languages)
@@ -209,8 +214,9 @@ def test_published_tables(full, tmp_path):
     assert config["model_type"] == "langsamp-xlm-roberta" and config["dtype"] == "float32"
     inventory = open_pretrained(tmp_path / "more").inventory
     published = Inventory.published()
-    assert inventory == Inventory((*published.languages, "qaa"), published.scripts)
-    thai = {name[:3] for name in published_language_scripts() if name.endswith("Thai")}
+    assert inventory == published.extended(["qaa_Thai"])
+    assert inventory.languages == (*published.languages, "qaa")
+    thai = {name[:3] for name in Inventory.published().language_scripts if name.endswith("Thai")}
     rows = [published.languages.index(language) for language in thai]
     found = load_file(tmp_path / "more" / "model.safetensors")[TABLES[0]]
     assert len(rows) > 0
