@@ -120,7 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         "--corpus corpus --tokenizer my.model --output store",
     )
     _corpus(verb)
-    verb.add_argument("--tokenizer", type=Path, required=True, metavar="FILE.model")
+    verb.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a SentencePiece .model, or WordPiece: vocab.txt or tokenizer.json",
+    )
     verb.add_argument("--output", type=Path, required=True, metavar="STORE")
     verb.add_argument("--sequence_length", type=int, default=512, metavar="N", help="default 512")
     verb.add_argument(
@@ -219,7 +225,10 @@ def _verb(
     commands: Any, name: str, call: Callable[[argparse.Namespace], None], summary: str, example: str
 ) -> argparse.ArgumentParser:
     verb = commands.add_parser(
-        name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        allow_abbrev=False,
     )
     verb.epilog = f"example: {verb.prog} {example}"
     verb.set_defaults(call=call)

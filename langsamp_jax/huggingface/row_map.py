@@ -52,8 +52,8 @@ def row_map(old: OldPieces, new_pieces: Sequence[str]) -> RowMap:
     old_rows = {piece: row for row, piece in enumerate(old.pieces)}
     if missing := sorted(old_rows.keys() - set(new_pieces), key=old_rows.get):
         raise UserError(
-            f"the tokenizer lacks {len(missing):,} of the {len(old_rows):,} pieces that the model "
-            f"was trained with ({' '.join(missing[:3])}{' …' * (len(missing) > 3)}); "
+            f"the text's tokenizer lacks {len(missing):,} of the {len(old_rows):,} pieces of the "
+            f"model ({' '.join(missing[:3])}{' …' * (len(missing) > 3)}); "
             "it must be the model's own or an extension of it (langsamp tokenizer extend)"
         )
     carried = np.array([old_rows.get(piece, -1) for piece in new_pieces], np.int32)
