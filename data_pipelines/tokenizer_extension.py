@@ -82,7 +82,7 @@ def extend_tokenizer(
     ranked = sorted(found, key=lambda piece: (piece not in needed, -found[piece], piece))
     chosen = {piece: found[piece] for piece in ranked[:new_pieces]}
     tokenizer = SentencePieceTokenizer(_appended(old.model, chosen))
-    extension = Extension(tokenizer, row_map(old_pieces, tokenizer.pieces))
+    extension = Extension(tokenizer, row_map(old_pieces, tokenizer.pieces, tokenizer.scores))
     with new_folder(output) as folder:
         write_bytes(folder / "tokenizer.model", tokenizer.model)
         (folder / "huggingface").mkdir()

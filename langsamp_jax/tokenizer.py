@@ -48,11 +48,13 @@ class Tokenizer(abc.ABC):
       fingerprint: the SHA-256 of ``model``.
       pieces: the text of every id, in the order of the ids.
       vocabulary: the size and the special ids.
+      scores: float32 [size], the log-probability of each piece (0: special); None if it has none.
     """
 
     file_name: str
     pieces: list[str]
     vocabulary: Vocabulary
+    scores: np.ndarray | None = None
 
     def __init__(self, model: bytes):
         self.model = model
@@ -123,6 +125,11 @@ class SentencePieceTokenizer(Tokenizer):
     def pieces(self) -> list[str]:
         text = self._processor.id_to_piece(list(range(3, self._processor.get_piece_size())))
         return ["<s>", "<pad>", "</s>", "<unk>", *text, "<mask>"]
+
+    @property
+    def scores(self) -> np.ndarray:
+        scores = self._processor.get_score(list(range(3, self._processor.get_piece_size())))
+        return np.array([0, 0, 0, 0, *scores, 0], np.float32)
 
     def _encode(self, lines: list[str]) -> list[list[int]]:
         return self._processor.encode(lines, out_type=int, num_threads=_threads())

@@ -52,7 +52,7 @@ def tokenizer_extend(args: argparse.Namespace) -> None:
     old = tokenizer.vocab_size - args.new_pieces
     print(f"{args.output}: {old:,} ids before, {tokenizer.vocab_size:,} now")
     print(f"{old:,} rows are carried over, {len(rows.spelled):,} are a mean of old ones, ", end="")
-    print(f"{rows.unspelled:,} have no known part")
+    print(f"{rows.unspelled:,} have an unknown part")
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -87,7 +87,7 @@ def describe(
     if rows is not None:
         new = int((rows.carried < 0).sum())
         how = "the mean of what spelled them" if config.new_pieces == "mean" else "random"
-        unspelled = f" ({rows.unspelled:,} of unknown characters: random)"
+        unspelled = f" ({rows.unspelled:,} with an unknown part: random)"
         lines.append(
             f"  new pieces: {new:,}, {how}{unspelled if config.new_pieces == 'mean' else ''}"
         )
@@ -126,7 +126,7 @@ def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | No
             f"{path}: its tokenizer has {len(old.pieces):,} pieces, its weights {size:,}"
         )
     new_pieces = tokenizer.pieces
-    return None if old.pieces == new_pieces else row_map(old, new_pieces)
+    return None if old.pieces == new_pieces else row_map(old, new_pieces, tokenizer.scores)
 
 
 def _require_tied(pretrained: Pretrained) -> None:

@@ -30,21 +30,29 @@ class RowMap:
 
     Attributes:
       carried: int32 [new_size], the old row of the same piece, -1 for a new piece.
-      spelled: of each new piece, the old rows that spell it together; a new piece that no old
-        one spells even in part is not in it.
+      spelled: of each new piece, the old rows that spell it together; a new piece with a part
+        that is unknown is not in it.
+      rarer: of each spelled piece, its log-probability less the mean of those of its parts; 0
+        where the tokenizer has none.
     """
 
     carried: np.ndarray
     spelled: dict[int, tuple[int, ...]]
+    rarer: dict[int, float]
 
     @property
     def unspelled(self) -> int:
-        """How many new pieces have no known part."""
+        """How many new pieces have an unknown part."""
         return int(np.count_nonzero(self.carried < 0)) - len(self.spelled)
 
 
-def row_map(old: OldPieces, new_pieces: Sequence[str]) -> RowMap:
+def row_map(
+    old: OldPieces, new_pieces: Sequence[str], scores: Sequence[float] | None = None
+) -> RowMap:
     """Maps the pieces of an extended vocabulary, in id order, to the rows of the old one.
+
+    Args:
+      scores: the log-probability of each new piece, of a unigram model.
 
     Raises:
       UserError: an old piece is missing from the new vocabulary.
@@ -61,9 +69,19 @@ def row_map(old: OldPieces, new_pieces: Sequence[str]) -> RowMap:
     new = np.flatnonzero(carried < 0).tolist()
     spell, spelled = old.speller() if new else None, {}
     for row in new:
-        if known := tuple(i for i in spell(new_pieces[row]) if i not in unknown):
-            spelled[row] = known
-    return RowMap(carried, spelled)
+        parts = tuple(spell(new_pieces[row]))
+        if unknown.isdisjoint(parts):
+            spelled[row] = parts
+    rarer = dict.fromkeys(spelled, 0.0)
+    if scores is not None:
+        moved = np.empty(len(old_rows), np.int64)  # old row -> new row
+        moved[carried[carried >= 0]] = np.flatnonzero(carried >= 0)
+        values = np.asarray(scores, np.float64)
+        rarer = {
+            row: float(values[row] - values[moved[list(parts)]].mean())
+            for row, parts in spelled.items()
+        }
+    return RowMap(carried, spelled, rarer)
 
 
 def new_rows(
@@ -77,8 +95,10 @@ def new_rows(
     """Any part of the new table; carried rows bit for bit.
 
     New rows are the mean of the old rows that spell them (``mean``), or drawn from N(0, 0.02)
-    (``normal``, and with ``mean`` where no old row is known). Elements of a bias (``columns``
-    None) are zero where a row would be drawn.
+    (``normal``, and with ``mean`` where a part is unknown). Elements of a bias (``columns``
+    None) are zero where a row would be drawn, and lower than the mean by as much as the piece is
+    rarer than its parts: otherwise a new piece would be as likely as the frequent short ones
+    that spell it.
 
     Args:
       part: which rows of the new table.
@@ -106,6 +126,8 @@ def new_rows(
             values[row] = _SCALE * drawn[wanted]
     if groups:
         values[list(groups)] = _means(list(groups.values()), read_old_rows)
+        if columns is None:
+            values[list(groups)] += [rows.rarer[part.start + row] for row in groups]
     return values
 
 

@@ -166,7 +166,7 @@ def test_one_table_alone(published, tmp_path, import_folder):
 
 @pytest.fixture(scope="module")
 def grown(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """12 more pieces: pairs of old ones, one with an unknown part, one with no known part."""
+    """12 more pieces: pairs of old ones, two with an unknown part."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
     words = [piece for piece in tokenizer.pieces if piece.startswith("▁") and len(piece) > 3]
     pairs = [words[i] + words[-1 - i][1:] for i in range(10)]
@@ -198,18 +198,19 @@ def test_rows_of_the_vocabulary_go_by_piece(plain, tokenizer, grown, new_pieces,
 
     words, bias = np.asarray(params["word_embeddings"]), np.asarray(params["decoder_bias"])
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-    drawn = [row["☃☃"]]
-    for piece in grown.pieces[size - 1 : -2]:
-        spelled = processor.encode(piece[1:])  # it puts the ▁ in front itself
-        spelled = [i + 1 for i in spelled if i != processor.unk_id()]
-        assert len(spelled) >= (1 if "☃" in piece else 2)
+    drawn = [row["☃☃"], row[grown.pieces[-3]]]
+    assert "☃" in grown.pieces[-3]
+    for piece in grown.pieces[size - 1 : -3]:
+        spelled = [i + 1 for i in processor.encode(piece[1:])]  # it puts the ▁ in front itself
+        assert len(spelled) >= 2
         if new_pieces == "normal":
             drawn.append(row[piece])
             continue
-        for ours, name in ((words, "word_embeddings"), (bias, "decoder_bias")):
-            expected = old[name][spelled].astype(np.float64).mean(axis=0)
-            np.testing.assert_allclose(ours[row[piece]], expected, atol=1e-6)
-    assert len(drawn) == (1 if new_pieces == "mean" else 12)
+        means = [old[name][spelled].astype(np.float64).mean(axis=0) for name in old]
+        np.testing.assert_allclose(words[row[piece]], means[0], atol=1e-6)
+        scores = [processor.get_score(i - 1) for i in spelled]
+        np.testing.assert_allclose(bias[row[piece]], means[1] - 30 - np.mean(scores), rtol=1e-5)
+    assert len(drawn) == (2 if new_pieces == "mean" else 12)
     assert 0.01 < words[drawn].std() < 0.03 and not bias[drawn].any()
     assert len(np.unique(words[drawn], axis=0)) == len(drawn)
 
