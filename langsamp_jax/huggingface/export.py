@@ -8,6 +8,7 @@ the PyTorch code that they need.
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def export(
     with new_folder(output) as folder, full_disk_as_oserror(output):
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
         tensors = state_dict(stored, params, vocabulary)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_weights(folder, tensors)
         write_tokenizer(run.tokenizer, folder, config.max_length)
         if full:
             write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
@@ -122,6 +123,13 @@ def with_decoder_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "lm_head.bias" not in tensors:  # BERT
         return tensors
     return {**tensors, "lm_head.decoder.bias": tensors["lm_head.bias"]}
+
+
+def save_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes ``model.safetensors`` beside ``config.json``, for the same readers."""
+    file = folder / "model.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", file)  # the library lets nobody but the owner read it
 
 
 def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:

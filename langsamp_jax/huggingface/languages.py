@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import (
@@ -18,7 +17,12 @@ from langsamp_jax.files import (
     write_text,
 )
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.export import VECTORS_FILE, labelled_vectors, with_decoder_bias
+from langsamp_jax.huggingface.export import (
+    VECTORS_FILE,
+    labelled_vectors,
+    save_weights,
+    with_decoder_bias,
+)
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
 from langsamp_jax.inventory import Inventory, check_language_script
@@ -106,7 +110,7 @@ def add_languages(
         write_text(folder / "README.md", _model_card(model, names, records))
         write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
         write_bytes(folder / VECTORS_FILE, labelled_vectors(named, tables))
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_weights(folder, tensors)
     return records
 
 

@@ -121,6 +121,7 @@ def test_files(case):
     suffixes = {Path(name).suffix for name in files}
     assert suffixes <= {".json", ".safetensors", ".model", ".txt", ".md", ".npz"}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files
+    assert len({file.stat().st_mode for file in case.folder.iterdir()}) == 1  # the same readers
     has_vectors = case.run.model().config.placement != "none"
     for name in ("inventory.json", "language_script_vectors.npz"):
         assert (name in files) == has_vectors
