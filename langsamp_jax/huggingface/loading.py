@@ -21,6 +21,7 @@ from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
 from langsamp_jax.huggingface.tokenizer_files import read_pieces
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.progress import Progress
 from langsamp_jax.tokenizer import Tokenizer
 
 _CHUNK_BYTES = 8_000_000
@@ -65,10 +66,14 @@ def load_params(
 
     absent = [path for path in places if not reader.has(path)]
     fresh = _fresh(model, absent, places, seed)
-    leaves = [
-        fresh[path] if path in fresh else assemble(leaf.shape, places[path], reader.of(path))
-        for path, leaf in ((_path(key), leaf) for key, leaf in flat)
-    ]
+    leaves = []
+    with Progress("reading weights", len(flat), "parameters") as progress:
+        for key, leaf in flat:
+            if (path := _path(key)) in fresh:
+                leaves.append(fresh[path])
+            else:
+                leaves.append(assemble(leaf.shape, places[path], reader.of(path)))
+            progress.advance(1)
     return jax.tree.unflatten(tree, leaves)
 
 
@@ -251,8 +256,9 @@ class _Reader:
         old, width = self._weights.shapes[name]
         there = self._weights.read(name, (_below(old, rows), columns))
         deviation = self._model.config.initializer_range
+        which = name.endswith(layout.SCRIPT_TABLE)
         new = [
-            np.random.default_rng((self._seed, row)).normal(0, deviation, width)[columns]
+            np.random.default_rng((self._seed, which, row)).normal(0, deviation, width)[columns]
             for row in range(max(old, rows.start), rows.stop)
         ]
         return np.concatenate([there, np.array(new, np.float32).reshape(-1, there.shape[1])])
