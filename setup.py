@@ -19,6 +19,7 @@ CORE = [
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "protobuf>=6.33,<7",
     "pycountry>=26.2",
     "safetensors>=0.6",
     # 0.2.3 carries protobuf code generated for protobuf 7, which refuses the protobuf 6 that
