@@ -46,7 +46,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     if pretrained:
         pretrained.check(configs.model)
         rows = vocabulary_rows(pretrained, store.tokenizer())
-        start = describe(pretrained, configs.model, rows, inventory, configs.init)
+        start = describe(pretrained, model, rows, inventory, configs.init)
     return "\n".join(
         [
             *settings,

@@ -241,7 +241,7 @@ def first_state(
     pretrained.check(configs.model)
     rows = vocabulary_rows(pretrained, store.tokenizer())
     inventory = table_rows(store, pretrained.inventory)
-    print(describe(pretrained, configs.model, rows, inventory, configs.init), file=sys.stderr)
+    print(describe(pretrained, model, rows, inventory, configs.init), file=sys.stderr)
     params = load_params(pretrained, model, rows, places.params, configs.init, seed)
 
     def begin(params: Any) -> TrainState:

@@ -79,15 +79,16 @@ def load_params(
 
 def describe(
     pretrained: Pretrained,
-    model: ModelConfig,
+    model: LangSamp,
     rows: RowMap | None,
     inventory: Inventory,
     config: InitConfig,
 ) -> str:
     """Where the parameters come from, in a few lines: nothing starts at random unsaid."""
+    sizes = model.config
     lines = [
-        f"start: {pretrained.path} ({model.architecture}, {model.num_hidden_layers} layers of "
-        f"{model.hidden_size}, {pretrained.vocab_size:,} pieces)"
+        f"start: {pretrained.path} ({sizes.architecture}, {sizes.num_hidden_layers} layers of "
+        f"{sizes.hidden_size}, {pretrained.vocab_size:,} pieces)"
     ]
     if rows is not None:
         new = int((rows.carried < 0).sum())
@@ -99,12 +100,15 @@ def describe(
     if not pretrained.has_head:
         lines.append("  it is a plain encoder: the language-modelling head starts at random")
     if (known := pretrained.inventory) is not None:
-        named = layout.named_tables(model, inventory)
+        named = layout.named_tables(sizes, inventory)
         for kind in ("languages", "scripts"):
             if new := getattr(named, kind)[len(getattr(known, kind)) :]:
                 lines.append(f"  new {kind}, random: {', '.join(new)}")
-    elif model.placement != "none":
+    elif sizes.placement != "none":
         lines.append("  the language and script vectors start at random")
+    if rows is None and model.vocab_size < pretrained.vocab_size:
+        unused = pretrained.vocab_size - model.vocab_size
+        lines.append(f"  not used: {unused:,} embeddings behind the last piece")
     if pretrained.not_used:
         lines.append(f"  not used: {', '.join(pretrained.not_used)}")
     return "\n".join(lines)
@@ -126,7 +130,9 @@ def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | No
             f"{path} has {size:,} embeddings and no tokenizer to tell whose they are; the text's "
             f"tokenizer has {tokenizer.vocab_size:,} pieces"
         )
-    if len(old.pieces) != size:
+    # The published XL and XXL have 250,880 embeddings for XLM-R's 250,002 pieces.
+    padded = pretrained.fields["architecture"] == "xlm-roberta-xl" and len(old.pieces) < size
+    if len(old.pieces) != size and not padded:
         raise UserError(
             f"{path}: its tokenizer has {len(old.pieces):,} pieces, its weights {size:,}"
         )

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.loading import InitConfig, describe
 from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
 from langsamp_jax.inventory import EMPTY
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
@@ -173,7 +175,7 @@ def test_what_is_not_used_is_said(checkpoint, tmp_path):
     kind, _, stock, model, _ = checkpoint
     stock.config.save_pretrained(tmp_path)
     with_tensors_of_no_use(stock, tmp_path)
-    text = describe(open_pretrained(tmp_path), model.config, None, EMPTY, InitConfig())
+    text = describe(open_pretrained(tmp_path), model, None, EMPTY, InitConfig())
     (line,) = [line for line in text.splitlines() if "not used" in line]
     assert "pooler.dense.weight" in line and "position_ids" not in line
     assert ("cls.seq_relationship.weight" in line) == (kind == "bert")
@@ -210,8 +212,30 @@ def test_plain_encoder(checkpoint, tmp_path, import_folder):
     assert not ours["head/dense/bias"].any() and not ours["decoder_bias"].any()
 
     for folder, said in ((tmp_path, True), (checkpoint[1], False)):
-        text = describe(open_pretrained(folder), model.config, None, EMPTY, InitConfig())
+        text = describe(open_pretrained(folder), model, None, EMPTY, InitConfig())
         assert ("plain encoder" in text and "head starts at random" in text) == said
+
+
+def test_embeddings_behind_the_last_piece(
+    tokenizer, corpus, tmp_path, make_checkpoint, import_folder, padded, logits
+):
+    """The published XL and XXL are padded; of any other model the tokenizer is a wrong one."""
+    size, lines = tokenizer.vocab_size, (corpus / "qac_Latn.txt").read_text().splitlines()[:4]
+    for kind in ("xlm-roberta-xl", "xlm-roberta"):
+        stock = make_checkpoint(tmp_path / kind, kind, size + 20)
+        write_tokenizer(tokenizer, tmp_path / kind, 32)
+        if kind == "xlm-roberta":
+            with pytest.raises(UserError, match=f"tokenizer has {size} pieces, its weights"):
+                import_folder(tmp_path / kind, tokenizer)
+            continue
+        model, params = import_folder(tmp_path / kind, tokenizer)
+        batch = padded(tokenizer, lines)
+        tokens, mask = (torch.tensor(np.asarray(field)).long() for field in batch[:2])
+        theirs = stock(tokens, attention_mask=mask).logits.detach().numpy()[..., :size]
+        ours, valid = logits(model, params, batch), np.asarray(batch.attention_mask)
+        np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-4)
+        text = describe(open_pretrained(tmp_path / kind), model, None, EMPTY, InitConfig())
+        assert "not used: 20 embeddings" in text
 
 
 def test_chunks_make_the_same_whole(checkpoint, tokenizer, import_folder, monkeypatch):

@@ -136,7 +136,7 @@ def test_new_languages_get_rows_behind_the_old_ones(published, import_folder):
         assert (0.01 < added.std(axis=1)).all() and (added.std(axis=1) < 0.04).all()
     assert not (new["language"][610] == new["language"][611]).any()
     inventory = Inventory.published().extended(["deu_Latn", "qaa_Latn", "qab_Qaaa"])
-    text = describe(open_pretrained(published), model.config, None, inventory, InitConfig())
+    text = describe(open_pretrained(published), model, None, inventory, InitConfig())
     assert "new languages, random: qaa, qab" in text and "new scripts, random: Qaaa" in text
 
 
@@ -218,7 +218,8 @@ def test_rows_of_the_vocabulary_go_by_piece(plain, tokenizer, grown, new_pieces,
 def test_what_new_pieces_begin_as_is_said(plain, tokenizer, grown):
     pretrained = open_pretrained(plain)
     config, rows = ModelConfig(**pretrained.fields), vocabulary_rows(pretrained, grown)
-    assert "new pieces: 12" in describe(pretrained, config, rows, EMPTY, InitConfig())
+    model = LangSamp(config, grown.vocab_size, 0, 0)
+    assert "new pieces: 12" in describe(pretrained, model, rows, EMPTY, InitConfig())
     assert vocabulary_rows(pretrained, tokenizer) is None
 
 
