@@ -109,6 +109,8 @@ def describe(
     if rows is None and model.vocab_size < pretrained.vocab_size:
         unused = pretrained.vocab_size - model.vocab_size
         lines.append(f"  not used: {unused:,} embeddings behind the last piece")
+    if sizes.architecture == "bert":
+        lines.append("  not used: the vector of a second text segment")
     if pretrained.not_used:
         lines.append(f"  not used: {', '.join(pretrained.not_used)}")
     return "\n".join(lines)
