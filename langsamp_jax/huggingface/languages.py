@@ -25,10 +25,10 @@ from langsamp_jax.huggingface.export import (
 )
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
+from langsamp_jax.huggingface.row_map import NEW_ROW_SCALE
 from langsamp_jax.inventory import Inventory, check_language_script
 from langsamp_jax.model import ModelConfig
 
-_SCALE = 0.02  # standard deviation of random rows, as in the published code
 _TABLES = {"languages": "conditioning/language", "scripts": "conditioning/script"}
 _KEPT = (
     "sentencepiece.bpe.model",
@@ -119,7 +119,9 @@ def _grown(
 ) -> np.ndarray:
     """A table with a row more for each of ``sources``: the mean of those rows, or random."""
     rows = [
-        values[source].mean(axis=0) if source else generator.normal(0, _SCALE, values.shape[1])
+        values[source].mean(axis=0)
+        if source
+        else generator.normal(0, NEW_ROW_SCALE, values.shape[1])
         for source in sources
     ]
     return np.concatenate([values, np.array(rows).reshape(-1, values.shape[1])]).astype(np.float32)

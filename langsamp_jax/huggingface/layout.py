@@ -24,13 +24,14 @@ MODEL_CLASS = {
 }
 FULL = "langsamp-"  # in front of the model type of a full LangSAMP model
 
-_SAME_NAME = {
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "layer_norm_eps": "layer_norm_eps",
-}
+# Fields of config.json that ModelConfig has under the same name.
+_SAME_NAME = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "layer_norm_eps",
+)
 
 
 def prefix(architecture: str) -> str:
@@ -121,7 +122,7 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
         if (found := config.get(field, value)) != value:
             raise UserError(f"{source}: {field} = {found!r} is not supported, only {value!r}")
     try:
-        fields = {ours: config[theirs] for ours, theirs in _SAME_NAME.items()}
+        fields = {name: config[name] for name in _SAME_NAME}
         sizes = [config["vocab_size"], config["max_position_embeddings"]]
     except KeyError as error:
         raise UserError(f"{source}: {error.args[0]} is missing") from None
@@ -145,7 +146,7 @@ def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "architectures": [MODEL_CLASS[model.architecture] + "ForMaskedLM"],
         "model_type": model.architecture,
-        **{theirs: getattr(model, ours) for ours, theirs in _SAME_NAME.items()},
+        **{name: getattr(model, name) for name in _SAME_NAME},
         "max_position_embeddings": model.max_length + first,
         "type_vocab_size": 2 if model.architecture == "bert" else 1,
         "vocab_size": vocabulary.size,

@@ -19,6 +19,7 @@ from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.pretrained import Pretrained
 from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
 from langsamp_jax.huggingface.tokenizer_files import read_pieces
+from langsamp_jax.huggingface.weights import Index
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.progress import Progress
@@ -26,7 +27,6 @@ from langsamp_jax.tokenizer import Tokenizer
 
 _CHUNK_BYTES = 8_000_000
 
-Index = tuple[slice, ...]
 Read = Callable[[Index], np.ndarray]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 
-_SCALE = 0.02  # standard deviation of new rows: XLM-R's initializer_range
+NEW_ROW_SCALE = 0.02  # standard deviation of what is drawn: XLM-R's initializer_range
 _UNKNOWN = {"<unk>", "[UNK]"}
 
 
@@ -123,7 +123,7 @@ def new_rows(
         elif columns is not None:
             width, wanted = columns
             drawn = np.random.default_rng((seed, part.start + row)).standard_normal(width, "f4")
-            values[row] = _SCALE * drawn[wanted]
+            values[row] = NEW_ROW_SCALE * drawn[wanted]
     if groups:
         values[list(groups)] = _means(list(groups.values()), read_old_rows)
         if columns is None:
