@@ -13,9 +13,12 @@ def _version() -> str:
 
 
 CORE = [
+    "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
+    "fonttools>=4.60,<5",
     "gin-config>=0.5,<0.6",
     "jax>=0.10.2,<0.11",
+    "matplotlib>=3.10,<4",
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
@@ -34,6 +37,8 @@ CORE = [
 
 DATA = [
     "apache-beam>=2.77,<3",
+    "importlib-resources>=7,<8",  # tensorflow-datasets imports it and does not declare it
+    "pyarrow>=25,<26",
     "seqio>=0.0.20,<0.1",
     # Not tensorflow-cpu: tensorflow-text requires the distribution "tensorflow", and the two
     # install different builds of the same files. Without its and-cuda extra, "tensorflow" pulls
@@ -50,7 +55,9 @@ TORCH = [
 ]
 
 DEV = [
+    *DATA,
     *TORCH,
+    "datasets>=5,<6",  # for the tests: it writes the Arrow folders that Glot500-c is made of
     "hypothesis>=6.100,<7",
     "pytest>=9,<10",
     "pytest-xdist>=3.8,<4",

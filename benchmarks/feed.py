@@ -30,7 +30,7 @@ def make_store(path: Path) -> None:
     import tensorstore as ts
 
     from langsamp_jax.inventory import Inventory
-    from langsamp_jax.store import Counts, Manifest, array_spec, row_files
+    from langsamp_jax.store import Counts, Manifest, array_spec, file_digest, row_files
     from langsamp_jax.tokenizer import Vocabulary
 
     generator = np.random.default_rng(0)
@@ -43,16 +43,16 @@ def make_store(path: Path) -> None:
         array = ts.open(array_spec(folder, size, LENGTH), create=True).result()
         array.write(tokens).result()
         counts[name] = Counts(lines=size * 20, tokens=size * LENGTH, unknown=0, rows=size)
-        files |= {f"train/{name}/{f}": (folder / f).stat().st_size for f in row_files(size)}
+        for file in row_files(size):
+            facts = (folder / file).stat().st_size, file_digest(folder / file)
+            files[f"train/{name}/{file}"] = facts
     none = dict.fromkeys(names, Counts(0, 0, 0, 0))
     Manifest(
         sequence_length=LENGTH,
         vocabulary=Vocabulary(VOCAB, 0, 1, 2, 3, VOCAB - 1),
         tokenizer="",
-        validation_fraction=0.0,
         counts={"train": counts, "validation": none},
         skipped={},
-        sources={},
         files=files,
     ).save(path)
 
@@ -71,7 +71,7 @@ def measure(path: Path) -> dict[str, object]:
     started = time.perf_counter()
     store = Store(path)
     manifest = store.manifest
-    sampler = MixtureConfig().sampler(manifest, seed=0)
+    sampler = MixtureConfig().sampler(manifest, 0, num_steps=FAR_STEP, batch_size=BATCH)
     feed = Feed(store.split("train"), sampler, EMPTY.extended(manifest.names), BATCH, sharding)
     feed.batch(0)
     opened = time.perf_counter() - started

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from langsamp_jax.corpus import corpus_files, read_lines
+from data_pipelines.hygiene import Cleaner, Hygiene, clean_lines
+from data_pipelines.sources import TextRange, find_sources, text_ranges
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import require_absent, write_bytes
 from langsamp_jax.progress import Progress
@@ -63,11 +64,11 @@ class LineSample:
     """Lines of a corpus, drawn by temperature.
 
     Attributes:
-      files: the text of each language-script.
+      parts: the text of each language-script.
       copies: int64 [lines] for each of them, how often each line is drawn.
     """
 
-    files: list[Path]
+    parts: list[list[TextRange]]
     copies: list[np.ndarray]
 
     @staticmethod
@@ -84,8 +85,8 @@ class LineSample:
             raise UserError(f"--temperature {temperature}: expected a number above 0")
         if max_sentences < 1:
             raise UserError(f"--sentences {max_sentences}: expected a whole number above 0")
-        files = list(corpus_files(corpus).values())
-        counts = np.array([sum(1 for _ in read_lines(file)) for file in files])
+        parts = [text_ranges(*source) for source in find_sources(corpus).items()]
+        counts = np.array([sum(1 for _ in _lines(part)) for part in parts])
         if not counts.any():
             raise UserError(f"{corpus} holds no text: every file is empty")
         sampler = Sampler.create(counts, temperature_rates(counts, temperature), seed)
@@ -94,7 +95,7 @@ class LineSample:
             np.bincount(line[language == index], minlength=count)
             for index, count in enumerate(counts)
         ]
-        return LineSample(files, copies)
+        return LineSample(parts, copies)
 
     @property
     def size(self) -> int:
@@ -103,9 +104,16 @@ class LineSample:
 
     def languages(self) -> Iterator[Iterator[tuple[str, int]]]:
         """For each language-script its drawn lines, and how often each is drawn."""
-        for file, copies in zip(self.files, self.copies, strict=True):
-            lines = zip(read_lines(file), copies.tolist(), strict=True)
-            yield ((text, times) for (_, text), times in lines if times)
+        for parts, copies in zip(self.parts, self.copies, strict=True):
+            lines = zip(_lines(parts), copies.tolist(), strict=True)
+            yield ((text, times) for text, times in lines if times)
+
+
+def _lines(parts: list[TextRange]) -> Iterator[str]:
+    """The clean lines of a language-script, repeated ones too."""
+    for part in parts:
+        for lines in clean_lines(Cleaner(part.name, Hygiene()), part):
+            yield from lines
 
 
 def train_unigram(sentences: Iterable[str], vocab_size: int, **options: object) -> bytes:

@@ -1,7 +1,5 @@
-"""A corpus: a folder of ``iso639-3_Script.txt`` files, UTF-8, one sentence a line."""
+"""Aligned text: a folder of ``iso639-3_Script.txt`` files whose lines translate each other."""
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from langsamp_jax.errors import UserError
@@ -27,35 +25,6 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
     return files
-
-
-def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The bytes read so far and the line, for each non-empty line of a file, stripped.
-
-    Raises:
-      UserError: bytes that are not UTF-8; the file and line are named.
-    """
-    position = 0
-    with open(file, "rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            position += len(raw)
-            line = _decode(raw, file, number).strip()
-            if line:
-                yield position, line
-
-
-def content_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes, which are checked on the way.
-
-    Raises:
-      UserError: bytes that are not UTF-8; the file and line are named.
-    """
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            digest.update(raw)
-            _decode(raw, file, number)
-    return digest.hexdigest()
 
 
 def aligned_lines(file: Path) -> list[str]:

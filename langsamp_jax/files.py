@@ -50,9 +50,18 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_as_oserror(path: Path) -> Iterator[None]:
-    """Turns what TensorStore and Orbax raise on a full disk into the OSError that it is."""
+    """Turns what TensorStore, Orbax and NumPy raise on a full disk into the OSError that it is.
+
+    One that names no file, as those of write() do, gets the name ``path``.
+    """
     try:
         yield
+    except OSError as error:
+        if error.errno is None and str(error).endswith(" written"):  # NumPy: "9 requested and 5"
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     except (ValueError, RuntimeError) as error:
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error

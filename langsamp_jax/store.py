@@ -4,6 +4,7 @@
     STORE/tokenizer.model               what the rows were made with; tokenizer.json if WordPiece
     STORE/train/deu_Latn/               uint32 [rows, sequence_length], one row per inner chunk
     STORE/validation/deu_Latn/          the same; only its last row may be shorter
+    STORE/origin.json, STORE/lines/     how it was made, for ``prepare``; not needed to read it
 
 Rows are compressed and checksummed one by one (zstd, crc32c), so that random rows are cheap and
 a flipped byte is an error that names its file. The shapes stand in the manifest, so that
@@ -14,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from langsamp_jax.tokenizer import Tokenizer, Vocabulary, open_tokenizer
 SPLITS = ("train", "validation")
 ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
 
-_FORMAT = "langsamp-store/2"
+_FORMAT = "langsamp-store/3"
 _MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # the indices of the files; without it, every row reads one anew
 
@@ -49,17 +51,15 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What the store holds: ``counts[split][name]``, ``sources[name]`` = SHA-256 of the text,
-    ``files[path]`` = bytes, ``skipped[name]`` = why."""
+    """What the store holds: ``counts[split][name]``, ``skipped[name]`` = why, and
+    ``files[path]`` = bytes and ``file_digest``."""
 
     sequence_length: int
     vocabulary: Vocabulary
     tokenizer: str
-    validation_fraction: float
     counts: dict[str, dict[str, Counts]]
     skipped: dict[str, str]
-    sources: dict[str, str]
-    files: dict[str, int]
+    files: dict[str, tuple[int, str]]
     rows_per_file: int = ROWS_PER_FILE
 
     @property
@@ -73,7 +73,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that stands here: another text, split or tokenizer gives another."""
+        """SHA-256 of all that stands here: other rows or another tokenizer give another."""
         return _seal(self._body())
 
     def save(self, store: Path) -> None:
@@ -94,9 +94,12 @@ class Store:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
-        for name, size in self.manifest.files.items():
-            file = self.path / name
-            found = file.stat().st_size if file.exists() else None
+        for name, (size, _) in self.manifest.files.items():
+            file = f"{self.path}/{name}"  # of thousands, making a Path takes longer than stat
+            try:
+                found = os.stat(file).st_size
+            except FileNotFoundError:
+                found = None
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise UserError(f"the store is damaged: {file} {what}; {_MEND}")
@@ -131,9 +134,12 @@ class Split:
         context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
         opening = [
             ts.open(
-                array_spec(
-                    self.path / name, int(rows), self.sequence_length, manifest.rows_per_file
-                ),
+                {
+                    **array_spec(
+                        self.path / name, int(rows), self.sequence_length, manifest.rows_per_file
+                    ),
+                    "recheck_cached_data": "open",  # a store does not change: no stat for each row
+                },
                 assume_metadata=True,
                 open=True,
                 context=context,
@@ -179,7 +185,8 @@ def array_spec(
         "codecs": inner,
         "index_codecs": [inner[0], inner[2]],
     }
-    grid = {"chunk_shape": [rows_per_file, sequence_length]}
+    # A file has 16 bytes of index for every row that it could hold: no more than there are.
+    grid = {"chunk_shape": [min(rows, rows_per_file), sequence_length]}
     return {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": f"{path}/"},
@@ -192,6 +199,11 @@ def array_spec(
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         },
     }
+
+
+def file_digest(file: Path) -> str:
+    """A hash of the bytes of a file of rows."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
 
 
 def row_files(rows: int) -> list[str]:
@@ -218,7 +230,8 @@ def _read_manifest(store: Path) -> Manifest:
             for split, languages in body.pop("counts").items()
         }
         vocabulary = Vocabulary(*body.pop("vocabulary"))
-        return Manifest(counts=counts, vocabulary=vocabulary, **body)
+        files = {name: (size, digest) for name, (size, digest) in body.pop("files").items()}
+        return Manifest(counts=counts, vocabulary=vocabulary, files=files, **body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"the store is damaged: {file} was cut or changed; {_MEND}") from error
 

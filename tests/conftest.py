@@ -1,9 +1,10 @@
 """A small world for all tests: a corpus, a tokenizer trained on it, and a store of both."""
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before jax is imported anywhere; processes that tests start inherit it.
@@ -49,6 +50,20 @@ def store_path(
     store = tmp_path_factory.mktemp("store") / "store"
     prepare(corpus, tokenizer_file, store, sequence_length=32, validation_fraction=0.1)
     return store
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """``digests(folder)``: the hash of every file in it, by its path there."""
+
+    def digests(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return digests
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,16 @@
 """prepare, refused: one line that names the file, and nothing at the output."""
 
+import errno
 import subprocess
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from data_pipelines import work
 from data_pipelines.prepare import Settings, prepare
 from langsamp_jax.errors import UserError
+from langsamp_jax.files import partial_path
 from langsamp_jax.store import Store
 
 
@@ -17,16 +20,20 @@ def mine(tmp_path) -> Path:
     folder = tmp_path / "mine"
     folder.mkdir()
     for name in ("qaa_Latn", "qab_Latn"):
-        (folder / f"{name}.txt").write_text("a few words\n" * 20, "utf-8")
+        lines = "".join(f"a few words {number}\n" for number in range(20))
+        (folder / f"{name}.txt").write_text(lines, "utf-8")
     return folder
 
 
-def refused(*args, output: Path) -> str:
-    """The one line of the UserError; what was there before is all that is there after."""
+def refused(*args, output: Path, begun: bool = False) -> str:
+    """The one line of the UserError; what was there before is all that is there after, but for
+    the work beside the output if it had ``begun``."""
     before = snapshot(output.parent)
     with pytest.raises(UserError) as error:
         prepare(*args)
-    assert snapshot(output.parent) == before
+    after, partial = snapshot(output.parent), str(partial_path(output))
+    assert begun == (partial in after)
+    assert {path: data for path, data in after.items() if not path.startswith(partial)} == before
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -50,13 +57,14 @@ def test_a_corpus_of_empty_files(text, tokenizer_file, tmp_path):
     corpus.mkdir()
     for name in ("deu_Latn", "eng_Latn"):
         (corpus / f"{name}.txt").write_text(text, "utf-8")
-    assert str(corpus) in refused(corpus, tokenizer_file, output, output=output)
+    message = refused(corpus, tokenizer_file, output, output=output)
+    assert message.startswith("no language-script has enough text for one row of 512 tokens")
 
 
 def test_too_little_text_for_any_row(mine, tokenizer_file, tmp_path):
     output = tmp_path / "store"
     message = refused(mine, tokenizer_file, output, 4096, output=output)
-    assert str(mine) in message and "4096" in message and "--sequence_length" in message
+    assert "4096" in message and "--sequence_length" in message
 
 
 @pytest.mark.parametrize(
@@ -75,11 +83,17 @@ def test_a_file_name_that_is_no_language_script(name, expected, mine, tokenizer_
 
 
 def test_bytes_that_are_not_utf8(mine, tokenizer_file, tmp_path):
-    """Found before anything is packed, though the file comes last."""
+    """Found before anything is packed; what was encoded waits for the file to be mended."""
     file, output = mine / "qab_Latn.txt", tmp_path / "store"
+    text = file.read_bytes()
     file.write_bytes(b"words\n" * 300 + b"caf\xe9\n" + b"words\n")
-    message = refused(mine, tokenizer_file, output, output=output)
-    assert f"{file}, line 301" in message and "UTF-8" in message
+    message = refused(mine, tokenizer_file, output, 32, output=output, begun=True)
+    assert not list(partial_path(output).rglob("zarr.json"))
+    assert f"{file}, line 301: not UTF-8 (" in message and "--skip_damaged" in message
+    file.write_bytes(text)
+    prepare(mine, tokenizer_file, output, 32)
+    assert Store(output).manifest.names == ("qaa_Latn", "qab_Latn")
+    assert not partial_path(output).exists()
 
 
 def test_a_tokenizer_that_is_none(mine, tmp_path):
@@ -120,7 +134,8 @@ def test_a_bad_validation_fraction(fraction, mine, tokenizer_file, tmp_path):
 
 def test_limits_themselves_are_allowed():
     for length, fraction in [(8, 0.0), (65_536, 0.999)]:
-        assert Settings("", length, fraction).sequence_length == length
+        settings = Settings("", length, fraction, "NFC", "drop", None)
+        assert (settings.sequence_length, settings.validation_fraction) == (length, fraction)
 
 
 def test_an_output_that_holds_something_else(mine, tokenizer_file, tmp_path):
@@ -155,7 +170,7 @@ def test_a_store_of_other_text_is_not_overwritten(mine, tokenizer_file, tmp_path
     assert message.startswith(f"{output} already holds something else")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "train/qaa_Latn/c/0/0"])
+@pytest.mark.parametrize("name", ["manifest.json", "train/qaa_Latn/c/0/0", "origin.json"])
 def test_a_damaged_store_is_not_taken_for_a_whole_one(name, mine, tokenizer_file, tmp_path):
     output = tmp_path / "store"
     prepare(mine, tokenizer_file, output, 32, 0.1)
@@ -182,18 +197,46 @@ def test_a_full_disk(small_disk, corpus, tokenizer_file, store_path):
     }
 
 
-@pytest.mark.parametrize("kibibytes", [4, 64, 440, 600, 800, 900, 924, 948])
-def test_a_disk_that_fills_up_sooner_or_later(
-    kibibytes, small_disk, corpus, tokenizer_file, store_path
-):
-    """In a row file, in an index, in a record, in the tokenizer or in the manifest."""
-    room = ["mount", "-o", f"remount,size={kibibytes}k", str(small_disk)]
-    subprocess.run(room, check=True, capture_output=True)
-    output = small_disk / "store"
-    try:
-        prepare(corpus, tokenizer_file, output, 32, 0.1)
-    except OSError as full:
-        assert "No space left" in str(full) and str(small_disk) in str(full)
-        assert not output.exists()
-    else:
-        assert Store(output).manifest == Store(store_path).manifest
+def test_a_disk_that_fills_up_sooner_or_later(small_disk, corpus, tokenizer_file, store_path):
+    """In a piece, in what is kept, in a row file, in a result, in the tokenizer or the manifest:
+    each call ends with the file that found no room, and the last, with enough, with the store."""
+    output, kibibytes, full = small_disk / "store", 4, 0
+    while not output.exists():
+        room = ["mount", "-o", f"remount,size={kibibytes}k", str(small_disk)]
+        subprocess.run(room, check=True, capture_output=True)
+        try:
+            prepare(corpus, tokenizer_file, output, 32, 0.1)
+        except OSError as error:
+            assert "No space left" in str(error) and str(small_disk) in str(error)
+            assert not output.exists()
+            kibibytes, full = kibibytes + 36, full + 1
+    assert Store(output).manifest == Store(store_path).manifest
+    assert full > 20
+
+
+def test_two_calls_on_one_output(mine, tokenizer_file, tmp_path, monkeypatch):
+    """The second is refused while the first is at work, which is not disturbed."""
+    output, refusals = tmp_path / "store", []
+    leave = work._leave_result
+
+    def leave_and_call_again(function, folder, entry):
+        leave(function, folder, entry)
+        with pytest.raises(UserError) as error:
+            prepare(mine, tokenizer_file, output, 32, 0.1)
+        refusals.append(str(error.value))
+
+    monkeypatch.setattr(work, "_leave_result", leave_and_call_again)
+    manifest = prepare(mine, tokenizer_file, output, 32, 0.1)
+    assert set(refusals) == {
+        f"another call is at work on {output}; wait for it or name another --output"
+    }
+    assert Store(output).manifest == manifest and not partial_path(output).exists()
+
+
+def test_a_file_system_without_locks(mine, tokenizer_file, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    manifest = prepare(mine, tokenizer_file, tmp_path / "store", 32, 0.1)
+    assert Store(tmp_path / "store").manifest == manifest

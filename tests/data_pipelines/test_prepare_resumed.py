@@ -1,6 +1,5 @@
 """prepare, interrupted: killed at any moment and called again, it gives the same bytes."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import prepare as module
+from data_pipelines import build, work
+from data_pipelines.hygiene import Hygiene
 from data_pipelines.prepare import prepare
 from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax.files import partial_path
@@ -78,23 +78,16 @@ def moments(killer, tmp_path_factory) -> int:
     return killer(tmp_path_factory.mktemp("moments") / "store", NEVER)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of the row files of the languages that ``folder`` records as complete."""
-    recorded = [file.stem for file in folder.glob("???_????.json")]
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for name in recorded
-        for path in folder.glob(f"*/{name}/**/*")
-        if path.is_file()
-    }
+    """Inode and time of the row files that are recorded as complete, by their name in a store."""
+    done = {}
+    for record in folder.glob("work/pack/*.json"):
+        name, made_of, split, length, _ = record.stem.split("-")
+        array = folder / "work" / "arrays" / f"{name}-{made_of}-{length}" / split
+        for path in json.loads(record.read_bytes())["result"]["files"]:
+            status = (array / path).stat()
+            done[f"{split}/{name}/{path}"] = status.st_ino, status.st_mtime_ns
+    return done
 
 
 def still_there(done: dict[str, tuple[int, int]], store: Path) -> bool:
@@ -104,8 +97,8 @@ def still_there(done: dict[str, tuple[int, int]], store: Path) -> bool:
     )
 
 
-def test_killed_once_at_many_moments(killer, moments, store_path, tmp_path):
-    chosen = np.random.default_rng(0).permutation(np.arange(1, moments + 1))[:8]
+def test_killed_once_at_many_moments(killer, moments, store_path, tmp_path, digests):
+    chosen = np.random.default_rng(0).permutation(np.arange(1, moments - 4))[:12]
     partly = 0
     for moment in [1, *chosen.tolist()]:
         output = tmp_path / str(moment)
@@ -113,41 +106,43 @@ def test_killed_once_at_many_moments(killer, moments, store_path, tmp_path):
         assert not output.exists()
         done = finished(partial_path(output))
         partly += 0 < len(done)
-        killer(output, NEVER)
+        assert killer(output, NEVER) <= moments
         assert digests(output) == digests(store_path)
         assert still_there(done, output)
         assert not partial_path(output).exists()
     assert partly > 2
 
 
-def test_killed_again_and_again(killer, moments, store_path, tmp_path):
+def test_killed_again_and_again(killer, moments, store_path, tmp_path, digests):
     """Each call dies a little later than the last; what is complete is never done again."""
     output, done, deaths = tmp_path / "store", {}, 0
-    while killer(output, 12 + 2 * deaths) is None:
-        done |= {name: was for name, was in finished(partial_path(output)).items()}
+    while killer(output, 30 + 4 * deaths) is None:
+        done |= finished(partial_path(output))
         deaths += 1
         assert deaths < moments
-    assert deaths > 3 and len(done) > 10
+    assert deaths > 3 and len(done) > 3
     assert digests(output) == digests(store_path)
     assert still_there(done, output)
 
 
-def test_killed_at_the_very_end(killer, moments, store_path, tmp_path):
-    """After the last language nothing is left that needs its text: no language is done again."""
+def test_killed_at_the_very_end(killer, moments, store_path, tmp_path, digests):
+    """No row is written again, and nothing is left beside the store."""
+    stood = set()
     for before_the_end in range(8):
         output = tmp_path / str(before_the_end)
         assert killer(output, moments - before_the_end) is None
-        rows = {
-            path.relative_to(partial_path(output)): path.stat().st_mtime_ns
-            for path in partial_path(output).glob("*/*/c/*/0")
-        }
+        folder = output if output.exists() else partial_path(output)
+        stood.add(output.exists())
+        rows = {path.stat().st_ino for path in folder.rglob("c/*/0")}
         assert len(rows) == len(Store(store_path).manifest.files)
         killer(output, NEVER)
         assert digests(output) == digests(store_path)
-        assert {name: (output / name).stat().st_mtime_ns for name in rows} == rows
+        assert {path.stat().st_ino for path in output.rglob("c/*/0")} == rows
+        assert not partial_path(output).exists()
+    assert stood == {False, True}
 
 
-def test_killed_at_random_times(corpus, tokenizer_file, store_path, tmp_path):
+def test_killed_at_random_times(corpus, tokenizer_file, store_path, tmp_path, digests):
     """Also in the middle of what TensorStore and SentencePiece do."""
     code = (
         "import sys; from pathlib import Path; from data_pipelines.prepare import prepare\n"
@@ -155,7 +150,7 @@ def test_killed_at_random_times(corpus, tokenizer_file, store_path, tmp_path):
     )
     command = [sys.executable, "-c", code, corpus, tokenizer_file, tmp_path / "store"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for seconds in (0.02, 0.05, 0.08):
+    for seconds in (0.02, 0.06, 0.12, 0.2, 0.3):
         child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
         child.stdout.readline()
         try:
@@ -167,70 +162,93 @@ def test_killed_at_random_times(corpus, tokenizer_file, store_path, tmp_path):
     assert digests(tmp_path / "store") == digests(store_path)
 
 
-def interrupt_after(languages: int, monkeypatch, *args) -> None:
-    """Calls prepare, which is interrupted at the end of the language after so many."""
-    pack, packed = module._pack, []
+def record_items(monkeypatch) -> list[str]:
+    """Fills up with the items of work that are done from now on."""
+    leave, items = work._leave_result, []
 
-    def pack_some(file, store, name, *rest):
-        packed.append(name)
-        counts = pack(file, store, name, *rest)
-        if len(packed) > languages:
+    def leave_and_record(function, folder, entry):
+        items.append(f"{folder.name}/{entry[0]}")
+        leave(function, folder, entry)
+
+    monkeypatch.setattr(work, "_leave_result", leave_and_record)
+    return items
+
+
+def interrupt_after(number: int, monkeypatch, *args) -> None:
+    """Calls prepare, which is interrupted at the end of the item after so many."""
+    leave, items = work._leave_result, []
+
+    def leave_some(function, folder, entry):
+        items.append(entry)
+        if len(items) > number:
+            function(*entry)
             raise KeyboardInterrupt
-        return counts
+        leave(function, folder, entry)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_pack", pack_some)
+        patch.setattr(work, "_leave_result", leave_some)
         prepare(*args)
 
 
-@pytest.fixture
-def interrupted(corpus, tokenizer_file, tmp_path, monkeypatch) -> Path:
-    """An output whose partial form has three complete languages and part of a fourth."""
+STAGES = [3, 9, 16]  # items done: in the middle of encoding, selecting and packing
+
+
+@pytest.fixture(params=STAGES)
+def interrupted(request, corpus, tokenizer_file, tmp_path, monkeypatch) -> Path:
+    """An output whose partial form has some of the work, and one item that is not recorded."""
     output = tmp_path / "store"
-    interrupt_after(3, monkeypatch, corpus, tokenizer_file, output, 32, 0.1)
+    interrupt_after(request.param, monkeypatch, corpus, tokenizer_file, output, 32, 0.1)
     assert not output.exists()
-    assert len(list(partial_path(output).glob("*.json"))) == 3
+    results = [file.parent.name for file in partial_path(output).glob("work/*/*.json")]
+    assert len(results) == request.param
+    assert len(set(results)) == 1 + STAGES.index(request.param)
     return output
 
 
-def repacked(monkeypatch) -> list[str]:
-    """Fills up with the language-scripts that are packed from now on."""
-    pack, names = module._pack, []
-    monkeypatch.setattr(module, "_pack", lambda *args: names.append(args[2]) or pack(*args))
-    return names
-
-
-def test_taken_up_after_ctrl_c(interrupted, corpus, tokenizer_file, store_path, monkeypatch):
-    names = repacked(monkeypatch)
+def test_taken_up_after_ctrl_c(
+    interrupted, corpus, tokenizer_file, store_path, tmp_path, monkeypatch, digests
+):
+    results = len(list(partial_path(interrupted).glob("work/*/*.json")))
+    items = record_items(monkeypatch)
+    prepare(corpus, tokenizer_file, tmp_path / "fresh", 32, 0.1)
+    everything = items.copy()
+    items.clear()
     prepare(corpus, tokenizer_file, interrupted, 32, 0.1)
-    assert names == list(Store(store_path).manifest.names[3:])
+    assert items == everything[results:]
     assert digests(interrupted) == digests(store_path)
 
 
 @pytest.mark.parametrize(("length", "fraction"), [(16, 0.1), (32, 0.2), (64, 0)])
 def test_work_of_other_settings_is_not_used(
-    length, fraction, interrupted, corpus, tokenizer_file, tmp_path
+    length, fraction, interrupted, corpus, tokenizer_file, tmp_path, digests
 ):
     prepare(corpus, tokenizer_file, interrupted, length, fraction)
     prepare(corpus, tokenizer_file, tmp_path / "fresh", length, fraction)
     assert digests(interrupted) == digests(tmp_path / "fresh")
 
 
-def test_changed_settings_after_the_very_end_and_halfway_again(
-    corpus, tokenizer_file, tmp_path, monkeypatch
-):
-    """What the first call left must not pass for the second's work, or stand in its way."""
+def test_work_of_other_hygiene_is_not_used(interrupted, corpus, tokenizer_file, tmp_path, digests):
+    hygiene, held_out = Hygiene(duplicates="keep"), [corpus / "held_out", corpus / "qab_Cyrl.txt"]
+    for output in (interrupted, tmp_path / "fresh"):
+        prepare(corpus, tokenizer_file, output, 32, 0.1, hygiene, held_out)
+    assert digests(interrupted) == digests(tmp_path / "fresh")
+
+
+def test_another_length_needs_no_text_again(corpus, tokenizer_file, tmp_path, monkeypatch, digests):
+    """After the very end of a call, with the next interrupted halfway again."""
     output = tmp_path / "store"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "promote", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(build, "promote", lambda *_: signal.raise_signal(signal.SIGINT))
         prepare(corpus, tokenizer_file, output, 32, 0.1)
     interrupt_after(3, monkeypatch, corpus, tokenizer_file, output, 16, 0.1)
+    items = record_items(monkeypatch)
     prepare(corpus, tokenizer_file, output, 16, 0.1)
+    assert {item.partition("/")[0] for item in items} == {"pack"}
     prepare(corpus, tokenizer_file, tmp_path / "fresh", 16, 0.1)
     assert digests(output) == digests(tmp_path / "fresh")
 
 
-def test_work_of_another_tokenizer_is_not_used(interrupted, corpus, tmp_path):
+def test_work_of_another_tokenizer_is_not_used(interrupted, corpus, tmp_path, digests):
     other = tmp_path / "other.model"
     train_tokenizer(corpus, 300, other)
     prepare(corpus, other, interrupted, 32, 0.1)
@@ -238,21 +256,27 @@ def test_work_of_another_tokenizer_is_not_used(interrupted, corpus, tmp_path):
     assert digests(interrupted) == digests(tmp_path / "fresh")
 
 
-def test_work_on_other_text_is_not_used(interrupted, corpus, tokenizer_file, tmp_path, monkeypatch):
-    """One of the complete languages has new text, one is gone, and one is new."""
-    changed = shutil.copytree(corpus, tmp_path / "changed")
+@pytest.mark.parametrize("number", STAGES)
+def test_work_on_other_text_is_not_used(
+    number, corpus, tokenizer_file, tmp_path, monkeypatch, digests
+):
+    """One of the languages has new text, one is gone, and one is new."""
+    changed, output = shutil.copytree(corpus, tmp_path / "changed"), tmp_path / "store"
+    interrupt_after(number, monkeypatch, changed, tokenizer_file, output, 32, 0.1)
     with open(changed / "qaa_Latn.txt", "a", encoding="utf-8") as file:
         file.write("one more line\n")
     (changed / "qaa_Cyrl.txt").rename(changed / "qaz_Cyrl.txt")
-    names = repacked(monkeypatch)
-    prepare(changed, tokenizer_file, interrupted, 32, 0.1)
-    assert names[0] == "qaa_Latn" and "qab_Cyrl" not in names and names[-1] == "qaz_Cyrl"
+    items = record_items(monkeypatch)
+    prepare(changed, tokenizer_file, output, 32, 0.1)
+    names = {item[: len("encode/qaa_Latn")] for item in items}
+    assert {"encode/qaa_Latn", "encode/qaz_Cyrl"} <= names and "encode/qab_Cyrl" not in names
     prepare(changed, tokenizer_file, tmp_path / "fresh", 32, 0.1)
-    assert digests(interrupted) == digests(tmp_path / "fresh")
+    assert digests(output) == digests(tmp_path / "fresh")
 
 
-def test_records_say_what_they_are_of(interrupted, tokenizer_file):
-    record = json.loads((partial_path(interrupted) / "qaa_Latn.json").read_text("utf-8"))
-    fingerprint = hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()
-    assert record["settings"]["tokenizer"] == fingerprint
-    assert record["settings"]["sequence_length"] == 32
+def test_damaged_results_are_done_again(interrupted, corpus, tokenizer_file, store_path, digests):
+    """As a machine that loses power leaves them: empty, or cut."""
+    for number, file in enumerate(sorted(partial_path(interrupted).glob("work/*/*.json"))):
+        file.write_bytes(file.read_bytes()[: number * 7])
+    prepare(corpus, tokenizer_file, interrupted, 32, 0.1)
+    assert digests(interrupted) == digests(store_path)

@@ -1,0 +1,360 @@
+"""From work items that encode text to a finished store: encode, select, pack, assemble.
+
+Everything happens in ``STORE.partial`` beside the store, under names that say what it was made of:
+whatever interrupts it, the next call takes up what still fits. A stage begins when the one before
+it has ended; within a stage, items run anywhere and in any order.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.encoding import combined
+from data_pipelines.origin import LINES, Origin, hashes_file
+from data_pipelines.packing import number_of_rows, token_stream, write_files
+from data_pipelines.selection import HASHES, Selected, select
+from data_pipelines.work import Runner, run
+from langsamp_jax.errors import UserError
+from langsamp_jax.files import partial_path, promote, require_absent, write_bytes
+from langsamp_jax.progress import Progress
+from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Store, row_files
+from langsamp_jax.tokenizer import Tokenizer
+
+_FILES_AT_ONCE = 4  # that one work item packs
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """The first stage of a store.
+
+    Attributes:
+      function: ``function(key, item)`` writes pieces into ``folder_of(output, "pieces")``, named
+        after the key, and returns ``name`` (of the language-script), ``pieces`` (their names) and
+        ``source`` (digests of what was read); and, where there is something to tell, ``hygiene``
+        and ``scripts`` (counts) and ``left_out`` (lines for the user).
+      items: by keys that change with whatever changes the pieces; in the order of the text.
+      size: of an item, for the progress bar.
+    """
+
+    function: Callable[[str, Any], dict[str, Any]]
+    items: Mapping[str, Any]
+    size: Callable[[Any], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Language:
+    """A language-script between the stages: what is kept of it, and what a base store has."""
+
+    key: str
+    pieces: list[str]
+    selected: Selected
+    base: dict[str, Counts]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Some files of the array of one language-script and split, to be packed."""
+
+    language: _Language
+    name: str
+    split: str
+    rows: int
+    files: range
+
+
+def folder_of(output: Path, *parts: str) -> Path:
+    """A folder for the work on the store at ``output``."""
+    folder = partial_path(output).joinpath("work", *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def claim(output: Path) -> Iterator[None]:
+    """Keeps ``output`` for the work within, until it or its process ends.
+
+    Raises:
+      UserError: ``output`` holds something else, or another call is at work on it.
+    """
+    require_absent(output)
+    with open(folder_of(output) / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another call is at work on {output}; wait for it or name another --output"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def build(
+    output: Path,
+    encoding: Encoding,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    settings: dict[str, Any],
+    names: list[str],
+    runner: Runner,
+    base: Store | None = None,
+) -> Manifest:
+    """Makes the store at ``output``.
+
+    Args:
+      settings: stored as the origin's.
+      names: language-scripts that are reported even if they have no text.
+      base: a store whose language-scripts come first. Untouched ones are linked, not copied; the
+        rows of the others stay where they are, and new text begins behind them.
+
+    Raises:
+      UserError: an item's, or no language-script has enough text for one row.
+    """
+    work = folder_of(output)
+    drop_duplicates = settings.get("duplicates") == "drop"
+    encoded = _stage("encode", encoding.function, work, encoding.items, runner, encoding.size)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    pieces: dict[str, list[str]] = {name: [] for name in names}
+    for result in encoded.values():
+        results.setdefault(result["name"], []).append(result)
+        pieces.setdefault(result["name"], []).extend(result["pieces"])
+
+    keys = {name: _key(name, base, drop_duplicates, pieces[name]) for name in pieces}
+    known = {name: None if base is None else hashes_file(base.path, name) for name in pieces}
+    chosen = _stage(
+        "select",
+        functools.partial(_select, work, drop_duplicates),
+        work,
+        {keys[name]: (pieces[name], known[name]) for name in pieces},
+        runner,
+        lambda item: len(item[0]),
+    )
+    languages = {
+        name: _Language(
+            keys[name], pieces[name], Selected(**chosen[keys[name]]), _base_counts(base, name)
+        )
+        for name in sorted(pieces)
+    }
+    counts = {
+        split: {n: _counts(lang, split, sequence_length) for n, lang in languages.items()}
+        for split in SPLITS
+    }
+    kept = {name: lang for name, lang in languages.items() if counts["train"][name].rows}
+    untouched = () if base is None else set(base.manifest.names) - set(languages)
+    if not kept and not untouched:
+        shutil.rmtree(partial_path(output))
+        raise UserError(
+            f"no language-script has enough text for one row of {sequence_length} tokens; "
+            "add text or lower --sequence_length"
+        )
+
+    to_pack = {
+        f"{lang.key}-{split}-{sequence_length}-{files.start}": _Files(
+            lang, name, split, counts[split][name].rows, files
+        )
+        for split in SPLITS
+        for name, lang in kept.items()
+        for files in _new_files(lang, split, counts[split][name].rows)
+    }
+    packer = functools.partial(
+        _pack, work, base and base.path, sequence_length, tokenizer.vocabulary.pad_id
+    )
+    packed = _stage("pack", packer, work, to_pack, runner, lambda item: len(item.files))
+    files = {
+        f"{item.split}/{item.name}/{path}": tuple(facts)
+        for key, item in to_pack.items()
+        for path, facts in packed[key]["files"].items()
+    }
+    origin = _origin(settings, results, languages, base)
+    skipped = {
+        name: f"{c.tokens} training tokens do not fill a row of {sequence_length}"
+        for name, c in counts["train"].items()
+        if not c.rows
+    }
+    return _assemble(output, kept, counts, skipped, files, origin, tokenizer, sequence_length, base)
+
+
+def _stage(
+    name: str,
+    function: Callable[[str, Any], dict[str, Any]],
+    work: Path,
+    items: Mapping[str, Any],
+    runner: Runner,
+    size: Callable[[Any], int],
+) -> dict[str, dict[str, Any]]:
+    with Progress(f"prepare: {name}", sum(map(size, items.values())), "") as progress:
+        return run(function, work / name, items, runner, lambda item: progress.advance(size(item)))
+
+
+def _key(name: str, base: Store | None, drop_duplicates: bool, pieces: list[str]) -> str:
+    of = "" if base is None else base.manifest.fingerprint
+    return f"{name}-{combined([of, str(drop_duplicates), *pieces])}"
+
+
+def _select(
+    work: Path, drop_duplicates: bool, key: str, item: tuple[list[str], Path | None]
+) -> dict[str, Any]:
+    pieces, known = item
+    keep = work / "kept" / key
+    keep.mkdir(parents=True, exist_ok=True)
+    paths = [work / "pieces" / piece for piece in pieces]
+    known = known if known is not None and known.exists() else None
+    return dataclasses.asdict(select(paths, keep, drop_duplicates, known))
+
+
+def _base_counts(base: Store | None, name: str) -> dict[str, Counts]:
+    if base is None or name not in base.manifest.names:
+        return dict.fromkeys(SPLITS, Counts(0, 0, 0, 0))
+    return {split: base.manifest.counts[split][name] for split in SPLITS}
+
+
+def _base_tokens(language: _Language, split: str, sequence_length: int) -> int:
+    """How many tokens of the base store come first: what fell behind its last row stays out."""
+    base = language.base[split]
+    return min(base.tokens, base.rows * sequence_length)
+
+
+def _counts(language: _Language, split: str, sequence_length: int) -> Counts:
+    base, new = language.base[split], language.selected
+    tokens = sum(new.tokens[split])
+    stream = _base_tokens(language, split, sequence_length) + tokens
+    return Counts(
+        lines=base.lines + new.lines[split],
+        tokens=base.tokens + tokens,
+        unknown=base.unknown + new.unknown[split],
+        rows=number_of_rows(stream, split, sequence_length),
+    )
+
+
+def _new_files(language: _Language, split: str, rows: int) -> list[range]:
+    """The files to write: all but those that a base store has filled."""
+    first = language.base[split].rows // ROWS_PER_FILE
+    last = len(row_files(rows))
+    return [range(f, min(last, f + _FILES_AT_ONCE)) for f in range(first, last, _FILES_AT_ONCE)]
+
+
+def _pack(
+    work: Path, base: Path | None, sequence_length: int, pad_id: int, key: str, item: _Files
+) -> dict[str, Any]:
+    lang, split = item.language, item.split
+    before = None
+    if lang.base[split].rows:
+        opened = Store(base).split(split)
+        before = opened, opened.names.index(item.name)
+    tokens = token_stream(
+        before,
+        _base_tokens(lang, split, sequence_length),
+        [work / "pieces" / piece for piece in lang.pieces],
+        lang.selected.tokens[split],
+        work / "kept" / lang.key,
+        split,
+        item.files.start * ROWS_PER_FILE * sequence_length,
+    )
+    array = _array(work, lang, split, sequence_length)
+    return {"files": write_files(array, item.files, item.rows, sequence_length, pad_id, tokens)}
+
+
+def _array(work: Path, language: _Language, split: str, sequence_length: int) -> Path:
+    return work / "arrays" / f"{language.key}-{sequence_length}" / split
+
+
+def _origin(
+    settings: dict[str, Any],
+    results: dict[str, list[dict[str, Any]]],
+    languages: dict[str, _Language],
+    base: Store | None,
+) -> Origin:
+    before = Origin(settings, {}) if base is None else Origin.load(base.path)
+    sources, report = dict(before.sources), dict(before.report)
+    for name, parts in sorted(results.items()):
+        text = combined([digest for part in parts for digest in part["source"]])
+        sources[name] = [*sources.get(name, []), text]
+        counts = [part.get("hygiene", {}) for part in parts]
+        counts.append({"duplicates": languages[name].selected.duplicates})
+        old = report.get(name, {})
+        report[name] = {
+            "hygiene": _sum([old.get("hygiene", {}), *counts]),
+            "scripts": _sum([old.get("scripts", {}), *(part.get("scripts", {}) for part in parts)]),
+            "left_out": [line for part in (old, *parts) for line in part.get("left_out", [])],
+        }
+    return Origin(settings, dict(sorted(sources.items())), dict(sorted(report.items())))
+
+
+def _sum(counts: list[Mapping[str, int]]) -> dict[str, int]:
+    keys = sorted({key for count in counts for key in count})
+    return {key: sum(count.get(key, 0) for count in counts) for key in keys}
+
+
+def _assemble(
+    output: Path,
+    kept: dict[str, _Language],
+    counts: dict[str, dict[str, Counts]],
+    skipped: dict[str, str],
+    files: dict[str, tuple[int, str]],
+    origin: Origin,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    base: Store | None,
+) -> Manifest:
+    """Links everything into a folder, which becomes the store, and removes the work."""
+    partial, work = partial_path(output), folder_of(output)
+    store = partial / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir()
+    for name, lang in kept.items():
+        for split in SPLITS:
+            _link_missing(_array(work, lang, split, sequence_length), store / split / name)
+        hashes = work / "kept" / lang.key / HASHES
+        if hashes.exists():
+            _link(hashes, hashes_file(store, name))
+
+    all_counts = {split: {n: counts[split][n] for n in kept} for split in SPLITS}
+    if base is not None:
+        old = base.manifest
+        for folder in (*SPLITS, LINES):
+            _link_missing(base.path / folder, store / folder)
+        files = {**old.files, **files}
+        all_counts = {split: old.counts[split] | all_counts[split] for split in SPLITS}
+        skipped = {n: why for n, why in {**old.skipped, **skipped}.items() if n not in kept}
+    names = sorted(all_counts["train"])
+    manifest = Manifest(
+        sequence_length=sequence_length,
+        vocabulary=tokenizer.vocabulary,
+        tokenizer=tokenizer.fingerprint,
+        counts={split: {name: all_counts[split][name] for name in names} for split in SPLITS},
+        skipped=dict(sorted(skipped.items())),
+        files={
+            (path := f"{split}/{name}/{file}"): files[path]
+            for split in SPLITS
+            for name in names
+            for file in row_files(all_counts[split][name].rows)
+        },
+    )
+    write_bytes(store / tokenizer.file_name, tokenizer.model)
+    origin.save(store)
+    manifest.save(store)
+    os.sync()
+    promote(store, output)
+    shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _link_missing(folder: Path, target: Path) -> None:
+    for file in folder.rglob("*"):
+        linked = target / file.relative_to(folder)
+        if file.is_file() and not linked.exists():
+            _link(file, linked)
+
+
+def _link(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, target)
