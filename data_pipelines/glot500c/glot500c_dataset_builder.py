@@ -1,0 +1,105 @@
+"""The TFDS builder of Glot500-c: the texts of a language-script, in the order of its files."""
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from data_pipelines import arrow
+from langsamp_jax.errors import UserError
+from langsamp_jax.inventory import Inventory
+
+_SUFFIXES = (".txt", ".txt.gz")
+
+# TFDS sorts by key what does not fit into memory, in 1,000 files by the key's share of 2^128, each
+# of which must fit. A key that counts the bytes of text gives each file 69 MB.
+_BYTES_BITS, _NUMBER_BITS = 36, 92
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Examples are ``{"text": string}``. Texts that are missing, and empty lines of text files,
+    give no example; text is otherwise as it stands.
+
+    Raises:
+      UserError: the language-script has no text in ``manual_dir`` (what has is named) or two
+        sources, or a file is damaged.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name) for name in Inventory.published().language_scripts
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+        Fetch Glot500-c (https://github.com/cisnlp/Glot500 says where it is) and give the folder or
+        bucket that it lies in as manual_dir. A language-script is a folder deu_Latn that Hugging
+        Face datasets saved (a Dataset, or a DatasetDict with the split train) or that holds .txt
+        or .txt.gz files, or it is a file deu_Latn.txt or deu_Latn.txt.gz, of one text a line.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Text in more than 500 languages, collected to train Glot500.",
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+            homepage="https://github.com/cisnlp/Glot500",
+            citation="ImaniGooghari et al.: Glot500: Scaling Multilingual Corpora and Language "
+            "Models to 500 Languages. ACL 2023. https://arxiv.org/abs/2305.12182",
+            disable_shuffling=True,  # sentences that follow each other share rows of tokens
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        files = _source_files(dl_manager.manual_dir, self.builder_config.name)
+        return {"train": self._generate_examples(files)}
+
+    def _generate_examples(self, files: list[epath.Path]) -> Iterator[tuple[int, dict[str, bytes]]]:
+        number = size = 0
+        for file in files:
+            for text in arrow.texts(file) if file.suffix == ".arrow" else _lines(file):
+                yield min(size, 2**_BYTES_BITS - 1) << _NUMBER_BITS | number, {"text": text}
+                number, size = number + 1, size + len(text)
+
+
+def _source_files(root: epath.Path, name: str) -> list[epath.Path]:
+    """The files of a language-script in the order of its text."""
+    found = {}
+    for place in (root / name, *(root / f"{name}{suffix}" for suffix in _SUFFIXES)):
+        if place.is_dir():
+            texts = (file for file in place.iterdir() if file.name.endswith(_SUFFIXES))
+            found[place] = arrow.data_files(place) or sorted(texts)
+        elif place.exists():
+            found[place] = [place]
+    sources = [place for place, files in found.items() if files]
+    if not sources:
+        raise UserError(f"{root} has no text of {name}; it has {_others(root, name)}")
+    if len(sources) > 1:
+        raise UserError(
+            f"{name} has two sources, {sources[0]} and {sources[1]}; join them or move one away"
+        )
+    return found[sources[0]]
+
+
+def _others(root: epath.Path, name: str) -> str:
+    known = {config.name for config in Builder.BUILDER_CONFIGS} - {name}
+    names = sorted(known & {place.name.split(".")[0] for place in root.iterdir()}) or ["none"]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _lines(file: epath.Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        lines = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
+        try:
+            for number, line in enumerate(lines, 1):
+                text = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
+                text.decode("utf-8")
+                if text:
+                    yield text
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
+                "convert the file"
+            ) from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{file} is damaged: {error}") from None
