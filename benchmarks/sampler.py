@@ -15,23 +15,23 @@ from pathlib import Path
 
 import numpy as np
 
-from langsamp_jax.sampling import Sampler, temperature_rates
+from langsamp_jax.sampling import Allocation, integer_rates, temperature_rates
 
 STEPS, BATCH, STEPS_AT_ONCE = 150_000, 1024, 1000
 
 
 def measure(name: str, sizes: np.ndarray, temperature: float) -> dict[str, object]:
-    sampler = Sampler.create(sizes, temperature_rates(sizes, temperature), seed=0)
+    allocation = Allocation(integer_rates(temperature_rates(sizes, temperature)))
     worst, beyond = 0.0, 0
     for start in range(0, STEPS, STEPS_AT_ONCE):
         row = np.arange(start + 1, start + STEPS_AT_ONCE + 1) * BATCH
-        deviation = np.abs(sampler.drawn(row) - row[:, None] * sampler.rates)
+        deviation = np.abs(allocation.drawn(row) - row[:, None] * allocation.rates)
         worst, beyond = max(worst, float(deviation.max())), beyond + int((deviation > 1).sum())
     return {
         "mixture": name,
         "languages": len(sizes),
         "temperature": round(temperature, 3),
-        "proven_bound_rows": round(float(sampler.deviation_bound.max()), 4),
+        "proven_bound_rows": round(float(allocation.deviation_bound.max()), 4),
         "largest_deviation_rows": round(worst, 4),
         "pairs_beyond_one_row": beyond,
         "pairs": STEPS * len(sizes),

@@ -87,6 +87,16 @@ def _matches(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if isinstance(hint, types.UnionType):
         return any(_matches(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        (of,) = typing.get_args(hint)
+        return isinstance(value, list) and all(_matches(part, of) for part in value)
+    if typing.get_origin(hint) is dict:
+        key_of, value_of = typing.get_args(hint)
+        return isinstance(value, dict) and all(
+            _matches(key, key_of) and _matches(part, value_of) for key, part in value.items()
+        )
+    if hint is Any:
+        return True
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -99,6 +109,13 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if isinstance(hint, types.UnionType):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"a list [{_describe(*typing.get_args(hint))}, ...]"
+    if typing.get_origin(hint) is dict:
+        key, value = map(_describe, typing.get_args(hint))
+        return f"a dict {{{key}: {value}, ...}}"
+    if hint is Any:
+        return "a value"
     return "None" if hint is types.NoneType else _WORDS[hint]
 
 

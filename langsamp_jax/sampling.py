@@ -6,6 +6,7 @@ Everything is a function of (seed, row number); there is no iterator and nothing
 import dataclasses
 import functools
 import heapq
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from langsamp_jax.errors import UserError
 
 TURN = 1 << 31  # rates are integers that sum to this, so that counts stay exact for ever
+ENDLESS = 1 << 40  # rows of a language that is a stream: they come in their own order
 
 
 def temperature_rates(
-    examples: np.ndarray, temperature: float, maximum: int | None = None
+    examples: np.ndarray, temperature: float, maximum: np.ndarray | int | None = None
 ) -> np.ndarray:
     """p_l proportional to min(n_l, maximum)^(1/T): seqio's ``mixing_rate_num_examples``.
 
@@ -25,6 +27,7 @@ def temperature_rates(
 
     Args:
       examples: [languages] counts n_l.
+      maximum: one for all, or [languages].
 
     Returns:
       float64 [languages], summing to 1.
@@ -74,45 +77,55 @@ def integer_rates(rates: np.ndarray) -> np.ndarray:
     return weights
 
 
+def limited_rows(rates: np.ndarray, total: int, most: np.ndarray) -> np.ndarray:
+    """Whole rows of each language that sum to ``total``: in proportion to rates, within limits.
+
+    What a language would have above its limit goes to those below theirs, in proportion to their
+    rates, until none is above (water filling); fractions go by largest remainder.
+
+    Args:
+      rates: [languages].
+      most: int64 [languages]; those with a rate above 0 must sum to ``total`` or more.
+
+    Returns:
+      int64 [languages], none above ``most``.
+    """
+    wanted = rates / rates.sum() * total
+    full = np.zeros(len(rates), bool)
+    while np.any(over := ~full & (wanted > most)):
+        full |= over
+        wanted[full] = most[full]
+        free = wanted[~full].sum()
+        if free > 0:
+            wanted[~full] *= (total - most[full].sum()) / free
+    rows = np.floor(wanted).astype(np.int64)
+    largest_remainder = np.argsort(rows - wanted, kind="stable")
+    rows[largest_remainder[: total - int(rows.sum())]] += 1  # with a fraction: below its limit
+    return rows
+
+
 @dataclasses.dataclass(frozen=True)
-class Sampler:
-    """The stream of rows: global row g belongs to a language and is one of its rows.
+class Allocation:
+    """Which language each of an endless sequence of rows belongs to, at constant rates.
 
     Allocation is by nested two-way splits. The languages are the leaves of a Huffman tree over
     their weights; of m rows that reach a node with weights W = W_left + W_right, the left child
     gets ``round(m W_left / W)`` and the right child the rest. Both are monotone in m, so counts
-    never shrink; they sum exactly; after 2^31 rows every language has had exactly its weight. A
-    split is off by at most half a row, and a leaf inherits the share ``W_leaf / W_node`` of what
-    its ancestors are off by, so the deviation from the expectation is bounded for ever:
+    never shrink; they sum exactly; after ``sum(weights)`` rows every language has had exactly its
+    weight. A split is off by at most half a row, and a leaf inherits the share ``W_leaf / W_node``
+    of what its ancestors are off by, so the deviation from the expectation is bounded for ever:
     ``deviation_bound`` (see docs/decisions.md for what it is in practice).
 
-    The running count is the language's own position, which runs through its rows in epochs of a
-    seeded permutation.
-
     Attributes:
-      rows: int64 [languages], how many rows each language has.
-      weights: int64 [languages], summing to 2^31.
-      seed: names one stream.
+      weights: int64 [languages], summing to 2^31 at most, so that products stay exact.
     """
 
-    rows: np.ndarray
     weights: np.ndarray
-    seed: int
-
-    @staticmethod
-    def create(rows: np.ndarray, rates: np.ndarray, seed: int) -> "Sampler":
-        """Raises UserError where no rate is above zero, ValueError where one has no rows."""
-        rows, rates = np.asarray(rows, np.int64), np.asarray(rates, np.float64)
-        if not np.any(rates > 0):
-            raise UserError("the mixture draws from no language: every rate is zero")
-        if np.any((rates > 0) & (rows == 0)):
-            raise ValueError("a language without rows has a rate above zero")
-        return Sampler(rows, integer_rates(rates), seed)
 
     @property
     def rates(self) -> np.ndarray:
         """float64 [languages]: the rates as drawn."""
-        return self.weights / TURN
+        return self.weights / self._turn
 
     @property
     def deviation_bound(self) -> np.ndarray:
@@ -122,7 +135,75 @@ class Sampler:
             for child in (left, right):
                 share = tree.weight[child] / tree.weight[node]
                 total[child] = 0.5 + share * total[node]
-        return total[: len(self.rows)]
+        return total[: len(self.weights)]
+
+    def drawn(self, row: np.ndarray | int) -> np.ndarray:
+        """How many rows of each language come before a row.
+
+        Args:
+          row: int or int64 [...].
+
+        Returns:
+          int64 [..., languages], summing to ``row``.
+        """
+        tree = self._tree
+        turns, rest = np.divmod(np.asarray(row, np.int64), self._turn)
+        count = np.zeros((*rest.shape, len(tree.weight)), np.int64)
+        count[..., tree.root] = rest
+        for node, left, right in tree.levels:
+            reached, weight = count[..., node], tree.weight[node]
+            count[..., left] = (reached * tree.weight[left] + weight // 2) // weight
+            count[..., right] = reached - count[..., left]
+        return turns[..., None] * self.weights + count[..., : len(self.weights)]
+
+    @functools.cached_property
+    def _turn(self) -> int:
+        return int(self.weights.sum())
+
+    @functools.cached_property
+    def _tree(self) -> "_Tree":
+        return _huffman(self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """The stream of rows: global row g belongs to a language and is one of its rows.
+
+    A mixture that changes is several allocations, each from a global row on. A language's running
+    count goes on through all of them and is its own position, which runs through its rows in
+    epochs of a seeded permutation: no row comes again before all others have come.
+
+    Attributes:
+      rows: int64 [languages], how many rows each language has.
+      starts: the global row from which each allocation holds, the first 0, ascending.
+      allocations: as many.
+      seed: names one stream.
+    """
+
+    rows: np.ndarray
+    starts: tuple[int, ...]
+    allocations: tuple[Allocation, ...]
+    seed: int
+
+    @staticmethod
+    def create(rows: np.ndarray, rates: np.ndarray, seed: int) -> "Sampler":
+        """A sampler of constant rates. Raises as ``in_phases``."""
+        if not np.any(np.asarray(rates) > 0):
+            raise UserError("the mixture draws from no language: every rate is zero")
+        return Sampler.in_phases(rows, (0,), [integer_rates(np.asarray(rates, np.float64))], seed)
+
+    @staticmethod
+    def in_phases(
+        rows: np.ndarray, starts: Sequence[int], weights: Sequence[np.ndarray], seed: int
+    ) -> "Sampler":
+        """A sampler that has the integer rates ``weights[k]`` from global row ``starts[k]`` on.
+
+        Raises ValueError where a language without rows has a weight.
+        """
+        rows = np.asarray(rows, np.int64)
+        if any(np.any((weight > 0) & (rows == 0)) for weight in weights):
+            raise ValueError("a language without rows has a rate above zero")
+        return Sampler(rows, tuple(starts), tuple(map(Allocation, weights)), seed)
 
     def drawn(self, row: np.ndarray | int) -> np.ndarray:
         """How many rows of each language come before a global row.
@@ -133,15 +214,13 @@ class Sampler:
         Returns:
           int64 [..., languages], summing to ``row``.
         """
-        tree = self._tree
-        turns, rest = np.divmod(np.asarray(row, np.int64), TURN)
-        count = np.zeros((*rest.shape, len(tree.weight)), np.int64)
-        count[..., tree.root] = rest
-        for node, left, right in tree.levels:
-            reached, weight = count[..., node], tree.weight[node]
-            count[..., left] = (reached * tree.weight[left] + weight // 2) // weight
-            count[..., right] = reached - count[..., left]
-        return turns[..., None] * self.weights + count[..., : len(self.rows)]
+        row = np.asarray(row, np.int64)
+        phase = np.searchsorted(self.starts, row, side="right") - 1
+        counts = np.empty((*row.shape, len(self.rows)), np.int64)
+        for index in np.unique(phase):
+            inside = row[phase == index] - self.starts[index]
+            counts[phase == index] = self._before[index] + self.allocations[index].drawn(inside)
+        return counts
 
     def span(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows ``start <= g < stop``, in language order.
@@ -154,8 +233,10 @@ class Sampler:
         language = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
         position = before[language] + np.arange(stop - start) - first[language]
-        epoch, index = np.divmod(position, self.rows[language])
-        return language, permute(index, self.rows[language], self.seed, language, epoch)
+        rows = self.rows[language]
+        epoch, index = np.divmod(position, rows)
+        permuted = permute(index, rows, self.seed, language, epoch)
+        return language, np.where(rows == ENDLESS, position, permuted)
 
     def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of one step, shuffled, so that every slice of the batch is a mix."""
@@ -164,8 +245,11 @@ class Sampler:
         return language[order], row[order]
 
     @functools.cached_property
-    def _tree(self) -> "_Tree":
-        return _huffman(self.weights)
+    def _before(self) -> np.ndarray:
+        """int64 [allocations, languages]: what has been drawn when each of them begins."""
+        lengths = np.diff(self.starts).tolist()
+        whole = [phase.drawn(rows) for phase, rows in zip(self.allocations, lengths, strict=False)]
+        return np.cumsum([np.zeros_like(self.rows), *whole], axis=0)
 
 
 class _Tree(NamedTuple):

@@ -77,8 +77,16 @@ def test_texts_need_no_quotes(binding, value):
 
 
 def test_none_is_a_value():
-    parse_gin([], ["train.eval_rows=None", "mixture.maximum_rows=5"])
-    assert TrainConfig().eval_rows is None and MixtureConfig().maximum_rows == 5
+    parse_gin([], ["train.eval_rows=None", "mixture.maximum_count=5"])
+    assert TrainConfig().eval_rows is None and MixtureConfig().maximum_count == 5
+
+
+def test_dicts_and_lists_are_values():
+    schedule = [{"from_step": 5, "temperature": 2.0, "maximum_count": {"deu_Latn": 7, "*": 9}}]
+    bindings = ["mixture.rule=weights", "mixture.weights={'deu_Latn': 1, 'swh_Latn': 2.5}"]
+    parse_gin([], [*bindings, f"mixture.schedule={schedule}"])
+    assert MixtureConfig().weights == {"deu_Latn": 1, "swh_Latn": 2.5}
+    assert MixtureConfig().schedule == schedule
 
 
 @pytest.mark.parametrize(
@@ -98,6 +106,14 @@ def test_none_is_a_value():
         ("model.use_script=false", ["model.use_script = 'false'", "True or False"]),
         ("model.hidden_dropout=high", ["model.hidden_dropout = 'high'", "a number"]),
         ("mesh.data=0", ["mesh.data = 0", "a number of devices"]),
+        ("mixture.weights={deu_Latn: 1}", ["'{deu_Latn: 1}'", "a dict {a text: a number, ...}"]),
+        ("mixture.weights={1: 1}", ["{1: 1}", "a dict {a text: a number, ...}"]),
+        ("mixture.weights={'deu_Latn': True}", ["True", "a dict {a text: a number, ...}"]),
+        ("mixture.weights=[1]", ["[1]", "a dict {a text: a number, ...} or None"]),
+        ("mixture.maximum_count={'deu_Latn': 1.5}", ["1.5", "a whole number or a dict {a text"]),
+        ("mixture.schedule={'from_step': 1}", ["a list [a dict {a text: a value, ...}, ...]"]),
+        ("mixture.schedule=({'from_step': 1},)", ["a list [a dict {a text: a value, ...}, ...]"]),
+        ("mixture.schedule=[1]", ["[1]", "a list [a dict {a text: a value, ...}, ...]"]),
         ("train.num_steps", ["train.num_steps", "=VALUE"]),
         ("=3", ["=3", "=VALUE"]),
         ("train num_steps=3", ["train num_steps"]),
@@ -184,7 +200,10 @@ def test_operative_config_makes_the_same_again(here):
         "train.num_steps=12",
         "train.eval_rows=None",
         "mixture.temperature=3.3333333333333335",
-        "mixture.rule=langsamp",
+        "mixture.rule=weights",
+        "mixture.weights={'deu_Latn': 1, 'swh_Latn': 0.25, 'srp_Cyrl': 2, 'srp_Latn': 1e-3}",
+        "mixture.schedule=[{'from_step': 4, 'rule': 'temperature', 'weights': None},"
+        " {'from_step': 8, 'weights': {'deu_Latn': 3.0}}]",
         "model.placement=none",
         "optimizer.learning_rate=1e-4",
         "mesh.fsdp=2",
