@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,17 +19,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0, after SIGTERM too, which saves and ends a run as it should; 2 after one line about what
-      the user can mend; 130 after Ctrl-C.
+      the user can mend; 130 after Ctrl-C; 141 where nobody reads on.
     """
     args, rest = _parser().parse_known_args(argv)
     try:
         _read_gin(args, rest)
         args.call(args)
+        sys.stdout.flush()
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 0 if stopped.number == signal.SIGTERM else 130
     except UserError as error:
         return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
+    except BrokenPipeError:  # the reader has had enough: langsamp inspect ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail(f"the disk is full: {error.filename}: {error.strerror}")
@@ -116,27 +121,44 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "prepare",
         verbs.prepare,
-        "tokenise and pack a corpus into a store",
+        "tokenise and pack text into a store",
         "--corpus corpus --tokenizer my.model --output store",
     )
-    _corpus(verb)
-    verb.add_argument(
-        "--tokenizer",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="a SentencePiece .model, or WordPiece: vocab.txt or tokenizer.json",
-    )
-    verb.add_argument("--output", type=Path, required=True, metavar="STORE")
-    verb.add_argument("--sequence_length", type=int, default=512, metavar="N", help="default 512")
-    verb.add_argument(
-        "--validation_fraction", type=float, default=0.01, metavar="F", help="default 0.01"
-    )
+    _prepare(verb)
 
     verb = _verb(
         commands, "mixture", verbs.mixture, "show the rate of each language", "--data store"
     )
     _store(verb)
+    _gin(verb)
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw it too: FILE.png, FILE.svg or FILE.pdf"
+    )
+
+    verb = _verb(
+        commands,
+        "inspect",
+        verbs.inspect,
+        "show rows as text, and what a training step hides in them",
+        "--data store --step 1 --gin_file small_text.gin",
+    )
+    _store(verb)
+    verb.add_argument("--language", metavar="NAME", help="a language-script (default: all)")
+    verb.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="the batch of this training step, with its masks (default 1 without --language)",
+    )
+    verb.add_argument("--rows", type=int, default=4, metavar="K", help="the first K (default 4)")
+    verb.add_argument(
+        "--split",
+        choices=("train", "validation"),
+        default="train",
+        help="of the rows of a language (default train)",
+    )
+    verb.add_argument("--ids", action="store_true", help="token ids too")
     _gin(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
 
@@ -147,7 +169,11 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain, or go on where the same command stopped",
         "--gin_file small_text.gin --data store --output run --gin.train.num_steps=500",
     )
-    _store(verb)
+    data = verb.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", type=Path, metavar="STORE")
+    data.add_argument("--mixture", metavar="NAME", help="a seqio Mixture or Task, without a store")
+    verb.add_argument("--module", metavar="M", help="for a mixture: what registers it")
+    verb.add_argument("--sequence_length", type=int, metavar="N", help="for a mixture: default 512")
     verb.add_argument("--output", type=Path, metavar="RUN")
     verb.add_argument(
         "--init_from",
@@ -249,6 +275,47 @@ def _task(
     task.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     task.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
     return task
+
+
+def _prepare(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--output", type=Path, required=True, metavar="STORE")
+    verb.add_argument("--sequence_length", type=int, metavar="N", help="default 512")
+    text = verb.add_mutually_exclusive_group(required=True)
+    text.add_argument("--corpus", type=Path, help="folder of iso639-3_Script.txt files")
+    text.add_argument("--mixture", metavar="NAME", help="a registered seqio Mixture or Task")
+    verb.add_argument("--module", metavar="M", help="for a mixture: what registers it")
+    corpus = verb.add_argument_group("for a corpus")
+    corpus.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="a SentencePiece .model, or WordPiece: vocab.txt or tokenizer.json",
+    )
+    corpus.add_argument("--validation_fraction", type=float, metavar="F", help="default 0.01")
+    corpus.add_argument("--normalization", choices=("NFC", "none"), help="default NFC")
+    corpus.add_argument("--duplicates", choices=("drop", "keep"), help="equal lines; default drop")
+    corpus.add_argument(
+        "--held_out",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="evaluation text, files or folders: lines that occur there are left out",
+    )
+    corpus.add_argument(
+        "--add_to",
+        type=Path,
+        metavar="STORE",
+        help="a store that comes first, with its tokenizer and settings; it is not changed",
+    )
+    work = verb.add_argument_group("how it is done")
+    work.add_argument(
+        "--skip_damaged", action="store_true", help="leave out, and count, what cannot be read"
+    )
+    work.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core")
+    work.add_argument("--runner", choices=("local", "beam"), default="local")
+    work.add_argument(
+        "--beam_options", metavar="'...'", help="for Beam: '--runner=FlinkRunner ...'"
+    )
 
 
 def _corpus(verb: argparse.ArgumentParser) -> None:

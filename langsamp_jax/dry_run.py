@@ -9,9 +9,8 @@ import jax
 
 from langsamp_jax.huggingface.loading import describe, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained
-from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
+from langsamp_jax.mixture import mixture_report
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.progress import table
 from langsamp_jax.run import require_rows_fit, table_rows
 from langsamp_jax.store import Store
 from langsamp_jax.train import Configs
@@ -33,7 +32,8 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
-    sampler = configs.mixture.sampler(manifest, train.seed)
+    plan = train.num_steps, train.global_batch_size
+    sampler = configs.mixture.sampler(manifest, train.seed, *plan)
     planned = train.num_steps * train.global_batch_size
     settings = [
         f"{config.gin_name}.{name} = {value!r}"
@@ -51,7 +51,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
         [
             *settings,
             "",
-            table(mixture_table(manifest, sampler, planned), MIXTURE_COLUMNS),
+            mixture_report(configs.mixture, manifest, sampler, *plan),
             "",
             start,
             f"parameters: {parameters:,}",

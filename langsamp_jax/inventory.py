@@ -5,7 +5,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 
 from langsamp_jax.errors import UserError
@@ -41,7 +41,13 @@ class Inventory:
           UserError: a code has no row; the closest known codes are named.
         """
         language, script = split_language_script(language_script)
-        return _row(language, self.languages, "language"), _row(script, self.scripts, "script")
+        languages, scripts = self._rows
+        return _row(language, languages, "language"), _row(script, scripts, "script")
+
+    @functools.cached_property
+    def _rows(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The row of each language code and of each script code."""
+        return _numbered(self.languages), _numbered(self.scripts)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -66,9 +72,14 @@ def seen_by_xlmr() -> frozenset[str]:
     return frozenset(json.loads(_published_text())["xlmr_language_scripts"])
 
 
+def is_language_script(name: str) -> bool:
+    """Whether ``name`` has the form of ``deu_Latn``; its codes may not exist."""
+    return re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", name) is not None
+
+
 def split_language_script(name: str) -> tuple[str, str]:
     """``deu_Latn`` -> ``("deu", "Latn")``; raises UserError where the form is another."""
-    if not re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", name):
+    if not is_language_script(name):
         raise UserError(f"{name!r} is not of the form iso639-3_Script, for example deu_Latn")
     language, script = name.split("_")
     return language, script
@@ -85,11 +96,11 @@ def check_language_script(name: str) -> None:
     if language not in languages and not re.fullmatch(r"q[a-t][a-z]", language):
         raise UserError(
             f"{name!r}: {language!r} is not an ISO 639-3 language code"
-            f"{_suggest(language, languages)}"
+            f"{suggest(language, languages)}"
         )
     if script not in scripts:
         raise UserError(
-            f"{name!r}: {script!r} is not an ISO 15924 script code{_suggest(script, scripts)}"
+            f"{name!r}: {script!r} is not an ISO 15924 script code{suggest(script, scripts)}"
         )
 
 
@@ -112,12 +123,17 @@ def _published_text() -> str:
     return (resources.files("langsamp_jax") / "published_inventory.json").read_text("utf-8")
 
 
-def _row(code: str, codes: tuple[str, ...], kind: str) -> int:
-    if code not in codes:
-        raise UserError(f"the model has no {kind} {code!r}{_suggest(code, codes)}")
-    return codes.index(code)
+def _numbered(codes: tuple[str, ...]) -> dict[str, int]:
+    return {code: row for row, code in enumerate(codes)}
 
 
-def _suggest(code: str, known: Iterable[str]) -> str:
+def _row(code: str, rows: Mapping[str, int], kind: str) -> int:
+    if code not in rows:
+        raise UserError(f"the model has no {kind} {code!r}{suggest(code, rows)}")
+    return rows[code]
+
+
+def suggest(code: str, known: Iterable[str]) -> str:
+    """``; did you mean deu, den?``: the end of a message, or nothing where no code is close."""
     close = difflib.get_close_matches(code, sorted(known), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""

@@ -12,7 +12,7 @@ import json
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from langsamp_jax.files import new_folder, require_absent, write_bytes, write_te
 from langsamp_jax.inventory import EMPTY, Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
-from langsamp_jax.store import Store
+from langsamp_jax.store import Manifest, Split
 from langsamp_jax.tokenizer import Tokenizer, open_tokenizer
 
 # What may differ when a run is taken up again: it changes what a step computes by rounding at most.
@@ -43,6 +43,17 @@ _FREE = {
     "model.remat",
     "objective.vocab_chunk",
 }
+
+
+class Data(Protocol):
+    """What a run is trained on: a ``Store``, or a seqio Mixture that is packed meanwhile."""
+
+    path: Path
+    manifest: Manifest
+
+    def tokenizer(self) -> Tokenizer: ...
+
+    def split(self, split: str) -> Split: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Run:
         sizes = self.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
         return LangSamp(self.config(ModelConfig), *sizes)
 
-    def check_store(self, store: Store) -> None:
+    def check_store(self, store: Data) -> None:
         """Raises UserError where a store has another tokenizer, long rows or unknown languages."""
         size = store.manifest.vocabulary.size
         if store.manifest.tokenizer != self.tokenizer.fingerprint:
@@ -111,7 +122,7 @@ class Run:
             return chosen, checkpoints.restore_params(chosen, abstract)
 
 
-def require_rows_fit(store: Store, model: ModelConfig) -> None:
+def require_rows_fit(store: Data, model: ModelConfig) -> None:
     """Raises UserError where a store's rows are longer than a model's positions."""
     length = store.manifest.sequence_length
     if length > model.max_length:
@@ -139,7 +150,7 @@ def open_run(path: Path) -> Run:
     return Run(path, settings, inventory, tokenizer, *data)
 
 
-def reopen_run(path: Path, store: Store, configs: list[Any], init_from: Path | None) -> Run | None:
+def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | None) -> Run | None:
     """Opens a run for the same command given again; None where there is no run yet.
 
     Raises:
@@ -167,7 +178,7 @@ def reopen_run(path: Path, store: Store, configs: list[Any], init_from: Path | N
 
 
 def start_run(
-    path: Path, store: Store, inventory: Inventory, configs: list[Any], init_from: Path | None
+    path: Path, store: Data, inventory: Inventory, configs: list[Any], init_from: Path | None
 ) -> Run:
     """Makes the folder of a new run."""
     tokenizer, manifest = store.tokenizer(), store.manifest
@@ -186,7 +197,7 @@ def start_run(
     return open_run(path)
 
 
-def table_rows(store: Store, known: Inventory | None) -> Inventory:
+def table_rows(store: Data, known: Inventory | None) -> Inventory:
     """The rows of the two tables of a run: those that are known, then the store's new codes."""
     return (known or EMPTY).extended(store.manifest.names)
 

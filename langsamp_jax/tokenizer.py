@@ -5,9 +5,9 @@ XLM-R's layout: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, piece i of the 
 """
 
 import abc
+import functools
 import hashlib
 import itertools
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +86,18 @@ class Tokenizer(abc.ABC):
         ids[text] = self._ids(pieces)
         return ids, lengths
 
+    @functools.cached_property
+    def surfaces(self) -> list[str]:
+        """What every id reads as in a text, with a space where a word begins: those of a line,
+        joined, are its text as the tokenizer has normalised it."""
+        surfaces = [self._surface(piece) for piece in self.pieces]
+        for special in self.vocabulary.special_ids:
+            surfaces[special] = self.pieces[special]
+        return surfaces
+
+    @abc.abstractmethod
+    def _surface(self, piece: str) -> str: ...
+
     @abc.abstractmethod
     def _encode(self, lines: list[str]) -> list[list[int]]:
         """Each line in the library's own ids, without special ones."""
@@ -131,8 +143,11 @@ class SentencePieceTokenizer(Tokenizer):
         scores = self._processor.get_score(list(range(3, self._processor.get_piece_size())))
         return np.array([0, 0, 0, 0, *scores, 0], np.float32)
 
+    def _surface(self, piece: str) -> str:
+        return piece.replace("▁", " ")
+
     def _encode(self, lines: list[str]) -> list[list[int]]:
-        return self._processor.encode(lines, out_type=int, num_threads=_threads())
+        return self._processor.encode(lines, out_type=int)
 
     def _ids(self, library_ids: np.ndarray) -> np.ndarray:
         unknown = library_ids == self._processor.unk_id()
@@ -165,6 +180,9 @@ class WordPieceTokenizer(Tokenizer):
         _require_bert_special(self.pieces, source)
         ids = [self._tokenizer.token_to_id(piece) for piece in _BERT_SPECIAL]
         self.vocabulary = Vocabulary(len(self.pieces), *ids)
+
+    def _surface(self, piece: str) -> str:
+        return piece.removeprefix("##") if piece.startswith("##") else f" {piece}"
 
     def _encode(self, lines: list[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(lines, add_special_tokens=False)
@@ -249,7 +267,3 @@ def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:
 def _require_bert_special(pieces: Collection[str], source: str) -> None:
     if missing := [piece for piece in _BERT_SPECIAL if piece not in pieces]:
         raise UserError(f"{source} has no piece {' '.join(missing)}; BERT's layout needs it")
-
-
-def _threads() -> int:
-    return os.cpu_count() or 1

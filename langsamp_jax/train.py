@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,20 @@ from langsamp_jax.feed import Batch, Feed
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
-from langsamp_jax.mixture import MixtureConfig
+from langsamp_jax.mixture import MixtureConfig, announcements
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress, Speedometer
-from langsamp_jax.run import MetricsLog, Run, reopen_run, require_rows_fit, start_run, table_rows
+from langsamp_jax.run import (
+    Data,
+    MetricsLog,
+    Run,
+    reopen_run,
+    require_rows_fit,
+    start_run,
+    table_rows,
+)
 from langsamp_jax.sharding import (
     MeshConfig,
     batch_sharding,
@@ -38,7 +47,6 @@ from langsamp_jax.sharding import (
     require_model_fits,
     shardings,
 )
-from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Vocabulary
 
 
@@ -96,8 +104,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
 
 
-def train(data: Path, output: Path, configs: Configs, init_from: Path | None = None) -> Run:
-    """Trains on the store ``data`` into the run folder ``output``, or goes on where it stopped.
+def train(data: Data, output: Path, configs: Configs, init_from: Path | None = None) -> Run:
+    """Trains on ``data``, a store mostly, into the run folder ``output``, or goes on with it.
 
     Args:
       init_from: a Hugging Face folder whose weights the run starts from; None: random weights.
@@ -109,9 +117,9 @@ def train(data: Path, output: Path, configs: Configs, init_from: Path | None = N
     config = configs.train
 
     # Input
-    store = Store(data)
-    require_rows_fit(store, configs.model)
-    sampler = configs.mixture.sampler(store.manifest, config.seed)
+    require_rows_fit(data, configs.model)
+    plan = config.num_steps, config.global_batch_size
+    sampler = configs.mixture.sampler(data.manifest, config.seed, *plan)
 
     # Mesh
     mesh = make_mesh(configs.mesh)
@@ -120,9 +128,9 @@ def train(data: Path, output: Path, configs: Configs, init_from: Path | None = N
     rows_sharding = batch_sharding(mesh)
 
     # Model
-    vocabulary = store.manifest.vocabulary
+    vocabulary = data.manifest.vocabulary
     pretrained = None if init_from is None else open_pretrained(init_from)
-    inventory = table_rows(store, pretrained and pretrained.inventory)
+    inventory = table_rows(data, pretrained and pretrained.inventory)
     model = LangSamp(
         configs.model, vocabulary.size, len(inventory.languages), len(inventory.scripts)
     )
@@ -132,12 +140,12 @@ def train(data: Path, output: Path, configs: Configs, init_from: Path | None = N
 
     # State: the last checkpoint or the first state; the run folder is made behind that, so that
     # bad input leaves nothing behind
-    run = reopen_run(output, store, configs.all(), init_from)
+    run = reopen_run(output, data, configs.all(), init_from)
     start = 0 if run is None else latest_step(run.checkpoints)
     progress = {"best_loss": None, "since_best": 0}
     if start == 0:
-        state = first_state(model, optimizer, configs, state_shardings, pretrained, store)
-    run = run or start_run(output, store, inventory, configs.all(), init_from)
+        state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
+    run = run or start_run(output, data, inventory, configs.all(), init_from)
     checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
     if start > 0:
         abstract = jax.tree.map(
@@ -149,10 +157,12 @@ def train(data: Path, output: Path, configs: Configs, init_from: Path | None = N
         print(f"going on from step {start} of {output}", file=sys.stderr)
 
     # Feed
-    feed = Feed(store.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
+    for line in announcements(configs.mixture, data.manifest, sampler, *plan):
+        print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
+    feed = Feed(data.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
     evaluator = MaskedLmEvaluator(
         model,
-        store.split("validation"),
+        data.split("validation"),
         inventory,
         vocabulary,
         configs.objective,
@@ -172,7 +182,7 @@ def train(data: Path, output: Path, configs: Configs, init_from: Path | None = N
 
     # Loop
     log = MetricsLog(run.path, start)
-    speed = Speedometer(config.global_batch_size * store.manifest.sequence_length)
+    speed = Speedometer(config.global_batch_size * data.manifest.sequence_length)
     ended = stopped_early(config, progress)
     with (
         placed_on(mesh),
@@ -231,7 +241,7 @@ def first_state(
     configs: Configs,
     places: TrainState,
     pretrained: Pretrained | None,
-    store: Store,
+    data: Data,
 ) -> TrainState:
     """The state before the first step, on the shardings ``places``: random, or a checkpoint's."""
     seed = configs.train.seed
@@ -239,8 +249,8 @@ def first_state(
         initialise = make_initialise(model, optimizer, seed)
         return jax.jit(lambda: nn.unbox(initialise()), out_shardings=places)()
     pretrained.check(configs.model)
-    rows = vocabulary_rows(pretrained, store.tokenizer())
-    inventory = table_rows(store, pretrained.inventory)
+    rows = vocabulary_rows(pretrained, data.tokenizer())
+    inventory = table_rows(data, pretrained.inventory)
     print(describe(pretrained, model, rows, inventory, configs.init), file=sys.stderr)
     params = load_params(pretrained, model, rows, places.params, configs.init, seed)
 
@@ -276,9 +286,7 @@ def make_train_step(
     parts, use_dropout = configs.train.accumulation_steps, _uses_dropout(configs.model)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(configs.train.seed), state.step)
-        mask_key, dropout_key = jax.random.split(key)
-        row_keys = jax.random.split(mask_key, batch.tokens.shape[0])
+        row_keys, dropout_key = step_keys(configs.train.seed, state.step, len(batch.tokens))
         masked = mask_rows(
             row_keys, batch.tokens, batch.attention_mask, vocabulary, configs.objective
         )
@@ -312,6 +320,12 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def step_keys(seed: int, step: jax.Array | int, rows: int) -> tuple[jax.Array, jax.Array]:
+    """All that is random in the update after ``step`` updates: keys of masks [rows], of dropout."""
+    mask_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return jax.random.split(mask_key, rows), dropout_key
 
 
 def _cut(leaf: jax.Array, parts: int) -> jax.Array:

@@ -4,7 +4,11 @@ Libraries are imported where a verb needs them, so that ``--help`` answers at on
 """
 
 import argparse
+import contextlib
 import json
+import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +60,12 @@ def tokenizer_extend(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from data_pipelines.prepare import prepare
+    from data_pipelines.hygiene import HYGIENE_COLUMNS, warnings
+    from data_pipelines.origin import Origin
 
-    manifest = prepare(
-        args.corpus, args.tokenizer, args.output, args.sequence_length, args.validation_fraction
-    )
-    records = []
+    with contextlib.closing(_runner(args)) as runner:
+        manifest = _prepared(args, runner)
+    records, report = [], Origin.load(args.output).report
     for name in manifest.names:
         train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
         unknown = train.unknown / max(1, train.tokens)
@@ -74,35 +78,152 @@ def prepare(args: argparse.Namespace) -> None:
     _show(records, headers, args.output)
     for name, why in manifest.skipped.items():
         print(f"skipped {name}: {why}")
+    met = {name: facts["hygiene"] for name, facts in report.items()}
+    columns = {k: v for k, v in HYGIENE_COLUMNS.items() if any(c.get(k) for c in met.values())}
+    records = [
+        {"language": name, **counts}
+        for name, counts in met.items()
+        if any(counts.get(column) for column in columns if column != "lines")
+    ]
+    if records:
+        print("\nlines that were not as they should be:")
+        _show(records, {"language": "language", **columns}, f"{args.output}/origin.json")
+    for line in warnings(report):
+        print(line)
+
+
+def _prepared(args: argparse.Namespace, runner: Any) -> Any:
+    """Makes the store of the one of the three kinds of input that the arguments name."""
+    from data_pipelines.hygiene import Hygiene
+    from data_pipelines.prepare import grow, prepare
+
+    options = {"skip_damaged": args.skip_damaged, "runner": runner}
+    if args.add_to:
+        settings = ("tokenizer", "sequence_length", "validation_fraction")
+        _refuse(args, "--add_to", *settings, "normalization", "duplicates", "mixture", "module")
+        return grow(args.add_to, args.corpus, args.output, args.held_out or (), **options)
+    if args.sequence_length is not None:
+        options["sequence_length"] = args.sequence_length
+    if args.mixture:
+        settings = ("tokenizer", "validation_fraction", "normalization", "duplicates", "held_out")
+        _refuse(args, "--mixture", *settings)
+        from data_pipelines.mixture_store import prepare_mixture
+
+        return prepare_mixture(args.mixture, args.module, args.output, **options)
+    if args.tokenizer is None:
+        raise UserError("prepare --corpus needs --tokenizer FILE")
+    _refuse(args, "--corpus", "module")
+    if args.validation_fraction is not None:
+        options["validation_fraction"] = args.validation_fraction
+    given = {"normalization": args.normalization, "duplicates": args.duplicates}
+    options["hygiene"] = Hygiene(**{name: value for name, value in given.items() if value})
+    options["held_out"] = args.held_out or ()
+    return prepare(args.corpus, args.tokenizer, args.output, **options)
+
+
+def _runner(args: argparse.Namespace) -> Any:
+    from data_pipelines.work import LocalRunner
+
+    if args.runner == "beam":
+        from data_pipelines.beam_runner import BeamRunner
+
+        _refuse(args, "--runner beam", "workers")
+        try:
+            return BeamRunner(shlex.split(args.beam_options or ""))
+        except ValueError as error:
+            raise UserError(f"--beam_options {args.beam_options}: {error}") from None
+    _refuse(args, "--runner local", "beam_options")
+    return LocalRunner(args.workers)
+
+
+def _refuse(args: argparse.Namespace, option: str, *names: str) -> None:
+    """Raises UserError where arguments are given that do not go with ``option``."""
+    if given := [f"--{name}" for name in names if getattr(args, name) is not None]:
+        raise UserError(f"{', '.join(given)} cannot be given with {option}")
 
 
 def mixture(args: argparse.Namespace) -> None:
-    from langsamp_jax.mixture import MIXTURE_COLUMNS, mixture_table
+    from langsamp_jax.mixture import mixture_report, mixture_table
+    from langsamp_jax.mixture_plot import plot_mixture, require_plot
     from langsamp_jax.store import Store
     from langsamp_jax.train import Configs
 
+    if args.plot:
+        require_plot(args.plot)
     configs, manifest = Configs(), Store(args.data).manifest
-    sampler = configs.mixture.sampler(manifest, configs.train.seed)
-    planned = configs.train.num_steps * configs.train.global_batch_size
-    records = mixture_table(manifest, sampler, planned)
+    plan = configs.train.num_steps, configs.train.global_batch_size
+    sampler = configs.mixture.sampler(manifest, configs.train.seed, *plan)
+    records = mixture_table(manifest, sampler, *plan)
     if args.json:
         print(json.dumps(records, indent=1))
     else:
-        _show(records, MIXTURE_COLUMNS, f"{planned:,} rows planned")
+        print(mixture_report(configs.mixture, manifest, sampler, *plan))
+    if args.plot:
+        plot_mixture(records, plan[0], args.plot)
+        print(args.plot, file=sys.stderr)
+
+
+def inspect(args: argparse.Namespace) -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # a look takes no device away from a training
+    from langsamp_jax.inspection import inspect_rows, legend, record, show
+    from langsamp_jax.store import Store
+    from langsamp_jax.train import Configs
+
+    store, configs = Store(args.data), Configs()
+    title, rows = inspect_rows(store, configs, args.language, args.step, args.split, args.rows)
+    tokenizer = store.tokenizer()
+    if args.json:
+        print(json.dumps([record(row, tokenizer) for row in rows], indent=1))
+        return
+    sys.stdout.reconfigure(errors="backslashreplace")  # text in any script, terminals of any kind
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    shown = [title, *(show(row, tokenizer, args.ids, colours) for row in rows)]
+    print("\n\n".join([*shown, legend(tokenizer, colours)]))
 
 
 def train(args: argparse.Namespace) -> None:
     from langsamp_jax.dry_run import dry_run
+    from langsamp_jax.store import Store
     from langsamp_jax.train import Configs, train
 
-    configs = Configs()
+    if args.data:
+        _refuse(args, "--data", "module", "sequence_length")
     if args.dry_run:
-        print(dry_run(args.data, configs, args.init_from))
+        if args.mixture:
+            raise UserError("--dry_run looks at a store; make one: langsamp prepare --mixture")
+        print(dry_run(args.data, Configs(), args.init_from))
         return
     if args.output is None:
         raise UserError("train needs --output RUN (or --dry_run)")
-    run = train(args.data, args.output, configs, args.init_from)
+    data, configs = _live(args) if args.mixture else (Store(args.data), Configs())
+    run = train(data, args.output, configs, args.init_from)
     print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
+
+
+def _live(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The Mixture that the arguments name, as data to train on, and the configs with its rates."""
+    import gin
+
+    from data_pipelines.live import MANY_TASKS, LiveMixture
+    from data_pipelines.mixtures import open_mixture
+    from langsamp_jax.train import Configs
+
+    mixture = open_mixture(args.mixture, args.module)
+    print(f"the rates are those of {args.mixture}, whatever mixture.rule says", file=sys.stderr)
+    if mixture.num_tasks > MANY_TASKS:
+        print(
+            f"{mixture.num_tasks} tasks are many to read at once: prepare --mixture makes a store "
+            "of them, which is faster to start and to read",
+            file=sys.stderr,
+        )
+    with gin.unlock_config():
+        gin.bind_parameter("mixture.rule", "weights")
+        gin.bind_parameter("mixture.weights", mixture.weights)
+    configs = Configs()
+    length = 512 if args.sequence_length is None else args.sequence_length
+    return LiveMixture(mixture, length, configs.train.seed, configs.train.eval_rows), configs
 
 
 def export(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The README.md of an exported folder."""
 
+import dataclasses
 import json
 
 from langsamp_jax.huggingface.layout import MODEL_CLASS
@@ -66,8 +67,7 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         f"- start: {'random weights' if start is None else 'the weights of ' + _name(start)}",
         f"- {step:,} steps of {train.global_batch_size:,} rows of {run.sequence_length} tokens: "
         f"{rows * run.sequence_length:,} tokens",
-        f"- mixture: rule {mixture.rule}, temperature {mixture.temperature:g}; "
-        f"{objective.mask_rate:.0%} of the tokens masked",
+        f"- mixture: {_mixture(mixture)}; {objective.mask_rate:.0%} of the tokens masked",
         f"- data: {sum(run.tokens.values()):,} tokens in {len(counts)} language-scripts "
         f"(fingerprint {run.store[:16]})",
         f"- {len(run.tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
@@ -79,6 +79,17 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         *(f"| {name} | {tokens:,} |" for name, tokens in counts),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _mixture(mixture: MixtureConfig) -> str:
+    """The rule, the temperature, and what else is not as it is by default."""
+    said = [f"rule {mixture.rule}", f"temperature {mixture.temperature:g}"]
+    for field in dataclasses.fields(mixture):
+        value = getattr(mixture, field.name)
+        if field.name not in ("rule", "temperature") and value != field.default:
+            many = isinstance(value, (dict, list))
+            said.append(f"{field.name} ({len(value)} entries)" if many else f"{field.name} {value}")
+    return ", ".join(said)
 
 
 def _title(model: ModelConfig, fold: str | None, full: bool) -> str:

@@ -160,7 +160,7 @@ def trained_run(store_path: Path, tmp_path_factory: pytest.TempPathFactory, make
         ModelConfig(**SIZES),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
     )
-    return train(store_path, folder / "run", configs, folder / "start")
+    return train(Store(store_path), folder / "run", configs, folder / "start")
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_help_needs_no_jax():
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "synthesize", "tokenizer train", "prepare", "mixture", "train"]
+    ["demo", "synthesize", "tokenizer train", "prepare", "mixture", "inspect", "train"]
     + ["evaluate mlm", "evaluate retrieval"],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):

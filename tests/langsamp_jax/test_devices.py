@@ -22,6 +22,7 @@ from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import ObjectiveConfig, mask_rows
 from langsamp_jax.optimizer import OptimizerConfig
 from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh, placed_on, shardings
+from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Vocabulary
 from langsamp_jax.train import Configs, TrainConfig, train
 
@@ -77,11 +78,11 @@ def masks(sharding=None) -> list[np.ndarray]:
 
 def main(output: Path, store: Path) -> None:
     """Trains, records the masks and, where there are 8 devices, everything that needs so many."""
-    train(store, output / "run", configs(MeshConfig()))
+    train(Store(store), output / "run", configs(MeshConfig()))
     np.savez(output / "masks.npz", *masks(batch_sharding(make_mesh(MeshConfig()))))
     facts = {"devices": jax.device_count()}
     if jax.device_count() == 8:
-        train(store, output / "sharded", configs(SHARDED))
+        train(Store(store), output / "sharded", configs(SHARDED))
         mesh = make_mesh(SHARDED)
         facts["mesh"] = dict(mesh.shape)
         model = LangSamp(MODEL, 600, 5, 3)
@@ -104,7 +105,7 @@ def main(output: Path, store: Path) -> None:
             except UserError as error:
                 facts[name] = str(error)
         try:
-            train(store, output / "refused", configs(MeshConfig(data=4)))
+            train(Store(store), output / "refused", configs(MeshConfig(data=4)))
         except UserError:
             facts["refused_left_nothing"] = not (output / "refused").exists()
     (output / "facts.json").write_text(json.dumps(facts))

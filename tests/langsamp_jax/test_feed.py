@@ -48,7 +48,7 @@ print(json.dumps({{"devices": jax.device_count(), "reads": reads, "shards": shar
 
 def make_feed(store: Path, sharding: jax.sharding.Sharding, seed: int = 5) -> Feed:
     store = Store(store)
-    sampler = MixtureConfig().sampler(store.manifest, seed)
+    sampler = MixtureConfig().sampler(store.manifest, seed, num_steps=10, batch_size=SIZE)
     inventory = EMPTY.extended(store.manifest.names)
     return Feed(store.split("train"), sampler, inventory, SIZE, sharding)
 

@@ -11,7 +11,6 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langsamp_jax import tokenizer as module
 from langsamp_jax.errors import UserError
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
@@ -82,14 +81,6 @@ def test_no_lines_and_empty_lines(tokenizer):
     ids, lengths = tokenizer.encode([])
     assert (ids.dtype, ids.size, lengths.size) == (np.int32, 0, 0)
     assert encoded(tokenizer, ["", "", " "]) == [[BOS, EOS]] * 3
-
-
-def test_any_number_of_threads_gives_the_same(tokenizer, corpus, monkeypatch):
-    lines = (corpus / "qaa_Latn.txt").read_text("utf-8").splitlines()
-    expected = encoded(tokenizer, lines)
-    for threads in (1, 3):
-        monkeypatch.setattr(module, "_threads", lambda threads=threads: threads)
-        assert encoded(tokenizer, lines) == expected
 
 
 def test_layout_of_a_trained_model(tokenizer, tokenizer_file):

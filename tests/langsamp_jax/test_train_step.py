@@ -182,7 +182,7 @@ def test_updates_lower_the_loss():
 @pytest.fixture
 def feed(store_path) -> Feed:
     store = Store(store_path)
-    sampler = MixtureConfig().sampler(store.manifest, 0)
+    sampler = MixtureConfig().sampler(store.manifest, 0, num_steps=10, batch_size=4)
     inventory = EMPTY.extended(store.manifest.names)
     sharding = batch_sharding(make_mesh(MeshConfig()))
     return Feed(store.split("train"), sampler, inventory, 4, sharding)
