@@ -43,7 +43,7 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     prepare(corpus, tokenizer, output / "store", _SEQUENCE_LENGTH, _VALIDATION_FRACTION)
     say("4/5", f"{configs.train.num_steps} steps of training -> {output / 'run'}")
     started = time.perf_counter()
-    run = train(output / "store", output / "run", configs)
+    run = train(Store(output / "store"), output / "run", configs)
     seconds = time.perf_counter() - started
     say("5/5", "validation loss, and retrieval of held-out sentences")
     step, params = run.load_params()
