@@ -26,6 +26,7 @@ from langsamp_jax.progress import Progress
 from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Store, row_files
 from langsamp_jax.tokenizer import Tokenizer
 
+_METADATA = "zarr.json"
 _FILES_AT_ONCE = 4  # that one work item packs
 
 
@@ -59,13 +60,12 @@ class _Language:
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """Some files of the array of one language-script and split, to be packed."""
+    """Files of one language-script, to be packed: by split, which of an array of how many rows."""
 
-    language: _Language
     name: str
-    split: str
-    rows: int
-    files: range
+    language: _Language
+    rows: dict[str, int]
+    files: dict[str, range]
 
 
 def folder_of(output: Path, *parts: str) -> Path:
@@ -155,22 +155,15 @@ def build(
         )
 
     to_pack = {
-        f"{lang.key}-{split}-{sequence_length}-{files.start}": _Files(
-            lang, name, split, counts[split][name].rows, files
-        )
-        for split in SPLITS
+        f"{lang.key}-{sequence_length}-{number}": item
         for name, lang in kept.items()
-        for files in _new_files(lang, split, counts[split][name].rows)
+        for number, item in enumerate(_files(name, lang, {s: counts[s][name] for s in SPLITS}))
     }
     packer = functools.partial(
         _pack, work, base and base.path, sequence_length, tokenizer.vocabulary.pad_id
     )
-    packed = _stage("pack", packer, work, to_pack, runner, lambda item: len(item.files))
-    files = {
-        f"{item.split}/{item.name}/{path}": tuple(facts)
-        for key, item in to_pack.items()
-        for path, facts in packed[key]["files"].items()
-    }
+    packed = _stage("pack", packer, work, to_pack, runner, lambda _: 1)
+    files = {file: tuple(facts) for result in packed.values() for file, facts in result.items()}
     origin = _origin(settings, results, languages, base)
     skipped = {
         name: f"{c.tokens} training tokens do not fill a row of {sequence_length}"
@@ -232,32 +225,46 @@ def _counts(language: _Language, split: str, sequence_length: int) -> Counts:
     )
 
 
-def _new_files(language: _Language, split: str, rows: int) -> list[range]:
-    """The files to write: all but those that a base store has filled."""
-    first = language.base[split].rows // ROWS_PER_FILE
-    last = len(row_files(rows))
-    return [range(f, min(last, f + _FILES_AT_ONCE)) for f in range(first, last, _FILES_AT_ONCE)]
+def _files(name: str, language: _Language, counts: dict[str, Counts]) -> list[_Files]:
+    """The files to write, some at a time: all but those that a base store has filled."""
+    rows = {split: counts[split].rows for split in SPLITS}
+    todo = [
+        (split, file)
+        for split in SPLITS
+        for file in range(language.base[split].rows // ROWS_PER_FILE, len(row_files(rows[split])))
+    ]
+    items = []
+    for first in range(0, len(todo), _FILES_AT_ONCE):
+        files: dict[str, range] = {}
+        for split, file in todo[first : first + _FILES_AT_ONCE]:
+            files[split] = range(files.get(split, range(file, file)).start, file + 1)
+        items.append(_Files(name, language, rows, files))
+    return items
 
 
 def _pack(
     work: Path, base: Path | None, sequence_length: int, pad_id: int, key: str, item: _Files
 ) -> dict[str, Any]:
-    lang, split = item.language, item.split
-    before = None
-    if lang.base[split].rows:
-        opened = Store(base).split(split)
-        before = opened, opened.names.index(item.name)
-    tokens = token_stream(
-        before,
-        _base_tokens(lang, split, sequence_length),
-        [work / "pieces" / piece for piece in lang.pieces],
-        lang.selected.tokens[split],
-        work / "kept" / lang.key,
-        split,
-        item.files.start * ROWS_PER_FILE * sequence_length,
-    )
-    array = _array(work, lang, split, sequence_length)
-    return {"files": write_files(array, item.files, item.rows, sequence_length, pad_id, tokens)}
+    """Returns the bytes and the digest of each file, by its path in the store."""
+    lang, written = item.language, {}
+    for split, files in item.files.items():
+        before = None
+        if lang.base[split].rows:
+            opened = Store(base).split(split)
+            before = opened, opened.names.index(item.name)
+        tokens = token_stream(
+            before,
+            _base_tokens(lang, split, sequence_length),
+            [work / "pieces" / piece for piece in lang.pieces],
+            lang.selected.tokens[split],
+            work / "kept" / lang.key,
+            split,
+            files.start * ROWS_PER_FILE * sequence_length,
+        )
+        array = _array(work, lang, split, sequence_length)
+        facts = write_files(array, files, item.rows[split], sequence_length, pad_id, tokens)
+        written |= {f"{split}/{item.name}/{file}": fact for file, fact in facts.items()}
+    return written
 
 
 def _array(work: Path, language: _Language, split: str, sequence_length: int) -> Path:
@@ -274,7 +281,8 @@ def _origin(
     sources, report = dict(before.sources), dict(before.report)
     for name, parts in sorted(results.items()):
         text = combined([digest for part in parts for digest in part["source"]])
-        sources[name] = [*sources.get(name, []), text]
+        added_to = base is not None and name in base.manifest.names  # what was skipped is gone
+        sources[name] = [*(sources[name] if added_to else []), text]
         counts = [part.get("hygiene", {}) for part in parts]
         counts.append({"duplicates": languages[name].selected.duplicates})
         old = report.get(name, {})
@@ -307,9 +315,13 @@ def _assemble(
     store = partial / "store"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
+    for path in files:
+        split, name, file = path.split("/", 2)
+        _link(_array(work, kept[name], split, sequence_length) / file, store / path)
+    for split, name in {tuple(path.split("/")[:2]) for path in files}:
+        metadata = _array(work, kept[name], split, sequence_length) / _METADATA
+        _link(metadata, store / split / name / _METADATA)
     for name, lang in kept.items():
-        for split in SPLITS:
-            _link_missing(_array(work, lang, split, sequence_length), store / split / name)
         hashes = work / "kept" / lang.key / HASHES
         if hashes.exists():
             _link(hashes, hashes_file(store, name))

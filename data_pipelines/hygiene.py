@@ -50,6 +50,8 @@ HYGIENE_COLUMNS = {
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _SPACE = re.compile("[\x0b-\x0d\x1c-\x1f\x85]")
 
+_CONTROL_CLASS, _LINE_END_CLASS = 255, 254  # beside the numbers of the scripts
+
 # Script codes of text that is written in several of Unicode's scripts, or in a variant of one.
 _SCRIPTS = {
     "Jpan": {"Hira", "Kana", "Hani"},
@@ -93,9 +95,14 @@ class Cleaner:
             text = text.removeprefix("\ufeff")
         if "\r" in text:
             text = text.replace("\r\n", "\n")
-        if _CONTROL.search(text):
+        if not text.endswith("\n"):
+            text += "\n"
+        classes = _classes(text)
+        if np.any(classes == _CONTROL_CLASS):
             self.counts["control"] += sum(1 for x in text.split("\n") if _CONTROL.search(x.strip()))
             text = _CONTROL.sub("", _SPACE.sub(" ", text))
+            classes = _classes(text)
+        self._count_scripts(text, classes)
         if self._normalization == "NFC":
             normalized = unicodedata.normalize("NFC", text)
             if normalized != text:
@@ -108,7 +115,6 @@ class Cleaner:
             short = [line for line in lines if len(line.encode()) <= LONGEST_LINE]
             self.counts["overlong"] += len(lines) - len(short)
             lines = short
-        self._count_scripts(lines)
         if self._held_out is not None and lines:
             known = np.isin(_hashes(match_keys(lines)), self._held_out)
             self.counts["held_out"] += int(known.sum())
@@ -131,29 +137,25 @@ class Cleaner:
             position += len(raw) + 1
         return "\n".join(kept)
 
-    def _count_scripts(self, lines: Sequence[str]) -> None:
+    def _count_scripts(self, text: str, classes: np.ndarray) -> None:
         """Counts the lines most of whose letters are not of the script that the name says."""
-        codes, table = _script_table()
-        known = {self._script} & {*codes[1:]}
-        expected = [codes.index(code) for code in _SCRIPTS.get(self._script, known)]
-        if not expected or not lines:
+        scripts, _ = _class_table()
+        known = {self._script} & {*scripts[1:]}
+        expected = [scripts.index(code) for code in _SCRIPTS.get(self._script, known)]
+        if not expected:
             return
-        text = "\n".join(lines) + "\n"
-        if text.isascii():  # nearly all text that is: one comparison instead of a table
-            script = np.frombuffer(text.encode("ascii"), np.uint8)
-        else:
-            script = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ends = np.flatnonzero(script == ord("\n"))
+        ends = np.flatnonzero(classes == _LINE_END_CLASS)
         starts = np.concatenate([[0], ends[:-1] + 1])
-        script = table[script]
-        right = np.isin(np.arange(len(codes)), expected)[script]
+        of_script = (classes > 0) & (classes < len(scripts))
+        right = np.isin(np.arange(256), expected)[classes]
         right = np.add.reduceat(right, starts, dtype=np.int32)
-        letters = np.add.reduceat(script > 0, starts, dtype=np.int32)
+        letters = np.add.reduceat(of_script, starts, dtype=np.int32)
         wrong = np.flatnonzero(2 * right < letters)
         self.counts["wrong_script"] += len(wrong)
         for line in wrong:
-            inside = script[starts[line] : ends[line]]
-            self.found_scripts[codes[np.bincount(inside[inside > 0]).argmax()]] += 1
+            inside = slice(starts[line], ends[line])
+            inside = classes[inside][of_script[inside]]
+            self.found_scripts[scripts[np.bincount(inside).argmax()]] += 1
 
 
 def clean_lines(
@@ -271,10 +273,23 @@ def _ignored() -> dict[int, None]:
     return {code: None for code in ignored if code != ord("\n")}
 
 
+def _classes(text: str) -> np.ndarray:
+    """uint8 [characters]: the class of each, see ``_class_table``."""
+    if text.isascii():
+        codes = np.frombuffer(text.encode("ascii"), np.uint8)
+    else:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return _class_table()[1][codes]
+
+
 @functools.cache
-def _script_table() -> tuple[list[str], np.ndarray]:
-    """Unicode's script codes, and uint8 [code points]: the script of each; 0 is none, or any."""
-    codes = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
-    index = {code: number for number, code in enumerate(codes)}
+def _class_table() -> tuple[list[str], np.ndarray]:
+    """Unicode's script codes, and uint8 [code points]: the number of the script of each (0: none,
+    or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
+    scripts = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
+    index = {code: number for number, code in enumerate(scripts)}
     values = np.array([index.get(code, 0) for code in Scripts.VALUES], np.uint8)
-    return codes, np.repeat(values, np.diff([*Scripts.RANGES, sys.maxunicode + 1]))
+    table = np.repeat(values, np.diff([*Scripts.RANGES, sys.maxunicode + 1]))
+    table[[ord(c) for c in map(chr, range(0x10000)) if _CONTROL.match(c)]] = _CONTROL_CLASS
+    table[ord("\n")] = _LINE_END_CLASS
+    return scripts, table

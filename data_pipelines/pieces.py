@@ -1,16 +1,18 @@
 """Pieces: what the encoding of text leaves on disk until it is packed into rows.
 
-    STEM.tokens.npy   uint32 [tokens], the lines one after the other
-    STEM.lines.npy    LINE [lines], in the order of the text
-    STEM.hashes.npy   HASH [lines], sorted by (hash, line); absent where duplicates may stand
+    STEM.tokens    TOKEN [tokens], the lines one after the other
+    STEM.lines     LINE [lines], in the order of the text
+    STEM.hashes    HASH [lines], sorted by (hash, line); absent where duplicates may stand
 
 They are written once, read as memory maps, and removed with the folder of the work.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+TOKEN = np.dtype("<u4")
 LINE = np.dtype([("tokens", "<u4"), ("unknown", "<u4"), ("validation", "?")])
 HASH = np.dtype([("hash", "<u8"), ("line", "<u4")])
 PIECE_TOKENS = 1 << 21
@@ -52,7 +54,7 @@ class PieceWriter:
         starts = np.cumsum(lengths) - lengths
         lines["tokens"], lines["validation"] = lengths, validation
         lines["unknown"] = np.add.reduceat(ids == self._unk_id, starts, dtype=np.int64)
-        self._ids.append(ids.astype(np.uint32))
+        self._ids.append(ids.astype(TOKEN))
         self._lines.append(lines)
         if hashes is not None:
             self._hashes.append(hashes)
@@ -67,21 +69,22 @@ class PieceWriter:
 
     def _flush(self) -> None:
         piece = self._stem.with_name(f"{self._stem.name}-{len(self._written)}")
-        np.save(f"{piece}.tokens.npy", np.concatenate(self._ids))
-        np.save(f"{piece}.lines.npy", np.concatenate(self._lines))
+        np.concatenate(self._ids).tofile(f"{piece}.tokens")
+        np.concatenate(self._lines).tofile(f"{piece}.lines")
         if self._hashes:
             hashes = np.concatenate(self._hashes)
             order = np.argsort(hashes, kind="stable")
             table = np.empty(len(hashes), HASH)
             table["hash"], table["line"] = hashes[order], order
-            np.save(f"{piece}.hashes.npy", table)
+            table.tofile(f"{piece}.hashes")
         self._written.append(piece.name)
         self._ids, self._lines, self._hashes = [], [], []
 
 
-def load(piece: Path, part: str) -> np.ndarray:
+def load(piece: Path, part: Literal["tokens", "lines", "hashes"]) -> np.ndarray:
     """One array of a piece, as a memory map."""
-    return np.load(f"{piece}.{part}.npy", mmap_mode="r")
+    dtype = {"tokens": TOKEN, "lines": LINE, "hashes": HASH}[part]
+    return np.memmap(f"{piece}.{part}", dtype, "r")
 
 
 def side(lines: np.ndarray, split: str) -> np.ndarray:

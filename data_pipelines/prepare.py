@@ -122,7 +122,8 @@ def grow(
         raise UserError(f"{base} holds all text of {corpus} already")
     if settings.duplicates == "drop":
         _require_hashes(store, added)
-    merged = {n: [*before.sources.get(n, []), *digests[n]] for n in added}
+    there = {name: before.sources[name] for name in store.manifest.names}  # what was skipped is not
+    merged = {name: [*there.get(name, []), *digests[name]] for name in added}
     origin = Origin(before.settings, {**before.sources, **merged})
     if (standing := standing_manifest(output, origin)) is not None:
         return standing

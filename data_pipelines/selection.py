@@ -36,27 +36,29 @@ def select(pieces: list[Path], keep: Path, drop_duplicates: bool, known: Path | 
 
     Args:
       pieces: in the order of the text.
-      keep: an empty folder; it gets bool [lines] for each piece and, if duplicates are dropped,
-        ``HASHES``: the sorted hashes of all lines, uint64.
+      keep: a folder; it gets bool [lines] for each piece of which lines are dropped and, if
+        duplicates are looked for, ``HASHES``: the sorted hashes of all lines, uint64.
       known: such a file of the lines that are in the store already.
     """
     duplicates = 0
     for piece in pieces:
-        np.save(keep / f"{piece.name}.npy", np.ones(len(load(piece, "lines")), bool))
+        (keep / piece.name).unlink(missing_ok=True)  # of a call that was cut
     if drop_duplicates:
         with open(keep / HASHES, "wb") as stream:
             for unique, repeated in _buckets(pieces, known):
                 unique.astype("<u8").tofile(stream)
                 for piece, lines in repeated:
-                    np.load(keep / f"{piece.name}.npy", mmap_mode="r+")[lines] = False
+                    kept = _kept(piece, keep)
+                    kept[lines] = False
+                    kept.tofile(keep / piece.name)
                     duplicates += len(lines)
 
     tokens = {split: [] for split in SPLITS}
     lines, unknown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for piece in pieces:
-        table, kept_lines = load(piece, "lines"), np.load(keep / f"{piece.name}.npy")
+        table = load(piece, "lines")[_kept(piece, keep)]
         for split in SPLITS:
-            kept = table[side(table, split) & kept_lines]
+            kept = table[side(table, split)]
             tokens[split].append(int(kept["tokens"].sum(dtype=np.int64)))
             lines[split] += len(kept)
             unknown[split] += int(kept["unknown"].sum(dtype=np.int64))
@@ -67,8 +69,14 @@ def kept_tokens(pieces: list[Path], keep: Path, split: str) -> Iterator[np.ndarr
     """uint32 [tokens] of each piece: those of the lines of ``split`` that are kept."""
     for piece in pieces:
         lines, tokens = load(piece, "lines"), load(piece, "tokens")
-        chosen = side(lines, split) & np.load(keep / f"{piece.name}.npy")
+        chosen = side(lines, split) & _kept(piece, keep)
         yield tokens if chosen.all() else tokens[np.repeat(chosen, lines["tokens"])]
+
+
+def _kept(piece: Path, keep: Path) -> np.ndarray:
+    """bool [lines]"""
+    file = keep / piece.name
+    return np.fromfile(file, bool) if file.exists() else np.ones(len(load(piece, "lines")), bool)
 
 
 def _buckets(

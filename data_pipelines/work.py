@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror
 
-_SECONDS_ALONE = 2.0
+_SECONDS_ALONE = 1.0
 
 Entry = tuple[str, Any]  # the key of an item, and the item
 

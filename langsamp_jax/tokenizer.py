@@ -74,17 +74,7 @@ class Tokenizer(abc.ABC):
         """
         if not lines:
             return np.zeros(0, np.int32), np.zeros(0, np.int64)
-        encoded = self._encode(list(lines))
-        inner = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        lengths = inner + 2
-        ends = np.cumsum(lengths)
-        ids = np.empty(ends[-1], np.int32)
-        ids[ends - lengths], ids[ends - 1] = self.vocabulary.bos_id, self.vocabulary.eos_id
-        text = np.ones(ids.size, bool)
-        text[ends - lengths] = text[ends - 1] = False
-        pieces = np.fromiter(itertools.chain.from_iterable(encoded), np.int32, inner.sum())
-        ids[text] = self._ids(pieces)
-        return ids, lengths
+        return self._encode(list(lines))
 
     @functools.cached_property
     def surfaces(self) -> list[str]:
@@ -99,11 +89,7 @@ class Tokenizer(abc.ABC):
     def _surface(self, piece: str) -> str: ...
 
     @abc.abstractmethod
-    def _encode(self, lines: list[str]) -> list[list[int]]:
-        """Each line in the library's own ids, without special ones."""
-
-    def _ids(self, library_ids: np.ndarray) -> np.ndarray:
-        return library_ids
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -130,7 +116,9 @@ class SentencePieceTokenizer(Tokenizer):
         unknown = self._processor.unk_id()
         if own := [p for p in ("<pad>", "<mask>") if self._processor.piece_to_id(p) != unknown]:
             raise UserError(f"{source} has its own {' '.join(own)}, which XLM-R's layout adds")
-        size = self._processor.get_piece_size() + 2
+        self._layout = np.arange(1, self._processor.get_piece_size() + 1, dtype=np.int32)
+        self._layout[:3] = 3, 0, 2  # <unk> <s> </s>
+        size = len(self._layout) + 2
         self.vocabulary = Vocabulary(size, bos_id=0, pad_id=1, eos_id=2, unk_id=3, mask_id=size - 1)
 
     @property
@@ -146,12 +134,10 @@ class SentencePieceTokenizer(Tokenizer):
     def _surface(self, piece: str) -> str:
         return piece.replace("▁", " ")
 
-    def _encode(self, lines: list[str]) -> list[list[int]]:
-        return self._processor.encode(lines, out_type=int)
-
-    def _ids(self, library_ids: np.ndarray) -> np.ndarray:
-        unknown = library_ids == self._processor.unk_id()
-        return np.where(unknown, self.vocabulary.unk_id, library_ids + 1)
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded = self._processor.encode(lines, return_type="numpy", add_bos=True, add_eos=True)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return self._layout[np.concatenate(encoded)], lengths
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -184,9 +170,12 @@ class WordPieceTokenizer(Tokenizer):
     def _surface(self, piece: str) -> str:
         return piece.removeprefix("##") if piece.startswith("##") else f" {piece}"
 
-    def _encode(self, lines: list[str]) -> list[list[int]]:
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(lines, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        begin, end = self.vocabulary.bos_id, self.vocabulary.eos_id
+        encoded = [[begin, *encoding.ids, end] for encoding in encodings]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return np.fromiter(itertools.chain.from_iterable(encoded), np.int32, lengths.sum()), lengths
 
 
 TOKENIZER_FILES = (SentencePieceTokenizer.file_name, WordPieceTokenizer.file_name)

@@ -259,6 +259,8 @@ def test_any_texts_in_any_number_of_steps(
                     grow(before, corpus, store)
                 store = before
                 continue
+            if not tokens["train"]:  # nothing of it stands
+                read.clear()
             read.add(tuple(text))
             manifest = grow(before, corpus, store)
             new = sides([line for line in dict.fromkeys(text) if line not in seen])

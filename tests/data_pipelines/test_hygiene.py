@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data_pipelines.hygiene import (
     Cleaner,
     Hygiene,
-    _script_table,
+    _class_table,
     held_out_hashes,
     match_keys,
     warnings,
@@ -212,8 +212,14 @@ def test_a_line_of_100_megabytes(corpus, tokenizer_file, tmp_path):
 def test_the_script_of_every_character():
     """As fontTools looks them up one by one, and as regex has them."""
     regex = pytest.importorskip("regex")
-    codes, table = _script_table()
+    codes, table = _class_table()
     assert len(table) == sys.maxunicode + 1
+    controls = np.flatnonzero(table >= len(codes)).tolist()  # of no script, but not passed over
+    marks = {0xFEFF, 0xFFFE, 0xFFFF}
+    assert set(controls) == marks | {
+        p for p in range(256) if unicodedata.category(chr(p)) == "Cc"
+    } - {9}
+    table = np.where(table < len(codes), table, 0)
     points = [*range(0x3000), *range(0x3000, sys.maxunicode + 1, 37)]
     none = {"Zyyy", "Zinh", "Zzzz"}
     for point in points:

@@ -82,11 +82,11 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of the row files that are recorded as complete, by their name in a store."""
     done = {}
     for record in folder.glob("work/pack/*.json"):
-        name, made_of, split, length, _ = record.stem.split("-")
-        array = folder / "work" / "arrays" / f"{name}-{made_of}-{length}" / split
-        for path in json.loads(record.read_bytes())["result"]["files"]:
-            status = (array / path).stat()
-            done[f"{split}/{name}/{path}"] = status.st_ino, status.st_mtime_ns
+        arrays = folder / "work" / "arrays" / record.stem.rpartition("-")[0]
+        for name in json.loads(record.read_text("utf-8"))["result"]:
+            split, _, file = name.split("/", 2)
+            status = (arrays / split / file).stat()
+            done[name] = status.st_ino, status.st_mtime_ns
     return done
 
 
