@@ -365,8 +365,10 @@ def _link_missing(folder: Path, target: Path) -> None:
 
 
 def _link(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)
+    except FileNotFoundError:  # most folders are there: asking for each first takes longer
+        target.parent.mkdir(parents=True)
+        _link(file, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(file, target)

@@ -12,8 +12,8 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror
 from langsamp_jax.store import ROWS_PER_FILE, Split, array_spec, file_digest
 
-# The whole store is forced to disk at its end, not every file of it.
-_UNSYNCED = ts.Context({"file_io_sync": False})
+# The whole store is forced to disk at its end, not every file of it; and every core has a worker.
+_CONTEXT = ts.Context({"file_io_sync": False, "data_copy_concurrency": {"limit": 1}})
 
 
 def require_sequence_length(sequence_length: int) -> None:
@@ -50,7 +50,7 @@ def write_files(
     """
     with full_disk_as_oserror(array):
         spec = array_spec(array, rows, sequence_length)
-        opened = ts.open(spec, create=True, open=True, context=_UNSYNCED).result()
+        opened = ts.open(spec, create=True, open=True, context=_CONTEXT).result()
         pending, left = [], 0
         written = {}
         for file in files:

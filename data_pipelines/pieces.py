@@ -7,6 +7,7 @@
 They are written once, read as memory maps, and removed with the folder of the work.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +86,10 @@ def load(piece: Path, part: Literal["tokens", "lines", "hashes"]) -> np.ndarray:
     """One array of a piece, as a memory map."""
     dtype = {"tokens": TOKEN, "lines": LINE, "hashes": HASH}[part]
     return np.memmap(f"{piece}.{part}", dtype, "r")
+
+
+def number_of_lines(piece: Path) -> int:
+    return os.stat(f"{piece}.lines").st_size // LINE.itemsize
 
 
 def side(lines: np.ndarray, split: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.pieces import load, side
+from data_pipelines.pieces import load, number_of_lines, side
 from langsamp_jax.store import SPLITS
 
 HASHES = "hashes.u64"
@@ -76,7 +76,7 @@ def kept_tokens(pieces: list[Path], keep: Path, split: str) -> Iterator[np.ndarr
 def _kept(piece: Path, keep: Path) -> np.ndarray:
     """bool [lines]"""
     file = keep / piece.name
-    return np.fromfile(file, bool) if file.exists() else np.ones(len(load(piece, "lines")), bool)
+    return np.fromfile(file, bool) if file.exists() else np.ones(number_of_lines(piece), bool)
 
 
 def _buckets(
@@ -87,7 +87,7 @@ def _buckets(
     old = np.zeros(0, np.uint64)
     if known is not None and known.stat().st_size:
         old = np.memmap(known, "<u8", "r")
-    total = len(old) + sum(len(load(piece, "hashes")) for piece in pieces)
+    total = len(old) + sum(map(number_of_lines, pieces))
     buckets = max(1, math.ceil(total / _BUCKET_LINES))
     edges = np.array([number * 2**64 // buckets for number in range(1, buckets)], np.uint64)
     cuts = [_cut(old, edges), *(_cut(load(piece, "hashes")["hash"], edges) for piece in pieces)]
