@@ -6,11 +6,11 @@
 TEXT are folders of ``iso639-3_Script.txt`` files. Their text is joined by language-script and
 repeated, each time with a number before every line, so that no line is there twice for it.
 
-``throughput`` prints one JSON object. From text to packed rows, on all cores, the same text, in turns:
-``prepare``, and ``datasets``: ``load_dataset("text")``, ``map`` with the fast tokenizer, ``map`` with
-the grouping of transformers' ``run_mlm.py``, which the reference uses. Of ``prepare`` the whole
-process is timed, imports included; of ``datasets`` these three calls alone. Its cache is an empty
-folder each time. ``cpu_seconds`` are those of the whole process in both cases.
+``throughput`` prints one JSON object. From text to packed rows, on all cores, the same text, in
+turns: ``prepare``, and ``datasets``: ``load_dataset("text")``, ``map`` with the fast tokenizer,
+``map`` with the grouping of transformers' ``run_mlm.py``, which the reference uses. Of ``prepare``
+the whole process is timed, imports included; of ``datasets`` these three calls alone. Its cache is
+an empty folder each time. ``cpu_seconds`` are those of the whole process in both cases.
 
 ``memory`` samples a run of ``prepare`` every second: the processes' proportional share of memory
 (PSS: pages that n processes share count 1/n in each), summed, as OUTPUT.csv and OUTPUT.png.

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import re
 import sys
 import unicodedata
@@ -218,8 +219,9 @@ def is_validation(hashes: np.ndarray, fraction: float) -> np.ndarray:
 def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
     """uint64 [texts], sorted: what must not be trained on, for ``Cleaner``.
 
-    Of every file, also in subfolders, these are texts: each line; each field of a line with tabs;
-    and, of files with a token and its label a line, each sentence.
+    Of every file, also in subfolders, these are texts: each line, and each field of a line with
+    tabs; but of files with a token and its labels a line, an empty line between sentences and
+    perhaps comments with ``#``, each sentence.
 
     Raises:
       UserError: a path is missing or a file is not UTF-8 text.
@@ -249,16 +251,21 @@ def match_keys(lines: Sequence[str]) -> list[str]:
 
 
 def _texts(text: str) -> list[str]:
-    lines = [line for line in text.split("\n")]
-    texts = [field for line in lines for field in {line, *line.split("\t")}]
-    sentence: list[str] = []
-    for line in [*lines, ""]:
-        if line.strip():
-            sentence.append(line.partition("\t")[0])
-        elif sentence:
-            texts.append(" ".join(sentence))
-            sentence = []
-    return texts
+    """The texts of one file, see ``held_out_hashes``."""
+    lines = text.split("\n")
+    groups = itertools.groupby(lines, key=lambda line: bool(line.strip()))
+    sentences = [[line for line in group if line[0] != "#"] for filled, group in groups if filled]
+    if len(sentences) > 1 and all("\t" in line for sentence in sentences for line in sentence):
+        return [" ".join(map(_word, sentence)) for sentence in sentences]
+    return [field for line in lines for field in {line, *line.split("\t")}]
+
+
+def _word(line: str) -> str:
+    """The token of a line; CoNLL-U has it behind its number, and repeats none of a contraction."""
+    columns = line.split("\t")
+    if len(columns) < 10:
+        return columns[0]
+    return columns[1] if columns[0].isdigit() else ""
 
 
 def _hashes(lines: Sequence[str]) -> np.ndarray:

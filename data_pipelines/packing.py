@@ -84,6 +84,7 @@ def token_stream(
       base_tokens: how many tokens are taken from there, from the first on.
       piece_tokens: how many tokens of each piece are kept.
       keep: the folder that ``select`` filled.
+      start: the first token of a row.
     """
     position = start
     if base is not None and position < base_tokens:
@@ -93,8 +94,7 @@ def token_stream(
         for row in range(first, last, ROWS_PER_FILE):
             index = np.arange(row, min(last, row + ROWS_PER_FILE))
             tokens, _ = array.read(np.full(len(index), language), index)
-            flat = tokens.view(np.uint32).reshape(-1)[: base_tokens - row * length]
-            yield flat[max(0, position - row * length) :]
+            yield tokens.view(np.uint32).reshape(-1)[: base_tokens - row * length]
         position = base_tokens
     skip = position - base_tokens
     ends = np.cumsum(piece_tokens)

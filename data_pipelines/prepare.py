@@ -174,7 +174,11 @@ def _build(
         held_out_file,
         skip_damaged,
     )
-    ranges = [part for name, files in sources.items() for part in text_ranges(name, files)]
+    ranges = [  # absolute, for workers that run elsewhere
+        part
+        for name, files in sources.items()
+        for part in text_ranges(name, [file.absolute() for file in files])
+    ]
     encoding = Encoding(
         encoder,
         {_key(settings, skip_damaged, part): part for part in ranges},
@@ -193,7 +197,7 @@ def _key(settings: Settings, skip_damaged: bool, part: TextRange) -> str:
         **dataclasses.asdict(settings),
         "sequence_length": None,  # rows are cut later
         "skip_damaged": skip_damaged,
-        "file": [str(part.file.absolute()), status.st_size, status.st_mtime_ns],
+        "file": [str(part.file), status.st_size, status.st_mtime_ns],
         "range": [part.start, part.stop],
     }
     return f"{part.name}-{combined([json.dumps(of)])}"

@@ -90,6 +90,8 @@ def prepare(args: argparse.Namespace) -> None:
         _show(records, {"language": "language", **columns}, f"{args.output}/origin.json")
     for line in warnings(report):
         print(line)
+    if args.mixture:
+        print(f"the rates of {args.mixture}: --gin_file {args.output / 'mixture.gin'}")
 
 
 def _prepared(args: argparse.Namespace, runner: Any) -> Any:

@@ -68,8 +68,7 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         f"- {step:,} steps of {train.global_batch_size:,} rows of {run.sequence_length} tokens: "
         f"{rows * run.sequence_length:,} tokens",
         f"- mixture: {_mixture(mixture)}; {objective.mask_rate:.0%} of the tokens masked",
-        f"- data: {sum(run.tokens.values()):,} tokens in {len(counts)} language-scripts "
-        f"(fingerprint {run.store[:16]})",
+        f"- data: {_tokens(run)} in {len(counts)} language-scripts (fingerprint {run.store[:16]})",
         f"- {len(run.tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
         f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads, at most "
         f"{model.max_length} tokens (trained up to {run.sequence_length})",
@@ -79,6 +78,11 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         *(f"| {name} | {tokens:,} |" for name, tokens in counts),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tokens(run: Run) -> str:
+    tokens = sum(run.tokens.values())
+    return f"{tokens:,} tokens" if tokens else "a seqio Mixture, not counted,"
 
 
 def _mixture(mixture: MixtureConfig) -> str:
