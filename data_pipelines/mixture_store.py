@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seqio
 
 from data_pipelines.build import Encoding, build, claim, folder_of
 from data_pipelines.encoding import combined
+from data_pipelines.libraries import seqio
 from data_pipelines.mixtures import (
     DamagedTask,
     OpenMixture,

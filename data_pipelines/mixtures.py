@@ -13,9 +13,8 @@ from pathlib import Path
 
 import absl.logging
 import numpy as np
-import seqio
-import tensorflow as tf
 
+from data_pipelines.libraries import seqio, tf
 from data_pipelines.tasks import AddLanguageScript
 from data_pipelines.vocabulary import CodeVocabulary, TokenizerVocabulary
 from langsamp_jax.errors import UserError
@@ -107,7 +106,6 @@ def import_module(module: str | None) -> None:
     TensorFlow sees no GPU from then on, and seqio has no line for every Task.
     """
     absl.logging.set_verbosity(absl.logging.ERROR)
-    tf.config.set_visible_devices([], "GPU")  # they are JAX's
     if module is None:
         return
     try:

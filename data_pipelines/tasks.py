@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from data_pipelines.encoding import combined
 from data_pipelines.hygiene import (
@@ -31,6 +29,7 @@ from data_pipelines.hygiene import (
     is_validation,
     line_hashes,
 )
+from data_pipelines.libraries import seqio, tf
 from data_pipelines.sources import find_sources, line_number, read_blocks, text_ranges
 from data_pipelines.vocabulary import CodeVocabulary, TokenizerVocabulary
 from langsamp_jax.errors import UserError

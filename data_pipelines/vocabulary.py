@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
+from data_pipelines.libraries import seqio, tf
 from langsamp_jax.errors import UserError
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
