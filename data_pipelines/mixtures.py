@@ -260,13 +260,10 @@ def _registered(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
         mixtures, tasks = sorted(seqio.MixtureRegistry.names()), sorted(seqio.TaskRegistry.names())
     known = [*mixtures, *tasks]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if known[10:] else "")
+    there = f"there are {shown}" if known else "there is none; --module names what registers it"
     if close:
-        there = f"did you mean {', '.join(close)}?"
-    elif known:
-        shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if known[10:] else "")
-        there = f"there are {shown}"
-    else:
-        there = "there is none; --module names what registers it"
+        there = f"did you mean {', '.join(close)}? {there[0].upper()}{there[1:]}"
     after = "" if module is None else f" after importing {module}"
     raise UserError(f"no seqio Mixture or Task {name!r}{after}; {there}")
 

@@ -276,7 +276,7 @@ def test_unknown_mixtures_and_modules(add_task, tmp_path, monkeypatch):
     store = tmp_path / "store"
     assert "there is none; --module" in refused("deutsch", store)
     add_task("deutsch", "deu_Latn", TEXT["deu_Latn"])
-    assert "did you mean deutsch?" in refused("deutsh", store)
+    assert "did you mean deutsch? There are deutsch" in refused("deutsh", store)
     assert "there are deutsch" in refused("xyz", store)
     assert "'xyz' after importing json" in refused("xyz", store, "json")
     assert "--module no.such cannot be imported" in refused("deutsch", store, "no.such")
