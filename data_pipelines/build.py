@@ -23,7 +23,7 @@ from data_pipelines.work import Runner, run
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import partial_path, promote, require_absent, write_bytes
 from langsamp_jax.progress import Progress
-from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Store, row_files
+from langsamp_jax.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Split, Store, row_files
 from langsamp_jax.tokenizer import Tokenizer
 
 _METADATA = "zarr.json"
@@ -125,7 +125,8 @@ def build(
         results.setdefault(result["name"], []).append(result)
         pieces.setdefault(result["name"], []).extend(result["pieces"])
 
-    keys = {name: _key(name, base, drop_duplicates, pieces[name]) for name in pieces}
+    of = "" if base is None else base.manifest.fingerprint
+    keys = {n: f"{n}-{combined([of, str(drop_duplicates), *parts])}" for n, parts in pieces.items()}
     known = {name: None if base is None else hashes_file(base.path, name) for name in pieces}
     chosen = _stage(
         "select",
@@ -159,9 +160,8 @@ def build(
         for name, lang in kept.items()
         for number, item in enumerate(_files(name, lang, {s: counts[s][name] for s in SPLITS}))
     }
-    packer = functools.partial(
-        _pack, work, base and base.path, sequence_length, tokenizer.vocabulary.pad_id
-    )
+    of_base = None if base is None else (base.path, of)
+    packer = functools.partial(_pack, work, of_base, sequence_length, tokenizer.vocabulary.pad_id)
     packed = _stage("pack", packer, work, to_pack, runner, lambda _: 1)
     files = {file: tuple(facts) for result in packed.values() for file, facts in result.items()}
     origin = _origin(settings, results, languages, base)
@@ -185,11 +185,6 @@ def _stage(
         return run(function, work / name, items, runner, lambda item: progress.advance(size(item)))
 
 
-def _key(name: str, base: Store | None, drop_duplicates: bool, pieces: list[str]) -> str:
-    of = "" if base is None else base.manifest.fingerprint
-    return f"{name}-{combined([of, str(drop_duplicates), *pieces])}"
-
-
 def _select(
     work: Path, drop_duplicates: bool, key: str, item: tuple[list[str], Path | None]
 ) -> dict[str, Any]:
@@ -202,7 +197,7 @@ def _select(
 
 
 def _base_counts(base: Store | None, name: str) -> dict[str, Counts]:
-    if base is None or name not in base.manifest.names:
+    if base is None or name not in base.manifest.counts["train"]:
         return dict.fromkeys(SPLITS, Counts(0, 0, 0, 0))
     return {split: base.manifest.counts[split][name] for split in SPLITS}
 
@@ -243,14 +238,19 @@ def _files(name: str, language: _Language, counts: dict[str, Counts]) -> list[_F
 
 
 def _pack(
-    work: Path, base: Path | None, sequence_length: int, pad_id: int, key: str, item: _Files
+    work: Path,
+    base: tuple[Path, str] | None,
+    sequence_length: int,
+    pad_id: int,
+    key: str,
+    item: _Files,
 ) -> dict[str, Any]:
     """Returns the bytes and the digest of each file, by its path in the store."""
     lang, written = item.language, {}
     for split, files in item.files.items():
         before = None
         if lang.base[split].rows:
-            opened = Store(base).split(split)
+            opened = _open_base(*base, split)
             before = opened, opened.names.index(item.name)
         tokens = token_stream(
             before,
@@ -267,6 +267,12 @@ def _pack(
     return written
 
 
+@functools.lru_cache(maxsize=len(SPLITS))
+def _open_base(path: Path, fingerprint: str, split: str) -> Split:
+    """Opened once in a process: opening looks at every file."""
+    return Store(path).split(split)
+
+
 def _array(work: Path, language: _Language, split: str, sequence_length: int) -> Path:
     return work / "arrays" / f"{language.key}-{sequence_length}" / split
 
@@ -281,7 +287,7 @@ def _origin(
     sources, report = dict(before.sources), dict(before.report)
     for name, parts in sorted(results.items()):
         text = combined([digest for part in parts for digest in part["source"]])
-        added_to = base is not None and name in base.manifest.names  # what was skipped is gone
+        added_to = any(languages[name].base[split].rows for split in SPLITS)  # not: was skipped
         sources[name] = [*(sources[name] if added_to else []), text]
         counts = [part.get("hygiene", {}) for part in parts]
         counts.append({"duplicates": languages[name].selected.duplicates})

@@ -163,7 +163,9 @@ def _compile(
 
 def rates_gin(mixture: OpenMixture, manifest: Manifest) -> str:
     """The rates of a Mixture, for the language-scripts of a store, as settings of a run."""
-    weights = {name: rate for name, rate in mixture.weights.items() if name in manifest.names}
+    weights = {
+        name: rate for name, rate in mixture.weights.items() if name in manifest.counts["train"]
+    }
     lines = (f"  {json.dumps(name)}: {rate!r},\n" for name, rate in weights.items())
     return (
         f"# The rates of the seqio Mixture {mixture.name}.\n"

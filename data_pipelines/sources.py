@@ -16,11 +16,11 @@ from data_pipelines import arrow
 from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import check_language_script, is_language_script
 
+SUFFIXES = (".txt", ".txt.gz")
 RANGE_BYTES = 8 << 20
 LONGEST_LINE = 1 << 20  # bytes; what is longer is no sentence, and would not fit into memory
 
 _BLOCK_BYTES = 1 << 20
-_SUFFIXES = (".txt", ".txt.gz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
     sources: dict[str, list[Path]] = {}
     origin: dict[str, Path] = {}
     for path in sorted(corpus.iterdir()):
-        files = _files(path)
+        files = source_files(path)
         if not files:
             continue
         name = path.name if path.is_dir() else _stem(path)
@@ -75,6 +75,25 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
     if not sources:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
     return dict(sorted(sources.items()))
+
+
+def source_files(path: Path) -> list[Path]:
+    """The text files at ``path``: itself, or those of a language-script's folder.
+
+    Folders of text with another name (notes, held-out text) are no part of the corpus.
+
+    Raises:
+      UserError: a folder has text in two forms, or lacks a file of its dataset.
+    """
+    if not path.is_dir():
+        return [path] if path.name.endswith(SUFFIXES) else []
+    found = arrow.data_files(path)
+    if not is_language_script(path.name):
+        return found
+    texts = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    if found and texts:
+        raise UserError(f"{path} has two sources, Arrow files and {texts[0].name}; move one away")
+    return found or texts
 
 
 def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
@@ -131,22 +150,6 @@ def range_digests(file: Path, start: int, stop: int) -> list[str]:
             data = stream.read(min(RANGE_BYTES, stop - position))
             digests.append(hashlib.blake2b(data, digest_size=16).hexdigest())
     return digests
-
-
-def _files(path: Path) -> list[Path]:
-    """The text files at ``path``: itself, or those of a language-script's folder.
-
-    Folders of text with another name (notes, held-out text) are no part of the corpus.
-    """
-    if not path.is_dir():
-        return [path] if path.name.endswith(_SUFFIXES) else []
-    found = arrow.data_files(path)
-    if not is_language_script(path.name):
-        return found
-    texts = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
-    if found and texts:
-        raise UserError(f"{path} has two sources, Arrow files and {texts[0].name}; move one away")
-    return found or texts
 
 
 def _stem(file: Path) -> str:

@@ -9,10 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from data_pipelines import arrow
+from data_pipelines.sources import SUFFIXES, source_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import Inventory
-
-_SUFFIXES = (".txt", ".txt.gz")
 
 # TFDS sorts by key what does not fit into memory, in 1,000 files by the key's share of 2^128, each
 # of which must fit. A key that counts the bytes of text gives each file 69 MB.
@@ -64,13 +63,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def _source_files(root: epath.Path, name: str) -> list[epath.Path]:
     """The files of a language-script in the order of its text."""
-    found = {}
-    for place in (root / name, *(root / f"{name}{suffix}" for suffix in _SUFFIXES)):
-        if place.is_dir():
-            texts = (file for file in place.iterdir() if file.name.endswith(_SUFFIXES))
-            found[place] = arrow.data_files(place) or sorted(texts)
-        elif place.exists():
-            found[place] = [place]
+    places = (root / name, *(root / f"{name}{suffix}" for suffix in SUFFIXES))
+    found = {place: source_files(place) for place in places if place.exists()}
     sources = [place for place, files in found.items() if files]
     if not sources:
         raise UserError(f"{root} has no text of {name}; it has {_others(root, name)}")

@@ -1,12 +1,14 @@
-"""A bucket without a network."""
+"""A bucket without a network; seqio Tasks of lines in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from etils import epath
 from etils.epath import backend
+
+from langsamp_jax.errors import UserError
 
 
 @pytest.fixture
@@ -35,3 +37,54 @@ def no_tasks() -> Iterator[None]:
     yield
     for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
         registry.reset()
+
+
+@pytest.fixture
+def features(tokenizer_file: Path) -> dict[str, Any]:
+    """The features of Tasks in three language-scripts."""
+    from data_pipelines.tasks import output_features
+    from data_pipelines.vocabulary import TokenizerVocabulary
+
+    names = ["deu_Latn", "gsw_Latn", "srp_Cyrl"]
+    return output_features(TokenizerVocabulary(tokenizer_file), names)
+
+
+@pytest.fixture
+def add_task(features: dict[str, Any]) -> Callable[..., Any]:
+    """``add_task(name, language_script, train, validation)``: a Task of lines in memory."""
+    import seqio
+    import tensorflow as tf
+
+    from data_pipelines.tasks import AddLanguageScript, encode_lines
+
+    def add_task(
+        name: str,
+        language_script: str,
+        train: Sequence[str],
+        validation: Sequence[str] | None = None,
+        **changes: object,
+    ) -> Any:
+        lines = {"train": train} | ({} if validation is None else {"validation": validation})
+        source = seqio.FunctionDataSource(
+            lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(lines[split]), lines
+        )
+        vocabulary = features["targets"].vocabulary
+        steps = [encode_lines(vocabulary), AddLanguageScript(language_script, features)]
+        arguments = {"preprocessors": steps, "output_features": features, **changes}
+        return seqio.TaskRegistry.add(name, source, **arguments)
+
+    return add_task
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """``refused(mixture, output, module, **options)``: the one line of ``prepare_mixture``."""
+    from data_pipelines.mixture_store import prepare_mixture
+
+    def refused(name: str, output: Path, module: str | None = None, **options: object) -> str:
+        with pytest.raises(UserError) as error:
+            prepare_mixture(name, module, output, 16, **options)
+        assert not output.exists() and "\n" not in str(error.value)
+        return str(error.value)
+
+    return refused

@@ -3,7 +3,7 @@
 import dataclasses
 import gzip
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ from data_pipelines import mixture_store
 from data_pipelines.hygiene import Hygiene
 from data_pipelines.mixture_store import prepare_mixture
 from data_pipelines.prepare import prepare
-from data_pipelines.tasks import AddLanguageScript, encode_lines, output_features, register_corpus
-from data_pipelines.vocabulary import CodeVocabulary, TokenizerVocabulary
+from data_pipelines.tasks import AddLanguageScript, encode_lines, register_corpus
 from langsamp_jax.cli import main
 from langsamp_jax.config import parse_gin
 from langsamp_jax.errors import UserError
@@ -30,34 +29,6 @@ TEXT = {
     "gsw_Latn": [f"e Satz mit de Zahl {number}" for number in range(60)],
     "srp_Cyrl": [f"abc {number}" for number in range(40)],
 }
-
-
-@pytest.fixture
-def features(tokenizer_file: Path) -> dict[str, seqio.Feature]:
-    return output_features(TokenizerVocabulary(tokenizer_file), TEXT)
-
-
-@pytest.fixture
-def add_task(features: dict[str, seqio.Feature]) -> Callable[..., seqio.Task]:
-    """``add_task(name, language_script, train, validation)``: a Task of lines in memory."""
-
-    def add_task(
-        name: str,
-        language_script: str,
-        train: Sequence[str],
-        validation: Sequence[str] | None = None,
-        **changes: object,
-    ) -> seqio.Task:
-        lines = {"train": train} | ({} if validation is None else {"validation": validation})
-        source = seqio.FunctionDataSource(
-            lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(lines[split]), lines
-        )
-        vocabulary = features["targets"].vocabulary
-        steps = [encode_lines(vocabulary), AddLanguageScript(language_script, features)]
-        arguments = {"preprocessors": steps, "output_features": features, **changes}
-        return seqio.TaskRegistry.add(name, source, **arguments)
-
-    return add_task
 
 
 def packed(lines: Sequence[str], features: dict, length: int, keep_rest: bool) -> list[list[int]]:
@@ -84,13 +55,6 @@ def content(store: Path) -> dict[str, bytes]:
         for name, path in files.items()
         if path.is_file() and name not in made and not name.startswith("lines/")
     }
-
-
-def refused(name: str, output: Path, module: str | None = None, **options: object) -> str:
-    with pytest.raises(UserError) as error:
-        prepare_mixture(name, module, output, 16, **options)
-    assert not output.exists() and "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -272,86 +236,6 @@ def test_interrupted_it_takes_up_the_tasks_that_are_complete(
     assert content(tmp_path / "store") == content(tmp_path / "direct")
 
 
-def test_unknown_mixtures_and_modules(add_task, tmp_path, monkeypatch):
-    store = tmp_path / "store"
-    assert "there is none; --module" in refused("deutsch", store)
-    add_task("deutsch", "deu_Latn", TEXT["deu_Latn"])
-    assert "did you mean deutsch? There are deutsch" in refused("deutsh", store)
-    assert "there are deutsch" in refused("xyz", store)
-    assert "'xyz' after importing json" in refused("xyz", store, "json")
-    assert "--module no.such cannot be imported" in refused("deutsch", store, "no.such")
-    assert "No such file" in refused("deutsch", store, str(tmp_path / "none.py"))
-    (tmp_path / "broken.py").write_text("1 / 0")
-    assert "ZeroDivisionError" in refused("deutsch", store, str(tmp_path / "broken.py"))
-    (tmp_path / "beside.py").write_text("WORD = 1")
-    monkeypatch.chdir(tmp_path)
-    assert "after importing beside" in refused("xyz", store, "beside")
-
-
-def test_tasks_that_lack_something_are_named(add_task, features, tokenizer_file, tmp_path):
-    store, train = tmp_path / "store", TEXT["deu_Latn"]
-    encode = encode_lines(features["targets"].vocabulary)
-    only = {"targets": features["targets"]}
-    add_task("bare", "deu_Latn", train, preprocessors=[encode], output_features=only)
-    line = refused("bare", store)
-    assert "Task bare has the features targets, but no language_ids" in line
-    assert "AddLanguageScript" in line
-
-    bytes_too = {**features, "targets": seqio.Feature(seqio.ByteVocabulary())}
-    add_task("bytes", "deu_Latn", train, output_features=bytes_too)
-    assert "ByteVocabulary, expected a TokenizerVocabulary" in refused("bytes", store)
-
-    source = seqio.FunctionDataSource(
-        lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(train), ["test"]
-    )
-    seqio.TaskRegistry.add("tested", source, features, [encode])
-    assert "Task tested has no split train, only test" in refused("tested", store)
-
-    add_task("unnamed", "deu_Latn", train, preprocessors=[encode])
-    assert "Task unnamed: Task dataset is missing" in refused("unnamed", store)
-
-    add_task("few", "deu_Latn", ["a"])
-    assert "no language-script has enough text" in refused("few", store)
-
-    other = output_features(TokenizerVocabulary(other_tokenizer(tokenizer_file, tmp_path)), TEXT)
-    steps = [encode_lines(other["targets"].vocabulary), AddLanguageScript("gsw_Latn", other)]
-    add_task("one", "deu_Latn", train)
-    add_task("two", "gsw_Latn", train, preprocessors=steps, output_features=other)
-    seqio.MixtureRegistry.add("both", ["one", "two"], default_rate=1.0)
-    assert "one and two have different tokenizers" in refused("both", store)
-
-
-def test_examples_that_do_not_fit_their_task(add_task, features, tmp_path):
-    store, train = tmp_path / "store", TEXT["deu_Latn"]
-    encode = encode_lines(features["targets"].vocabulary)
-    constant = tf.constant(0)
-
-    def changed(change: Callable[[dict], dict]) -> list[Callable]:
-        ids = {"language_ids": constant, "script_ids": constant}
-        return [encode, lambda dataset: dataset.map(lambda e: change({**e, **ids}))]
-
-    def two_languages(example: dict) -> dict:
-        return {**example, "language_ids": tf.size(example["targets"]) % 2}
-
-    add_task("two", "deu_Latn", train, preprocessors=changed(two_languages))
-    assert "Task two has examples of deu" in refused("two", store)
-    few = [*changed(dict), lambda dataset: dataset.take(0)]
-    add_task("empty", "deu_Latn", train, preprocessors=few)
-    assert "Task empty has no training examples" in refused("empty", store)
-    add_task("codes", "deu_Latn", train, preprocessors=changed(lambda e: {**e, "script_ids": 7}))
-    assert "Task codes: script_ids 7, but there are 2 codes" in refused("codes", store)
-    add_task(
-        "ids",
-        "deu_Latn",
-        train,
-        preprocessors=changed(lambda e: {**e, "targets": e["targets"] + 5000}),
-    )
-    assert "but its vocabulary has" in refused("ids", store)
-    unknown = {**features, "language_ids": seqio.Feature(CodeVocabulary(["xxx"]), rank=0)}
-    add_task("code", "deu_Latn", train, preprocessors=changed(dict), output_features=unknown)
-    assert "'xxx' is not an ISO 639-3 language code" in refused("code", store)
-
-
 def test_the_rates_of_a_store_that_stands_are_written_again(add_task, tmp_path):
     """As after a kill between the store and its rates."""
     add_task("one", "deu_Latn", TEXT["deu_Latn"])
@@ -377,22 +261,7 @@ def test_a_source_may_know_the_size_of_one_split_only(features, tmp_path):
     assert '"deu_Latn": 90.0,' in (tmp_path / "store" / "mixture.gin").read_text()
 
 
-def test_a_task_that_must_be_cached_is_refused(add_task, features, tmp_path):
-    steps = [encode_lines(features["targets"].vocabulary), AddLanguageScript("deu_Latn", features)]
-    cached = [seqio.CacheDatasetPlaceholder(required=True), *steps]
-    add_task("cached", "deu_Latn", TEXT["deu_Latn"], preprocessors=cached)
-    assert "Task 'cached' requires caching" in refused("cached", tmp_path / "store")
-
-
-def test_rates_that_cannot_be_computed(add_task, tmp_path):
-    add_task("one", "deu_Latn", TEXT["deu_Latn"])
-    seqio.MixtureRegistry.add("counted", ["one"], default_rate=seqio.mixing_rate_num_examples)
-    assert "the rate of one cannot be computed" in refused("counted", tmp_path / "store")
-    seqio.MixtureRegistry.add("negative", ["one"], default_rate=-1.0)
-    assert "the rate of one is -1.0" in refused("negative", tmp_path / "store")
-
-
-def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path):
+def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path, refused):
     """The records before the damage, and the other files, are there."""
     lines, files = TEXT["deu_Latn"], [tmp_path / f"{part}.tfrecord" for part in range(3)]
     for part, file in enumerate(files):
@@ -416,7 +285,7 @@ def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path
     assert str(files[1]) in (tmp_path / "store" / "origin.json").read_text()
 
 
-def test_a_missing_file_is_named(features, tmp_path):
+def test_a_missing_file_is_named(features, tmp_path, refused):
     file = tmp_path / "gone.tfrecord"
     write_records(file, TEXT["deu_Latn"])
     steps = [
@@ -443,12 +312,3 @@ def records(files: Sequence[Path]) -> seqio.TFExampleDataSource:
     return seqio.TFExampleDataSource(
         {"train": [str(file) for file in files]}, {"text": tf.io.FixedLenFeature([], tf.string)}
     )
-
-
-def other_tokenizer(tokenizer_file: Path, folder: Path) -> Path:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer_file.read_bytes())
-    del model.pieces[-1]
-    (folder / "other.model").write_bytes(model.SerializeToString())
-    return folder / "other.model"
