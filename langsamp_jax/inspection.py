@@ -18,9 +18,10 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import suggest
 from langsamp_jax.objective import mask_rows
 from langsamp_jax.sampling import Sampler
+from langsamp_jax.step import step_keys
 from langsamp_jax.store import Split, Store
 from langsamp_jax.tokenizer import Tokenizer
-from langsamp_jax.train import Configs, step_keys
+from langsamp_jax.train import Configs
 
 KINDS = ("mask", "random", "kept")
 

@@ -4,12 +4,10 @@ import contextlib
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +17,13 @@ from langsamp_jax.checkpoint import Checkpoints, latest_step
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
-from langsamp_jax.feed import Batch, Feed
+from langsamp_jax.feed import Feed
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
 from langsamp_jax.mixture import MixtureConfig, announcements
-from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.model import LangSamp, ModelConfig
+from langsamp_jax.objective import ObjectiveConfig
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress, Speedometer
 from langsamp_jax.run import (
@@ -43,11 +41,10 @@ from langsamp_jax.sharding import (
     data_parallelism,
     make_mesh,
     placed_on,
-    replicated,
     require_model_fits,
     shardings,
 )
-from langsamp_jax.tokenizer import Vocabulary
+from langsamp_jax.step import TrainState, jit_train_step, make_initialise, make_train_step
 
 
 @configurable("train")
@@ -94,14 +91,6 @@ class Configs:
 
     def all(self) -> list[Any]:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """What a checkpoint holds. ``step`` counts finished updates."""
-
-    step: jax.Array
-    params: Any
-    opt_state: optax.OptState
 
 
 def train(data: Data, output: Path, configs: Configs, init_from: Path | None = None) -> Run:
@@ -172,12 +161,15 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     )
 
     # Step
-    step_function = jax.jit(
-        make_train_step(model, optimizer, vocabulary, configs),
-        donate_argnums=0,
-        in_shardings=(state_shardings, rows_sharding),
-        out_shardings=(state_shardings, replicated(mesh)),
+    train_step = make_train_step(
+        model,
+        optimizer,
+        vocabulary,
+        configs.objective,
+        config.accumulation_steps,
+        config.seed,
     )
+    step_function = jit_train_step(train_step, state_shardings, mesh)
     rate = learning_rate(configs.optimizer, config.num_steps)
 
     # Loop
@@ -258,84 +250,6 @@ def first_state(
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return jax.jit(begin, donate_argnums=0, out_shardings=places)(params)
-
-
-def make_initialise(
-    model: LangSamp, optimizer: optax.GradientTransformation, seed: int
-) -> Callable[[], TrainState]:
-    """A function that makes the first state, its leaves boxed with their logical axis names."""
-
-    def initialise() -> TrainState:
-        params = init_params(model, jax.random.key(seed))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    return initialise
-
-
-def make_train_step(
-    model: LangSamp,
-    optimizer: optax.GradientTransformation,
-    vocabulary: Vocabulary,
-    configs: Configs,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The pure step: mask, loss and gradients of each part, one update.
-
-    The gradient is that of the mean over all targets of the global batch, whatever the number of
-    parts or devices: sums are added up and divided once.
-    """
-    parts, use_dropout = configs.train.accumulation_steps, _uses_dropout(configs.model)
-
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        row_keys, dropout_key = step_keys(configs.train.seed, state.step, len(batch.tokens))
-        masked = mask_rows(
-            row_keys, batch.tokens, batch.attention_mask, vocabulary, configs.objective
-        )
-
-        def part_loss(params, part_batch, part_masked, part_key):
-            key = part_key if use_dropout else None
-            loss, count = masked_lm_loss(
-                model, params, part_batch, part_masked, configs.objective, key
-            )
-            return loss.sum(), (loss, count)
-
-        def add_part(gradients, part):
-            (_, rows), part_gradients = jax.value_and_grad(part_loss, has_aux=True)(
-                state.params, *part
-            )
-            return jax.tree.map(jnp.add, gradients, part_gradients), rows
-
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        cut = jax.tree.map(lambda leaf: _cut(leaf, parts), (batch, masked))
-        keys = jax.random.split(dropout_key, parts)
-        gradients, (row_loss, row_count) = jax.lax.scan(add_part, zeros, (*cut, keys))
-        count = row_count.sum()
-        gradients = jax.tree.map(lambda leaf: leaf / count, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = {
-            "loss": row_loss.sum() / count,
-            "grad_norm": optax.tree.norm(gradients),
-            "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
-        }
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), metrics
-
-    return train_step
-
-
-def step_keys(seed: int, step: jax.Array | int, rows: int) -> tuple[jax.Array, jax.Array]:
-    """All that is random in the update after ``step`` updates: keys of masks [rows], of dropout."""
-    mask_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-    return jax.random.split(mask_key, rows), dropout_key
-
-
-def _cut(leaf: jax.Array, parts: int) -> jax.Array:
-    """[batch, ...] -> [parts, batch / parts, ...], every part spread over all devices."""
-    strided = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
-    return nn.with_logical_constraint(strided, (None, "batch", *[None] * (leaf.ndim - 1)))
-
-
-def _uses_dropout(model: ModelConfig) -> bool:
-    return model.hidden_dropout > 0 or model.attention_dropout > 0
 
 
 def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:

@@ -25,7 +25,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 @pytest.fixture
 def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[np.ndarray, ...]]]:
     """A run, and what each of its steps was given: tokens, inputs, positions, weights."""
-    given, mask_rows = [], langsamp_jax.train.mask_rows
+    given, mask_rows = [], langsamp_jax.step.mask_rows
 
     def spy(keys, tokens, *rest):
         masked = mask_rows(keys, tokens, *rest)
@@ -33,7 +33,7 @@ def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[n
         jax.debug.callback(lambda *arrays: given.append(arrays), *seen, ordered=True)
         return masked
 
-    monkeypatch.setattr("langsamp_jax.train.mask_rows", spy)
+    monkeypatch.setattr("langsamp_jax.step.mask_rows", spy)
     configs = Configs(
         TrainConfig(num_steps=3, global_batch_size=SIZE, accumulation_steps=2, seed=7),
         ModelConfig(

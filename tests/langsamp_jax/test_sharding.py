@@ -19,7 +19,7 @@ from langsamp_jax.sharding import (
     replicated,
     shardings,
 )
-from langsamp_jax.train import make_initialise
+from langsamp_jax.step import make_initialise
 
 XLMR = LangSamp(ModelConfig(), 250_002, 610, 30)
 

@@ -17,18 +17,10 @@ from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import ObjectiveConfig
 from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh
+from langsamp_jax.step import TrainState, make_initialise, make_train_step
 from langsamp_jax.store import Store
 from langsamp_jax.tokenizer import Vocabulary
-from langsamp_jax.train import (
-    Configs,
-    TrainConfig,
-    TrainState,
-    check_finite,
-    make_initialise,
-    make_train_step,
-    require_divisible,
-    require_rows_fit,
-)
+from langsamp_jax.train import TrainConfig, check_finite, require_divisible, require_rows_fit
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
 ROWS, LENGTH = 16, 32
@@ -74,12 +66,8 @@ SGD = optax.sgd(1.0)
 @functools.cache
 def step_of(parts: int = 1, seed: int = 0, model: ModelConfig = MODEL):
     """A compiled step, which takes most of the time here; it donates nothing."""
-    configs = Configs(
-        train=TrainConfig(accumulation_steps=parts, seed=seed),
-        model=model,
-        objective=ObjectiveConfig(vocab_chunk=128),
-    )
-    step = make_train_step(model_of(model), SGD, VOCABULARY, configs)
+    objective = ObjectiveConfig(vocab_chunk=128)
+    step = make_train_step(model_of(model), SGD, VOCABULARY, objective, parts, seed)
     return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # sooner
 
 

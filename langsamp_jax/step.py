@@ -1,0 +1,114 @@
+"""One update as a pure function: mask, loss and gradients of each part, the optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from langsamp_jax.feed import Batch
+from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.sharding import batch_sharding, replicated
+from langsamp_jax.tokenizer import Vocabulary
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a checkpoint holds. ``step`` counts finished updates."""
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+
+
+def make_initialise(
+    model: LangSamp, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[], TrainState]:
+    """A function that makes the first state, its leaves boxed with their logical axis names."""
+
+    def initialise() -> TrainState:
+        params = init_params(model, jax.random.key(seed))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return initialise
+
+
+def make_train_step(
+    model: LangSamp,
+    optimizer: optax.GradientTransformation,
+    vocabulary: Vocabulary,
+    objective: ObjectiveConfig,
+    accumulation_steps: int,
+    seed: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The pure step: mask, loss and gradients of each part, one update.
+
+    The gradient is that of the mean over all targets of the global batch, whatever the number of
+    parts or devices: sums are added up and divided once.
+    """
+    parts, use_dropout = accumulation_steps, _uses_dropout(model.config)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        row_keys, dropout_key = step_keys(seed, state.step, len(batch.tokens))
+        masked = mask_rows(row_keys, batch.tokens, batch.attention_mask, vocabulary, objective)
+
+        def part_loss(params, part_batch, part_masked, part_key):
+            key = part_key if use_dropout else None
+            loss, count = masked_lm_loss(model, params, part_batch, part_masked, objective, key)
+            return loss.sum(), (loss, count)
+
+        def add_part(gradients, part):
+            (_, rows), part_gradients = jax.value_and_grad(part_loss, has_aux=True)(
+                state.params, *part
+            )
+            return jax.tree.map(jnp.add, gradients, part_gradients), rows
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        cut = jax.tree.map(lambda leaf: _cut(leaf, parts), (batch, masked))
+        keys = jax.random.split(dropout_key, parts)
+        gradients, (row_loss, row_count) = jax.lax.scan(add_part, zeros, (*cut, keys))
+        count = row_count.sum()
+        gradients = jax.tree.map(lambda leaf: leaf / count, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": row_loss.sum() / count,
+            "grad_norm": optax.tree.norm(gradients),
+            "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def jit_train_step(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    state_shardings: TrainState,
+    mesh: jax.sharding.Mesh,
+) -> jax.stages.Wrapped:
+    """The compiled step; the state that goes in is used up. ``plan`` lowers the very same."""
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_sharding(mesh)),
+        out_shardings=(state_shardings, replicated(mesh)),
+    )
+
+
+def step_keys(seed: int, step: jax.Array | int, rows: int) -> tuple[jax.Array, jax.Array]:
+    """All that is random in the update after ``step`` updates: keys of masks [rows], of dropout."""
+    mask_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return jax.random.split(mask_key, rows), dropout_key
+
+
+def _cut(leaf: jax.Array, parts: int) -> jax.Array:
+    """[batch, ...] -> [parts, batch / parts, ...], every part spread over all devices."""
+    strided = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+    return nn.with_logical_constraint(strided, (None, "batch", *[None] * (leaf.ndim - 1)))
+
+
+def _uses_dropout(model: ModelConfig) -> bool:
+    return model.hidden_dropout > 0 or model.attention_dropout > 0
