@@ -1,0 +1,44 @@
+"""Where results are kept: one file a device, one section a benchmark."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+
+
+def save(device: str, section: str, values: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Puts ``values`` with versions and commit under ``section`` of ``<device>.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
+    there = json.loads(file.read_text("utf-8")) if file.exists() else {"device": device}
+    there[section] = {**surroundings(), **values}
+    file.write_text(json.dumps(there, indent=1) + "\n", "utf-8")
+    return file
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, commit and number of cores."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"commit": commit(), "versions": versions, "cores": len(os.sched_getaffinity(0))}
+
+
+def commit() -> str | None:
+    """Of the working tree, ``-dirty`` behind it where code was changed; None outside of git."""
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=12"]
+    git += ["--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,64 @@
+"""The benchmark of one step: every contender does the same work, and a failure is a result."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STEP = Path(__file__).parents[2] / "benchmarks" / "step.py"
+
+
+def run_tiny(output: Path, *arguments: str) -> dict:
+    command = [sys.executable, str(STEP), "--preset", "tiny", "--output", str(output), *arguments]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(printed)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """Without dropout, so that all random choices are the same on both sides."""
+    output = tmp_path_factory.mktemp("step")
+    only = "recipe_float32", "stock_float32"
+    return run_tiny(output, "--dropout", "0", "--rounds", "3", "--only", *only), output
+
+
+def test_contenders_have_the_same_loss_at_every_step(result):
+    """Same weights, same masked positions, and the same update: clipping and AdamW included."""
+    duels = result[0]["duels"]
+    for name, tolerance in {"recipe_float32": 3e-4, "stock_float32": 3e-3}.items():
+        ours, theirs = duels[name]["ours"], duels[name]["theirs"]
+        # the stock model lacks the two vectors: a hundredth of a state's length at the start
+        assert theirs["first_loss"] == pytest.approx(ours["first_loss"], abs=1e-3)
+        assert len(ours["losses"]) == len(theirs["losses"]) == 3
+        assert theirs["losses"] == pytest.approx(ours["losses"], abs=tolerance)
+    recipe, stock = (duels[name]["theirs"]["parameters"] for name in duels)
+    assert recipe - stock == 32 * (10 + 3)
+
+
+def test_the_result_is_filed_under_its_device(result):
+    printed, output = result
+    (file,) = output.iterdir()
+    stored = json.loads(file.read_text("utf-8"))
+    section = stored["step_4x32"]
+    assert {name: section[name] for name in printed} == printed
+    assert {"commit", "versions", "cores", "workload"} <= set(section)
+    assert {"jax", "torch", "transformers"} <= set(section["versions"])
+    assert stored["device"].startswith("cpu")
+    for found in section["duels"].values():
+        lower, upper = found["ratio"]["quartiles"]
+        assert 0 < lower <= found["ratio"]["median"] <= upper < math.inf
+        for side in (found["ours"], found["theirs"]):
+            assert side["tokens_per_second"] == pytest.approx(4 * 32 / side["median_seconds"])
+            assert side["peak_memory"] > 0
+
+
+def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")  # nothing to compile with
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    only = "tuned_float32", "recipe_float32"
+    duels = run_tiny(tmp_path / "out", "--rounds", "1", "--only", *only)["duels"]
+    assert "/nowhere/c++" in duels["tuned_float32"]["error"]
+    assert duels["recipe_float32"]["ratio"]["median"] > 0
