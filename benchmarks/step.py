@@ -94,20 +94,27 @@ def duel(workload: Workload, folder: Path, settings: dict[str, Any], dtype: str)
             ratios = [b["seconds"] / a["seconds"] for a, b in zip(*answers, strict=True)]
             return {
                 "ratio": spread(ratios),
-                "ours": told(ours, answers[0], workload),
-                "theirs": told(theirs, answers[1], workload),
+                "ours": told(ours.facts, answers[0], workload, ours.facts),
+                "theirs": told(theirs.facts, answers[1], workload, ours.facts),
             }
     except Failed as failure:
         return {"error": str(failure)}
 
 
-def told(contender: Contender, answers: list[dict], workload: Workload) -> dict[str, Any]:
+def told(
+    facts: dict[str, Any], answers: list[dict], workload: Workload, device: dict[str, Any]
+) -> dict[str, Any]:
+    """The same figures for both sides; MFU (of bfloat16 peak) where the device is known."""
     seconds = [answer["seconds"] for answer in answers]
+    median = statistics.median(seconds)
+    useful, peak = device["useful_flops"] / median, device["peak_flops"]
     return {
-        **contender.facts,
+        **facts,
         "seconds": seconds,
-        "median_seconds": statistics.median(seconds),
-        "tokens_per_second": workload.tokens_per_step / statistics.median(seconds),
+        "median_seconds": median,
+        "tokens_per_second": workload.tokens_per_step / median,
+        "useful_flops_per_second": useful,
+        "mfu": useful / peak if peak else None,
         "peak_memory": max(answer["peak_memory"] for answer in answers),
         "losses": [answer["loss"] for answer in answers],
     }

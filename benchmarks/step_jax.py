@@ -10,6 +10,8 @@ from turns import host_peak, serve
 from workload import CLIP_NORM, LEARNING_RATE, Workload, load_batches
 
 from langsamp_jax.feed import Batch, place
+from langsamp_jax.flops import step_flops
+from langsamp_jax.hardware import peak_flops
 from langsamp_jax.model import LangSamp, ModelConfig
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, make_optimizer
@@ -43,9 +45,12 @@ class TrainSteps:
             self._step = jit_train_step(step, places, mesh).lower(self._state, first).compile()
         for _ in range(workload.warmup):
             self.step()
-        memory = self._step.memory_analysis()
+        memory, shape = self._step.memory_analysis(), (workload.rows, workload.length)
+        targets = ObjectiveConfig().num_targets(workload.length)
         self.facts = {
             "device": device_name(),
+            "useful_flops": step_flops(model.config, model.vocab_size, *shape, targets),
+            "peak_flops": peak_flops(jax.local_devices()[0].device_kind),
             "first_loss": first_loss,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._state.params)),
             "argument_bytes": memory.argument_size_in_bytes,
