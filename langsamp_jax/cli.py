@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from langsamp_jax import __version__, verbs
-from langsamp_jax.errors import UserError
+from langsamp_jax.compilation_cache import keep_compiled
+from langsamp_jax.errors import UserError, out_of_memory
 from langsamp_jax.interrupt import Stopped
 
 
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       the user can mend; 130 after Ctrl-C; 141 where nobody reads on.
     """
     args, rest = _parser().parse_known_args(argv)
+    keep_compiled()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:
         _read_gin(args, rest)
         args.call(args)
@@ -41,12 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted")
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says, whatever the device
+        line = out_of_memory(error)
+        if line is None:
             raise
-        return _fail(
-            "the device is out of memory: raise train.accumulation_steps, or set "
-            "model.remat=layer or model.dtype=bfloat16"
-        )
+        return _fail(line)
     return 0
 
 

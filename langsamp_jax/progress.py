@@ -1,9 +1,8 @@
-"""Progress for people: a bar on a terminal, plain lines elsewhere; speed; tables."""
+"""Progress for people: a bar on a terminal, plain lines elsewhere; tables."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tabulate
 import tqdm
@@ -62,35 +61,3 @@ def table(records: Sequence[Mapping[str, object]], headers: Mapping[str, str]) -
 
 def _cell(value: object, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-class Speedometer:
-    """Tokens a second since the last reading, leaving out what happens inside ``paused``.
-
-    The first step only starts the clock: most of it is compilation.
-    """
-
-    def __init__(self, tokens_per_step: int):
-        self._tokens = tokens_per_step
-        self._steps, self._since, self._away = -1, 0.0, 0.0
-
-    def count(self) -> None:
-        """Says that a step has been dispatched."""
-        self._steps += 1
-        if self._steps == 0:
-            self._since, self._away = time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        left = time.perf_counter()
-        yield
-        self._away += time.perf_counter() - left
-
-    def read(self) -> dict[str, float]:
-        """``{"tokens_per_second": ...}``, or nothing where no whole step has been timed."""
-        if self._steps < 1:
-            return {}
-        now = time.perf_counter()
-        speed = self._steps * self._tokens / (now - self._since - self._away)
-        self._steps, self._since, self._away = 0, now, 0.0
-        return {"tokens_per_second": speed}

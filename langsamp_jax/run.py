@@ -9,8 +9,10 @@ RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
 import contextlib
 import dataclasses
 import json
+import secrets
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +39,8 @@ _FREE = {
     "train.log_every",
     "train.max_to_keep",
     "train.early_stopping_patience",
+    "train.profile_steps",
+    "train.wandb_project",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -61,6 +65,8 @@ class Run:
     """An opened run folder: what is needed to rebuild its model and read its text."""
 
     path: Path
+    id: str  # for those who keep records of many runs
+    started: float  # seconds since the epoch
     settings: dict[str, Any]  # "model.hidden_size" -> value, of every config
     inventory: Inventory
     tokenizer: Tokenizer
@@ -139,6 +145,7 @@ def open_run(path: Path) -> Run:
         raise UserError(f"{path} is no run (it has no run.json)")
     try:
         record = json.loads((path / "run.json").read_text("utf-8"))
+        identity = record["id"], record["started"]
         settings, fingerprint = record["settings"], record["tokenizer"]
         data = record["store"], record["sequence_length"], record["tokens"]
         inventory = Inventory.from_json((path / "inventory.json").read_text("utf-8"))
@@ -147,7 +154,7 @@ def open_run(path: Path) -> Run:
     tokenizer = open_tokenizer(path)
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{path / tokenizer.file_name} is not the tokenizer of this run")
-    return Run(path, settings, inventory, tokenizer, *data)
+    return Run(path, *identity, settings, inventory, tokenizer, *data)
 
 
 def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | None) -> Run | None:
@@ -183,6 +190,8 @@ def start_run(
     """Makes the folder of a new run."""
     tokenizer, manifest = store.tokenizer(), store.manifest
     record = {
+        "id": secrets.token_hex(6),
+        "started": time.time(),
         "settings": _settings(configs, init_from),
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,
@@ -216,10 +225,16 @@ class MetricsLog:
 
     Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
     are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
-    that fills up raises here.
+    that fills up raises here. ``mirror`` is called with all that is written.
     """
 
-    def __init__(self, run: Path, step: int):
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        mirror: Callable[[int, dict[str, float]], None] | None = None,
+    ):
+        self._mirror = mirror
         self._file = run / "metrics.jsonl"
         kept = [line for line in _records(self._file) if line["step"] <= step]
         write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
@@ -236,6 +251,8 @@ class MetricsLog:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._event(step, summary=Summary(value=scalars))
         self._board.flush()
+        if self._mirror is not None:
+            self._mirror(step, values)
 
     def close(self) -> None:
         self._stream.close()

@@ -77,6 +77,7 @@ def make_train_step(
             "loss": row_loss.sum() / count,
             "grad_norm": optax.tree.norm(gradients),
             "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
+            "tokens": batch.attention_mask.sum(),
         }
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics

@@ -18,6 +18,7 @@ from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Feed
+from langsamp_jax.flops import step_flops
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
@@ -25,7 +26,7 @@ from langsamp_jax.mixture import MixtureConfig, announcements
 from langsamp_jax.model import LangSamp, ModelConfig
 from langsamp_jax.objective import ObjectiveConfig
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from langsamp_jax.progress import Progress, Speedometer
+from langsamp_jax.progress import Progress
 from langsamp_jax.run import (
     Data,
     MetricsLog,
@@ -45,6 +46,9 @@ from langsamp_jax.sharding import (
     shardings,
 )
 from langsamp_jax.step import TrainState, jit_train_step, make_initialise, make_train_step
+from langsamp_jax.trace import Trace
+from langsamp_jax.wandb_log import require_wandb, wandb_log
+from langsamp_jax.watch import Meter, Stopwatch
 
 
 @configurable("train")
@@ -54,6 +58,7 @@ class TrainConfig:
     ``accumulation_steps`` cuts a batch into that many parts to save memory; a step is always one
     update. Validation reads the first ``eval_rows`` rows of each language-script (None: all);
     ``early_stopping_patience`` ends the run after so many validations without a better loss.
+    ``profile_steps = [10, 12]`` records steps 10 to 12 for TensorBoard's profiler.
     """
 
     num_steps: int = 150_000
@@ -66,6 +71,8 @@ class TrainConfig:
     log_every: int = 50
     max_to_keep: int = 3
     early_stopping_patience: int | None = None
+    profile_steps: list[int] | None = None
+    wandb_project: str | None = None
 
     def check(self) -> None:
         counts = ("num_steps", "global_batch_size", "accumulation_steps", "checkpoint_every")
@@ -74,6 +81,9 @@ class TrainConfig:
         for field in ("eval_rows", "early_stopping_patience"):
             value = getattr(self, field)
             require(value is None or value > 0, self, field, "a whole number above 0, or None")
+        steps = self.profile_steps
+        pair = steps is None or (len(steps) == 2 and 0 < steps[0] <= steps[1])
+        require(pair, self, "profile_steps", "[first, last], or None")
         require(0 <= self.seed < 2**31, self, "seed", "0 to 2147483647")
 
 
@@ -103,9 +113,11 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
       Stopped: by SIGTERM or Ctrl-C, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
-    config = configs.train
+    config, stopwatch = configs.train, Stopwatch()
 
     # Input
+    if config.wandb_project is not None:
+        require_wandb()
     require_rows_fit(data, configs.model)
     plan = config.num_steps, config.global_batch_size
     sampler = configs.mixture.sampler(data.manifest, config.seed, *plan)
@@ -131,7 +143,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     # bad input leaves nothing behind
     run = reopen_run(output, data, configs.all(), init_from)
     start = 0 if run is None else latest_step(run.checkpoints)
-    progress = {"best_loss": None, "since_best": 0}
+    progress = {"best_loss": None, "since_best": 0, "seconds": {}}
     if start == 0:
         state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
     run = run or start_run(output, data, inventory, configs.all(), init_from)
@@ -171,23 +183,29 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     )
     step_function = jit_train_step(train_step, state_shardings, mesh)
     rate = learning_rate(configs.optimizer, config.num_steps)
+    rows, length = config.global_batch_size, data.manifest.sequence_length
+    num_targets = configs.objective.num_targets(length)
+    useful = step_flops(configs.model, vocabulary.size, rows, length, num_targets)
 
     # Loop
-    log = MetricsLog(run.path, start)
-    speed = Speedometer(config.global_batch_size * data.manifest.sequence_length)
+    stopwatch.take_up(run.started, progress["seconds"])
     ended = stopped_early(config, progress)
     with (
         placed_on(mesh),
-        contextlib.closing(log),
+        wandb_log(run, config.wandb_project) as mirror,
+        contextlib.closing(MetricsLog(run.path, start, mirror)) as log,
         contextlib.closing(checkpoints),
+        contextlib.closing(Trace(run.path, config.profile_steps, stopwatch)) as trace,
         StopSignal() as stop,
         Progress("train", config.num_steps, "steps", start) as bar,
+        Meter(stopwatch, rows * length, useful, mesh, bar.say) as meter,
         contextlib.closing(feed.batches(start, start if ended else config.num_steps)) as batches,
     ):
         previous = None
-        for step, batch in enumerate(batches, start + 1):
-            state, metrics = step_function(state, batch)
-            speed.count()
+        for step, batch in enumerate(stopwatch.inputs(batches), start + 1):
+            with trace.step(step, previous):
+                state, metrics = step_function(state, batch)
+            meter.count(metrics)
             if previous is not None:  # one step behind, so that the device never waits for the host
                 loss = check_finite(step - 1, previous, feed)
                 bar.advance(1, loss=f"{loss:.3f}")
@@ -200,12 +218,12 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
                 values = {"train/loss": check_finite(step, metrics, feed)}
                 values["train/grad_norm"] = float(metrics["grad_norm"])
                 values["learning_rate"] = float(rate(step - 1))
-                log.write(step, {**values, **speed.read()})
+                log.write(step, {**values, **meter.read()})
 
             validation = None
             if evaluator.rows_total and (step % config.eval_every == 0 or step == config.num_steps):
                 check_finite(step, metrics, feed)
-                with speed.paused():
+                with stopwatch.phase("validation"):
                     losses = summary(feed.split.names, *evaluator(state.params))
                 log.write(step, losses)
                 validation = losses["eval/loss"]
@@ -216,10 +234,12 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
             improved = validation is not None and progress["since_best"] == 0
             if step % config.checkpoint_every == 0 or last or improved or ended:
                 check_finite(step, metrics, feed)
-                with speed.paused():
+                with stopwatch.phase("checkpoint"):
+                    progress["seconds"] = stopwatch.seconds
                     checkpoints.save(step, state, progress, validation)
+                    if last or ended:
+                        checkpoints.close()  # complete before the word that it is
             if stopping:
-                checkpoints.close()  # complete before the word that it is
                 raise Stopped(step, stop.requested)
             if ended:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
@@ -287,5 +307,5 @@ def stopped_early(config: TrainConfig, progress: dict[str, Any]) -> bool:
 
 def _updated(progress: dict[str, Any], loss: float) -> dict[str, Any]:
     if progress["best_loss"] is None or loss < progress["best_loss"]:
-        return {"best_loss": loss, "since_best": 0}
+        return {**progress, "best_loss": loss, "since_best": 0}
     return {**progress, "since_best": progress["since_best"] + 1}

@@ -164,6 +164,17 @@ def trained_run(store_path: Path, tmp_path_factory: pytest.TempPathFactory, make
 
 
 @pytest.fixture(scope="session")
+def tiny_configs() -> Callable[..., Configs]:
+    """``tiny_configs(**train)``: a run of 8 rows a step that validates on a row a language."""
+
+    def tiny_configs(**fields: Any) -> Configs:
+        loop = {"num_steps": 4, "global_batch_size": 8, "eval_rows": 1, **fields}
+        return Configs(TrainConfig(**loop), ModelConfig(**SIZES))
+
+    return tiny_configs
+
+
+@pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """``make_run(store, **model)``: a run whose checkpoint, of step 3, holds random weights, or
     ``params``."""

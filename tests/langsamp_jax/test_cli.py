@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from langsamp_jax.cli import main
+from langsamp_jax.errors import out_of_memory
 from langsamp_jax.run import open_run
 
-FORBIDDEN = ("tensorflow", "tensorflow_text", "seqio", "apache_beam", "torch", "transformers")
+FORBIDDEN = (
+    *("tensorflow", "tensorflow_text", "seqio", "apache_beam", "torch", "transformers"),
+    "wandb",
+)
 
 TINY = [
     "--gin.model.hidden_size=32",
@@ -240,6 +244,36 @@ def test_batch_that_the_devices_do_not_divide(store_path, tmp_path):
     assert done.returncode == 2
     assert "multiple of 8" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_out_of_memory_is_one_line_of_advice(store_path, tmp_path):
+    """A real one: no machine has the memory for these parameters."""
+    settings = ["--gin.model.hidden_size=1048576", "--gin.model.intermediate_size=4194304"]
+    command = [sys.executable, "-m", "langsamp_jax", "train", "--data", store_path]
+    command += ["--output", tmp_path / "run", *TINY, *settings]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in ("bytes", "accumulation_steps", "model.remat", "mesh.fsdp", "langsamp plan"):
+        assert word in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("Out of memory while trying to allocate 12.35GiB.\nBufferAssignment", "allocate 12.35GiB"),
+        ("Out of memory allocating 17592186044416 bytes.", "allocating 17592186044416 bytes"),
+        ("Ran out of memory in memory space hbm. Used 78.02G of 15.75G hbm. Exceeded hbm capacity by "
+         "62.27G.\n\nTotal hbm usage >= 78.5G:\n    reserved", "Used 78.02G of 15.75G"),  # fmt: skip
+        ("something else", None),
+    ],
+)
+def test_out_of_memory_says_how_much(text, amount):
+    line = out_of_memory(RuntimeError(f"RESOURCE_EXHAUSTED: {text}"))
+    assert f"memory ({amount}): raise" in line if amount else "memory: raise" in line
+    assert "\n" not in line
+    assert out_of_memory(RuntimeError("INVALID_ARGUMENT: something else")) is None
 
 
 def test_damaged_store_names_the_file(capsys, store_path, tmp_path):

@@ -53,6 +53,17 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
+def phases(run: Path) -> dict[str, float]:
+    """The seconds of each phase of a run that has ended."""
+    text = (run / "checkpoints" / str(STEPS) / "progress" / "metadata").read_text()
+    return json.loads(text)["seconds"]
+
+
+def goodput(run: Path) -> float:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["goodput"] for line in lines if "goodput" in line][-1]
+
+
 def assert_same_end(run: Path, reference: Path) -> None:
     """Parameters bitwise equal, and each step's loss written once, with the same value."""
     (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, reference))
@@ -100,9 +111,16 @@ def test_killed_runs_end_with_the_same_parameters(undisturbed, store_path, tmp_p
         process.stdout.close()
         cut_saves += saving(run)
     assert cut_saves >= 2, "no kill fell into a save"
+    last_start = time.time()
     output = finish(start(store_path, run))
     assert "going on from step" in output
     assert_same_end(run, undisturbed)
+
+    # Every second since the run was started is accounted for, those that the kills cost as lost.
+    started, spent = open_run(run).started, phases(run)
+    assert last_start - started <= sum(spent.values()) <= time.time() - started
+    assert spent["lost"] > 0 == phases(undisturbed)["lost"]
+    assert 0 < goodput(run) < goodput(undisturbed) < 1
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

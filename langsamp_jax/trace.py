@@ -1,0 +1,46 @@
+"""A profile of chosen steps, in the form that TensorBoard's profiler shows."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from langsamp_jax.watch import Stopwatch
+
+
+class Trace:
+    """Records what the host and the devices do in the steps ``first`` to ``last``.
+
+    The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None.
+    """
+
+    def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: Stopwatch):
+        self._folder, self._stopwatch = run / "tensorboard", stopwatch
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
+        self._recording = False
+
+    @contextlib.contextmanager
+    def step(self, number: int, previous: Any) -> Iterator[None]:
+        """Within the block ``number`` is dispatched; ``previous`` is what the step before gave."""
+        if (number in self._steps) != self._recording:
+            jax.block_until_ready(previous)  # its work is no part of what comes now
+            if self._recording:
+                self.close()
+            else:
+                self._open()
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def _open(self) -> None:
+        with self._stopwatch.phase("profile"):
+            jax.profiler.start_trace(self._folder)
+        self._recording = True
+
+    def close(self) -> None:
+        """Writes what has been recorded, if anything has."""
+        if self._recording:
+            self._recording = False
+            with self._stopwatch.phase("profile"):
+                jax.profiler.stop_trace()
