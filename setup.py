@@ -54,9 +54,12 @@ TORCH = [
     "transformers>=5.23,<6",
 ]
 
+WANDB = ["wandb>=0.22,<1"]
+
 DEV = [
     *DATA,
     *TORCH,
+    *WANDB,
     "datasets>=5,<6",  # for the tests: it writes the Arrow folders that Glot500-c is made of
     "hypothesis>=6.100,<7",
     "pytest>=9,<10",
@@ -83,6 +86,7 @@ setup(
         "torch": TORCH,
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "wandb": WANDB,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["langsamp = langsamp_jax.cli:main"]},

@@ -256,7 +256,6 @@ def test_out_of_memory_is_one_line_of_advice(store_path, tmp_path):
     assert done.stderr.count("\n") == 1, done.stderr
     for word in ("bytes", "accumulation_steps", "model.remat", "mesh.fsdp", "langsamp plan"):
         assert word in done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -264,8 +263,11 @@ def test_out_of_memory_is_one_line_of_advice(store_path, tmp_path):
     [
         ("Out of memory while trying to allocate 12.35GiB.\nBufferAssignment", "allocate 12.35GiB"),
         ("Out of memory allocating 17592186044416 bytes.", "allocating 17592186044416 bytes"),
-        ("Ran out of memory in memory space hbm. Used 78.02G of 15.75G hbm. Exceeded hbm capacity by "
-         "62.27G.\n\nTotal hbm usage >= 78.5G:\n    reserved", "Used 78.02G of 15.75G"),  # fmt: skip
+        (
+            "Ran out of memory in memory space hbm. Used 78.02G of 15.75G hbm. Exceeded hbm "
+            "capacity by 62.27G.\n\nTotal hbm usage >= 78.5G:\n    reserved",
+            "Used 78.02G of 15.75G",
+        ),
         ("something else", None),
     ],
 )
