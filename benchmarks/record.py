@@ -1,4 +1,4 @@
-"""Where results are kept: one file a device, one section a benchmark."""
+"""Where results are kept: one file a device, in it one section a benchmark."""
 
 import importlib.metadata
 import json
@@ -13,14 +13,18 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
-def save(device: str, section: str, values: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Puts ``values`` with versions and commit under ``section`` of ``<device>.json``."""
+def save(
+    device: str, benchmark: str, name: str, values: dict[str, Any], folder: Path = RESULTS
+) -> None:
+    """Puts ``values``, with versions and commit, as ``name`` under ``benchmark`` of the file.
+
+    Other results in ``<device>.json`` stay as they are, each with the versions that it was made by.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
-    there = json.loads(file.read_text("utf-8")) if file.exists() else {"device": device}
-    there[section] = {**surroundings(), **values}
-    file.write_text(json.dumps(there, indent=1) + "\n", "utf-8")
-    return file
+    results = json.loads(file.read_text("utf-8")) if file.exists() else {"device": device}
+    results.setdefault(benchmark, {})[name] = {**surroundings(), **values}
+    file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 def surroundings() -> dict[str, Any]:

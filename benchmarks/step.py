@@ -65,15 +65,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_start(workload, Path(folder))
-        duels = {
-            name: duel(workload, Path(folder), *opponents[name]) for name in args.only or opponents
-        }
-    devices = {found["ours"]["device"] for found in duels.values() if "ours" in found}
-    values = {"preset": args.preset, "workload": dataclasses.asdict(workload), "duels": duels}
+        duels = {}
+        for name in args.only or opponents:
+            duels[name] = found = duel(workload, Path(folder), *opponents[name])
+            if device := found.pop("device", None):
+                values = {"workload": dataclasses.asdict(workload), **found}
+                shape = f"{workload.rows} x {workload.length}"
+                record.save(device, "step", f"{name}, {shape}", values, args.output)
     print(table(duels), file=sys.stderr)
-    print(json.dumps(values, indent=1))
-    if devices:
-        record.save(devices.pop(), f"step_{workload.rows}x{workload.length}", values, args.output)
+    print(json.dumps({"workload": dataclasses.asdict(workload), "duels": duels}, indent=1))
 
 
 def write_start(workload: Workload, folder: Path) -> None:
@@ -85,20 +85,21 @@ def write_start(workload: Workload, folder: Path) -> None:
 def duel(workload: Workload, folder: Path, settings: dict[str, Any], dtype: str) -> dict[str, Any]:
     """What both did, and how many times longer the opponent took; or why it came to nothing."""
     shared = {"workload": dataclasses.asdict(workload), "folder": str(folder)}
+    found: dict[str, Any] = {}
     try:
-        with (
-            Contender("step_jax.py", {**shared, "settings": {"dtype": dtype}}) as ours,
-            Contender("step_torch.py", {**shared, "settings": settings}) as theirs,
-        ):
-            answers = rounds(ours, theirs, workload.rounds)
-            ratios = [b["seconds"] / a["seconds"] for a, b in zip(*answers, strict=True)]
-            return {
-                "ratio": spread(ratios),
-                "ours": told(ours.facts, answers[0], workload, ours.facts),
-                "theirs": told(theirs.facts, answers[1], workload, ours.facts),
-            }
+        with Contender("step_jax.py", {**shared, "settings": {"dtype": dtype}}) as ours:
+            found["device"] = ours.facts["device"]
+            with Contender("step_torch.py", {**shared, "settings": settings}) as theirs:
+                answers = rounds(ours, theirs, workload.rounds)
     except Failed as failure:
-        return {"error": str(failure)}
+        return {**found, "error": str(failure)}
+    pairs = zip(*answers, strict=True)
+    return {
+        **found,
+        "ratio": spread([theirs["seconds"] / ours["seconds"] for ours, theirs in pairs]),
+        "ours": told(ours.facts, answers[0], workload, ours.facts),
+        "theirs": told(theirs.facts, answers[1], workload, ours.facts),
+    }
 
 
 def told(

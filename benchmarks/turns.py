@@ -18,7 +18,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),  # one device for each
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two processes share its memory
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 class Steps(Protocol):
@@ -45,13 +51,13 @@ class Contender:
     """
 
     def __init__(self, script: str, spec: dict[str, Any]):
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name(script)), json.dumps(spec)],
+            [sys.executable, str(HERE / script), json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
         self.facts = self._answer()
 

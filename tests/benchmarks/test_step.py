@@ -1,5 +1,6 @@
 """The benchmark of one step: every contender does the same work, and a failure is a result."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -38,16 +39,16 @@ def test_contenders_have_the_same_loss_at_every_step(result):
     assert recipe - stock == 32 * (10 + 3)
 
 
-def test_the_result_is_filed_under_its_device(result):
+def test_results_are_filed_under_their_device(result):
     printed, output = result
     (file,) = output.iterdir()
     stored = json.loads(file.read_text("utf-8"))
-    section = stored["step_4x32"]
-    assert {name: section[name] for name in printed} == printed
-    assert {"commit", "versions", "cores", "workload"} <= set(section)
-    assert {"jax", "torch", "transformers"} <= set(section["versions"])
     assert stored["device"].startswith("cpu")
-    for found in section["duels"].values():
+    for name, found in printed["duels"].items():
+        entry = stored["step"][f"{name}, 4 x 32"]
+        assert {key: entry[key] for key in found} == found
+        assert entry["workload"] == printed["workload"]
+        assert {"jax", "torch", "transformers"} <= set(entry["versions"])
         lower, upper = found["ratio"]["quartiles"]
         assert 0 < lower <= found["ratio"]["median"] <= upper < math.inf
         for side in (found["ours"], found["theirs"]):
@@ -55,10 +56,10 @@ def test_the_result_is_filed_under_its_device(result):
             assert side["peak_memory"] > 0
 
 
-def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "/nowhere/c++")  # nothing to compile with
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    only = "tuned_float32", "recipe_float32"
-    duels = run_tiny(tmp_path / "out", "--rounds", "1", "--only", *only)["duels"]
-    assert "/nowhere/c++" in duels["tuned_float32"]["error"]
-    assert duels["recipe_float32"]["ratio"]["median"] > 0
+def test_a_contender_that_fails_is_told(tmp_path, monkeypatch):
+    """Not raised: the other duels go on."""
+    monkeypatch.syspath_prepend(str(STEP.parent))
+    step, workload = importlib.import_module("step"), importlib.import_module("workload")
+    found = step.duel(workload.PRESETS["tiny"], tmp_path / "nothing", {}, "float32")
+    assert found.keys() == {"error"} and "batches.npz" in found["error"]
+    assert "batches.npz" in step.table({"recipe_float32": found})
