@@ -7,6 +7,7 @@ and cuDNN's draws from a state of its own, so that a resumed or recomputed step 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
@@ -17,6 +18,8 @@ from jax.sharding import PartitionSpec
 from langsamp_jax.errors import UserError
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
+
+Dropout = Callable[[jax.Array], jax.Array]
 
 SPLASH_BLOCKS = (512, 256, 128)  # the largest that divides the length; 128 lanes at least
 
@@ -32,7 +35,7 @@ class Case(NamedTuple):
     dtype: Any  # of queries, keys and values
     head_size: int
     length: int
-    dropout_rate: float
+    dropout: bool  # of the weights
 
 
 def attend(
@@ -41,8 +44,7 @@ def attend(
     value: jax.Array,
     segments: jax.Array,
     implementation: Implementation = "auto",
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout: Dropout | None = None,
 ) -> jax.Array:
     """What each position gathers from the positions of its own segment.
 
@@ -55,21 +57,20 @@ def attend(
       segments: bool [batch, length], False on padding, which comes last; or int32 [batch, length]
         with the number of the text that a position belongs to, 0 on padding.
       implementation: the one to use, or ``auto`` for the quickest that can run.
-      dropout_rate: the share of weights that are dropped.
-      dropout_key: needed where ``dropout_rate`` is above 0.
+      dropout: what is done to the weights, [batch, heads, length, length].
 
     Returns:
       [batch, length, heads, head_size] in the dtype of ``value``. Padding changes nothing at other
       positions; what it gets itself is finite and means nothing.
     """
-    case = Case(_platform(), query.dtype, query.shape[-1], query.shape[1], dropout_rate)
+    case = Case(_platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None)
     match choose(implementation, case):
         case "cudnn":
             return _per_device(_cudnn)(query, key, value, segments)
         case "splash":
             return _per_device(_splash)(query, key, value, segments)
         case _:
-            return _xla(query, key, value, segments, dropout_rate, dropout_key)
+            return _xla(query, key, value, segments, dropout)
 
 
 def choose(implementation: Implementation, case: Case) -> str:
@@ -87,8 +88,8 @@ def obstacle(implementation: Implementation, case: Case) -> str | None:
     gpu = implementation == "cudnn"
     if case.platform != ("gpu" if gpu else "tpu"):
         return f"it runs on {'GPUs' if gpu else 'TPUs'}, and the devices here are {case.platform}"
-    if case.dropout_rate > 0:
-        return f"it cannot drop weights, and model.attention_dropout = {case.dropout_rate}"
+    if case.dropout:
+        return "it cannot drop weights: it needs model.attention_dropout = 0"
     if gpu and _compute_capability() < (8, 0):
         return "it needs an NVIDIA GPU of compute capability 8.0 (A100) or later"
     if gpu and case.dtype not in (jnp.bfloat16, jnp.float16):
@@ -144,20 +145,19 @@ def _per_device(kernel: Any) -> Any:
 
 
 def _xla(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    segments: jax.Array,
-    dropout_rate: float,
-    dropout_key: jax.Array | None,
+    query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array, dropout: Dropout | None
 ) -> jax.Array:
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(_mask(segments), scores * query.shape[-1] ** -0.5, -1e30)
-    weights = jax.nn.softmax(scores).astype(value.dtype)
-    if dropout_rate > 0:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    """On a CPU these transposes, scaled queries and an added mask take three quarters of the time
+    of einsums over [batch, length, heads, head_size]."""
+    query, key, value = (x.swapaxes(1, 2) for x in (_scaled(query), key, value))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores + jnp.where(_mask(segments), 0, -1e30)).astype(value.dtype)
+    weights = dropout(weights) if dropout else weights
+    return jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2)
+
+
+def _scaled(query: jax.Array) -> jax.Array:
+    return query * query.shape[-1] ** -0.5
 
 
 def _mask(segments: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Ar
     )
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    _, length, heads, head_size = query.shape
+    _, length, heads, _ = query.shape
     block = next(size for size in SPLASH_BLOCKS if length % size == 0)
     names = ("block_q", "block_kv", "block_kv_compute")
     names += ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
@@ -197,7 +197,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Ar
         head_shards=1,
         q_seq_shards=1,
     )
-    query, key, value = (x.swapaxes(1, 2) for x in (query * head_size**-0.5, key, value))
+    query, key, value = (x.swapaxes(1, 2) for x in (_scaled(query), key, value))
     ids = segments.astype(jnp.int32)
     mixed = jax.vmap(attention)(query, key, value, kernel.SegmentIds(ids, ids))
     return mixed.swapaxes(1, 2)

@@ -28,9 +28,9 @@ BATCH, LENGTH, HEADS, HEAD_SIZE = 2, 384, 2, 16  # 3 of splash's blocks
 PADDED = np.arange(LENGTH) < np.array([[LENGTH - 100], [17]])
 PACKED = np.repeat([[1, 2, 3, 0], [1, 2, 0, 0]], [100, 30, 200, 54], axis=1).astype(np.int32)
 AXES = ("data", "fsdp", "tensor")
-TPU = Case("tpu", jnp.bfloat16, 64, 512, 0.0)
-GPU = Case("gpu", jnp.bfloat16, 64, 512, 0.0)
-CPU = Case("cpu", jnp.float32, 64, 512, 0.0)
+TPU = Case("tpu", jnp.bfloat16, 64, 512, False)
+GPU = Case("gpu", jnp.bfloat16, 64, 512, False)
+CPU = Case("cpu", jnp.float32, 64, 512, False)
 
 
 def interpret_splash(patch: pytest.MonkeyPatch) -> None:
@@ -114,22 +114,18 @@ def test_a_row_of_padding_alone_is_finite(implementation) -> None:
     assert all(np.isfinite(x).all() for x in found)
 
 
-def test_dropout_keeps_the_expected_weights() -> None:
-    length, rate = 64, 0.25
-    query, key, *_ = inputs(shape=(2, length, 1, length))
-    identity = np.broadcast_to(np.eye(length, dtype="f")[:, None], query.shape)
-    segments = np.ones((2, length), bool)
-    weights = attend(query, key, identity, segments)  # with this value the output is the weights
+def test_dropout_is_of_the_weights() -> None:
+    text = PADDED[..., None, None]
 
-    def dropped(seed: int) -> np.ndarray:
-        settings = {"dropout_rate": rate, "dropout_key": jax.random.key(seed)}
-        return np.asarray(attend(query, key, identity, segments, **settings))
+    def keep_even(weights):
+        assert weights.shape == (BATCH, HEADS, LENGTH, LENGTH)
+        return weights.at[..., 1::2].set(0)
 
-    found = dropped(0)
-    np.testing.assert_allclose(found, np.where(found, weights / (1 - rate), 0), rtol=1e-5)
-    assert abs((found == 0).mean() - rate) < 0.02
-    np.testing.assert_array_equal(found, dropped(0))
-    assert (found != dropped(1)).any()
+    query, key, value, _ = inputs()
+    even = value * (np.arange(LENGTH) % 2 == 0)[:, None, None]
+    found = attend(query, key, value, PADDED, "auto", keep_even)
+    expected = attend(query, key, even, PADDED)
+    np.testing.assert_allclose(found * text, expected * text, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +134,14 @@ def test_dropout_keeps_the_expected_weights() -> None:
         ("auto", CPU, "xla"),
         ("auto", GPU, "cudnn"),
         ("auto", GPU._replace(dtype=jnp.float32), "xla"),
-        ("auto", GPU._replace(dropout_rate=0.1), "xla"),
+        ("auto", GPU._replace(dropout=True), "xla"),
         ("auto", GPU._replace(head_size=20), "xla"),
         ("auto", GPU._replace(length=101), "xla"),
         ("auto", TPU, "splash"),
         ("auto", TPU._replace(length=256), "xla"),
         ("auto", TPU._replace(length=640), "splash"),
         ("auto", TPU._replace(length=600), "xla"),
-        ("auto", TPU._replace(dropout_rate=0.1), "xla"),
+        ("auto", TPU._replace(dropout=True), "xla"),
         ("splash", TPU._replace(length=256), "splash"),
         ("splash", GPU, "xla"),
         ("cudnn", CPU, "xla"),
@@ -174,7 +170,7 @@ def test_cudnn_needs_a_gpu_that_has_it(capability, runs, monkeypatch) -> None:
         ("splash", TPU._replace(length=500), "it needs rows of 128, 256, ... tokens, not 500"),
         ("cudnn", GPU._replace(dtype="float32"), "model.dtype = 'bfloat16', not 'float32'"),
         ("cudnn", GPU._replace(head_size=20), "a head size of 8, 16, ... or 128, not 20"),
-        ("cudnn", GPU._replace(dropout_rate=0.1), "model.attention_dropout = 0.1"),
+        ("cudnn", GPU._replace(dropout=True), "it needs model.attention_dropout = 0"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused(wish, case, reason, monkeypatch) -> None:
@@ -189,9 +185,9 @@ def test_a_wish_that_cannot_be_met_is_refused(wish, case, reason, monkeypatch) -
 def test_the_log_says_what_keeps_the_kernel_away() -> None:
     assert require_available("auto", TPU) == "attention: splash"
     assert require_available("auto", CPU) == "attention: xla"
-    line = require_available("auto", TPU._replace(dropout_rate=0.1))
+    line = require_available("auto", TPU._replace(dropout=True))
     assert line.startswith("attention: xla (splash: ")
-    assert "model.attention_dropout = 0.1" in line
+    assert "it needs model.attention_dropout = 0" in line
 
 
 def test_the_devices_of_the_mesh_decide() -> None:
