@@ -20,7 +20,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding
 
 from langsamp_jax import attention
-from langsamp_jax.attention import Case, attend, choose, obstacle, require_available
+from langsamp_jax.attention import (
+    Case,
+    announcement,
+    attend,
+    choose,
+    obstacle,
+    require_available,
+)
 from langsamp_jax.errors import UserError
 from langsamp_jax.sharding import RULES, MeshConfig, make_mesh, placed_on
 
@@ -133,6 +140,7 @@ def test_dropout_is_of_the_weights() -> None:
     [
         ("auto", CPU, "xla"),
         ("auto", GPU, "cudnn"),
+        ("auto", GPU._replace(dtype="bfloat16"), "cudnn"),
         ("auto", GPU._replace(dtype=jnp.float32), "xla"),
         ("auto", GPU._replace(dropout=True), "xla"),
         ("auto", GPU._replace(head_size=20), "xla"),
@@ -183,9 +191,9 @@ def test_a_wish_that_cannot_be_met_is_refused(wish, case, reason, monkeypatch) -
 
 
 def test_the_log_says_what_keeps_the_kernel_away() -> None:
-    assert require_available("auto", TPU) == "attention: splash"
-    assert require_available("auto", CPU) == "attention: xla"
-    line = require_available("auto", TPU._replace(dropout=True))
+    assert announcement("auto", TPU) == "attention: splash"
+    assert announcement("auto", CPU) == "attention: xla"
+    line = announcement("auto", TPU._replace(dropout=True))
     assert line.startswith("attention: xla (splash: ")
     assert "it needs model.attention_dropout = 0" in line
 
