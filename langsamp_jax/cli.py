@@ -189,6 +189,26 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(
         commands,
+        "plan",
+        verbs.plan,
+        "compile a training for a machine you do not have: memory, speed, traffic",
+        "--gin_file langsamp_base.gin --topology v5e:4x4 --gin.model.dtype=bfloat16",
+    )
+    verb.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:4x4, v5p:4x4x4, ...; cpu:8 (simulated); here (the devices of this machine)",
+    )
+    _gin(verb)
+    verb.add_argument("--data", type=Path, metavar="STORE", help="takes the sizes from a store")
+    sizes = verb.add_argument_group("sizes without a store (default: the published run's)")
+    for name in ("vocab_size", "languages", "scripts", "sequence_length"):
+        sizes.add_argument(f"--{name}", type=int, metavar="N")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(
+        commands,
         "export",
         verbs.export,
         "write a trained model for PyTorch, as a Hugging Face folder",

@@ -1,7 +1,7 @@
 """Which device holds what: the mesh, and one table from logical axis names to mesh axes."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -43,18 +43,26 @@ class MeshConfig:
         require(single, self, "data", "-1 on one axis at most")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices. Raises UserError where its shape does not fit their number."""
-    shape, devices = [config.data, config.fsdp, config.tensor], jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over ``devices``, all of this run where none are given.
+
+    Raises:
+      UserError: the mesh's shape does not fit their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape, count = [config.data, config.fsdp, config.tensor], len(devices)
     if -1 in shape:
-        shape[shape.index(-1)] = max(1, devices // -int(np.prod(shape)))
-    if int(np.prod(shape)) != devices:
+        shape[shape.index(-1)] = max(1, count // -int(np.prod(shape)))
+    if int(np.prod(shape)) != count:
         raise UserError(
             f"mesh.data, mesh.fsdp, mesh.tensor = {config.data}, {config.fsdp}, {config.tensor} "
-            f"do not multiply to the {devices} devices here"
+            f"do not multiply to the {count} devices here"
         )
     return jax.make_mesh(
-        tuple(shape), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
+        tuple(shape),
+        ("data", "fsdp", "tensor"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 3,
+        devices=devices,
     )
 
 

@@ -228,6 +228,24 @@ def _live(args: argparse.Namespace) -> tuple[Any, Any]:
     return LiveMixture(mixture, length, configs.train.seed, configs.train.eval_rows), configs
 
 
+def plan(args: argparse.Namespace) -> None:
+    from langsamp_jax.plan.compile import Sizes, sizes_of
+    from langsamp_jax.plan.report import plan, show
+    from langsamp_jax.plan.topology import topology_devices
+    from langsamp_jax.store import Store
+    from langsamp_jax.train import Configs
+
+    names = ("vocab_size", "languages", "scripts", "sequence_length")
+    if args.data:
+        _refuse(args, "--data", *names)
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    sizes = sizes_of(Store(args.data)) if args.data else Sizes(**given)
+    configs, devices = Configs(), topology_devices(args.topology)
+    print(f"compiling for {len(devices)} devices: minutes, for a large model", file=sys.stderr)
+    record = {"topology": args.topology, **plan(configs, sizes, devices)}
+    print(json.dumps(record, indent=1) if args.json else show(record))
+
+
 def export(args: argparse.Namespace) -> None:
     from langsamp_jax.huggingface.export import export
     from langsamp_jax.run import open_run

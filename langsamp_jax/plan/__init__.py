@@ -1,0 +1,1 @@
+"""`langsamp plan`: the train step compiled for machines that are not there."""

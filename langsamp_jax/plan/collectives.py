@@ -1,0 +1,129 @@
+"""What the devices of a compiled program send to one another: kinds, groups, bytes on the wire."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from langsamp_jax.plan.hlo import Computation, Instruction, Module
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One instruction, with what it costs each device in a whole run of the program."""
+
+    kind: str
+    axes: tuple[str, ...]  # the mesh axes along which it moves data
+    group: int  # devices that take part together
+    times: float
+    payload: float  # bytes: the whole array that a group gathers, reduces or exchanges, each time
+    wire: float  # bytes a device sends in all, by the algorithms of rings
+    op_name: str
+    shape: str
+
+
+def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
+    """All that a program sends.
+
+    Args:
+      mesh_shape: sizes of the mesh axes in order; a partition's number counts along them.
+    """
+    started = {
+        instruction.attribute(r"channel_id=(\d+)")
+        for computation in module.computations.values()
+        for instruction in computation.instructions.values()
+        if _kind(instruction) and _starts(computation)
+    }
+    found = []
+    for outer, fusion, times in module.executed():
+        for computation, instruction in module.within(outer, fusion):
+            kind = _kind(instruction)
+            if kind is None:
+                continue
+            # One that runs beside fused arithmetic is written in the fusion that starts it and
+            # again in those that carry it on and wait for it.
+            channel = instruction.attribute(r"channel_id=(\d+)")
+            if channel in started and not _starts(computation):
+                continue
+            if kind == "all-reduce" and computation.root.opcode == "dynamic-slice":
+                kind = "reduce-scatter"  # how a TPU writes one: the sum, and each takes its part
+            found.append(_collective(kind, computation, instruction, times, mesh_shape))
+    return [collective for collective in found if collective.wire > 0]
+
+
+def _kind(instruction: Instruction) -> str | None:
+    opcode = instruction.opcode.removesuffix("-start")
+    return opcode if opcode in KINDS else None
+
+
+def _starts(computation: Computation) -> bool:
+    return any("AsyncCollectiveStart" in i.attributes for i in computation.instructions.values())
+
+
+def _collective(
+    kind: str,
+    computation: Computation,
+    instruction: Instruction,
+    times: float,
+    mesh_shape: dict[str, int],
+) -> Collective:
+    devices = math.prod(mesh_shape.values())
+    groups = np.asarray(device_groups(kind, instruction, devices))
+    size = computation.operand_bytes(instruction)
+    group = groups.shape[1]
+    if kind == "collective-permute":
+        payload = wire = size * np.mean(groups[:, 0] != groups[:, 1]) * len(groups) / devices
+    elif kind == "all-gather":
+        payload, wire = size * group, size * (group - 1)
+    else:
+        payload = size
+        wire = size * (group - 1) / group * (2 if kind == "all-reduce" else 1)
+    return Collective(
+        kind,
+        _axes(groups, mesh_shape),
+        group,
+        times,
+        payload,
+        wire * times,
+        instruction.op_name,
+        instruction.shape,
+    )
+
+
+def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> tuple[str, ...]:
+    """The mesh axes along which the members of a group differ."""
+    places = np.stack(np.unravel_index(groups, tuple(mesh_shape.values())))
+    differ = (places != places[:, :, :1]).any(axis=(1, 2))
+    return tuple(axis for axis, moved in zip(mesh_shape, differ, strict=True) if moved)
+
+
+def device_groups(kind: str, instruction: Instruction, devices: int) -> list[list[int]]:
+    """The numbers of the partitions that take part together; of a permutation, its pairs.
+
+    HLO writes groups in three ways: ``{{0,1},{2,3}}``, ``[2,2]<=[4]`` (numbers in order, reshaped
+    and transposed) and ``mesh['a'=2,'b'=2] {'a'}`` (along named axes).
+    """
+    name = "source_target_pairs" if kind == "collective-permute" else "replica_groups"
+    if listed := instruction.attribute(name + r"=\{((?:\{[\d,]*\},?)+)\}"):
+        return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed)]
+    if iota := re.search(
+        name + r"=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", instruction.attributes
+    ):
+        shape, order, axes = (
+            [int(n) for n in (part or "").split(",") if n] for part in iota.groups()
+        )
+        numbers = np.arange(math.prod(order)).reshape(order)
+        return (numbers.transpose(axes) if axes else numbers).reshape(shape).tolist()
+    if named := re.search(name + r"=mesh\[([^\]]*)\]\s*\{([^}]*)\}", instruction.attributes):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        along = re.findall(r"'(\w+)'", named[2])
+        numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        names = list(sizes)
+        last = [names.index(axis) for axis in along]
+        first = [i for i in range(len(names)) if i not in last]
+        width = math.prod(sizes[axis] for axis in along)
+        return numbers.transpose(*first, *last).reshape(-1, width).tolist()
+    return [list(range(devices))]
