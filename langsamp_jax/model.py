@@ -4,6 +4,7 @@ Parameters are float32 and carry logical axis names; ``sharding.py`` maps the na
 Layers are stacked along a leading axis and scanned, so compilation does not grow with depth.
 """
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.tied_embedding import lookup
 
 VOCAB_MULTIPLE = 128  # the vocabulary is padded to this inside the model, so that it can be sharded
 
@@ -25,7 +27,8 @@ class ModelConfig:
     which differs from XLM-R in names and settings only.
     ``placement``: where the language and script vectors are added: to the encoder's ``output``
     (LangSAMP), to the word embeddings at the ``input``, or nowhere (``none``, plain XLM-R).
-    ``remat``: ``layer`` recomputes each layer in the backward pass instead of keeping it.
+    ``remat``: what the backward pass recomputes instead of keeping it: nothing (``none``), all of a
+    layer but its matrix products (``products``), or all of it (``layer``).
     """
 
     architecture: Literal["xlm-roberta", "xlm-roberta-xl", "bert"] = "xlm-roberta"
@@ -42,7 +45,7 @@ class ModelConfig:
     use_language: bool = True
     use_script: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "layer"] = "none"
+    remat: Literal["none", "products", "layer"] = "none"
 
     def check(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -71,8 +74,7 @@ class ModelConfig:
 class LangSamp(nn.Module):
     """Encoder, language and script tables, and language-modelling head.
 
-    The decoder is tied to the word embeddings and is applied by the objective, in chunks; see
-    ``decoder``.
+    The decoder is tied to the word embeddings and is applied by the objective, in chunks.
     """
 
     config: ModelConfig
@@ -103,11 +105,28 @@ class LangSamp(nn.Module):
         """Logits of every position: float32 [batch, length, vocab]. For small inputs."""
         ids = language_ids, script_ids
         hidden = self.encode(tokens, attention_mask, *ids, deterministic=deterministic)
-        features = self.features(hidden, *ids)
-        table, bias = self.decoder()
-        return (features @ table.T).astype(jnp.float32)[..., : self.vocab_size] + bias[
-            : self.vocab_size
-        ]
+        features, size = self.features(hidden, *ids), self.vocab_size
+        table = self.word_embeddings[:size].astype(features.dtype)
+        return (features @ table.T).astype(jnp.float32) + self.decoder_bias[:size]
+
+    def predict(
+        self,
+        tokens: jax.Array,
+        attention_mask: jax.Array,
+        language_ids: jax.Array | None,
+        script_ids: jax.Array | None,
+        positions: jax.Array,
+        deterministic: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What ``decoder_loss`` needs for some positions of each row: int32 [batch, positions].
+
+        Returns:
+          features [batch, positions, hidden_size], the tied table (see ``lookup``), and its bias.
+        """
+        embedded, table = self._embed(tokens, language_ids, script_ids)
+        hidden = self.encoder(embedded, attention_mask, deterministic)[0]
+        hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        return self.features(hidden, language_ids, script_ids), table, self.decoder_bias
 
     def encode(
         self,
@@ -128,7 +147,7 @@ class LangSamp(nn.Module):
         Returns:
           [batch, length, hidden_size] in the compute dtype.
         """
-        embedded = self._embed(tokens, language_ids, script_ids)
+        embedded, _ = self._embed(tokens, language_ids, script_ids)
         return self.encoder(embedded, attention_mask, deterministic)[0]
 
     def hidden_states(
@@ -139,7 +158,7 @@ class LangSamp(nn.Module):
         script_ids: jax.Array | None = None,
     ) -> jax.Array:
         """[layers + 1, batch, length, hidden_size]: the embeddings, then each layer's output."""
-        embedded = self._embed(tokens, language_ids, script_ids)
+        embedded, _ = self._embed(tokens, language_ids, script_ids)
         return self.encoder(embedded, attention_mask, deterministic=True, every_layer=True)[1]
 
     def features(
@@ -150,17 +169,13 @@ class LangSamp(nn.Module):
             hidden = hidden + self.conditioning(language_ids, script_ids)[:, None]
         return self.head(hidden)
 
-    def decoder(self) -> tuple[jax.Array, jax.Array]:
-        """The tied table [padded vocab, hidden_size] in the compute dtype, the bias in float32."""
-        return self.word_embeddings.astype(self.config.dtype), self.decoder_bias
-
     def _embed(
         self, tokens: jax.Array, language_ids: jax.Array | None, script_ids: jax.Array | None
-    ) -> jax.Array:
-        embedded = self.word_embeddings[tokens].astype(self.config.dtype)
+    ) -> tuple[jax.Array, jax.Array]:
+        embedded, table = lookup(self.word_embeddings, tokens, self.config.dtype)
         if self.config.placement == "input":
             embedded = embedded + self.conditioning(language_ids, script_ids)[:, None]
-        return embedded
+        return embedded, table
 
 
 def init_params(model: LangSamp, key: jax.Array) -> Any:
@@ -190,7 +205,11 @@ class Conditioning(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Learned positions, then the stack of blocks, with a LayerNorm in front of it or behind it."""
+    """Learned positions, then the stack of blocks, with a LayerNorm in front of it or behind it.
+
+    Between the blocks the states are a matrix with a row for each token, which lies over all
+    devices (``tokens``); inside, each device has all tokens of its rows (``batch``).
+    """
 
     config: ModelConfig
 
@@ -202,23 +221,19 @@ class Encoder(nn.Module):
         deterministic: bool,
         every_layer: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
+        """The last layer's [batch, length, hidden_size]; with ``every_layer`` all of them too."""
         config = self.config
-        length = embedded.shape[1]
         shape = (config.max_length, config.hidden_size)
         positions = self.param("position_embeddings", _init(config, None, "embed"), shape)
-        x = embedded + positions[:length].astype(config.dtype)
+        x = embedded + positions[: embedded.shape[1]].astype(config.dtype)
+        x = x.reshape(-1, config.hidden_size)
         layer_norm = _layer_norm(config, "layer_norm")
         x = x if config.norm_first else layer_norm(x)
-        x = nn.Dropout(config.hidden_dropout)(x, deterministic)
-        x = nn.with_logical_constraint(x, ("batch", "length", None))
+        x = Dropout(config.hidden_dropout)(x, deterministic)
+        x = nn.with_logical_constraint(x, ("tokens", None))
 
-        block = (
-            nn.remat(Block, prevent_cse=False, static_argnums=(3, 4))
-            if config.remat == "layer"
-            else Block
-        )
         stack = nn.scan(
-            block,
+            _rematerialised(config),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
@@ -227,7 +242,11 @@ class Encoder(nn.Module):
         )
         last, states = stack(config, name="layers")(x, attention_mask, deterministic, every_layer)
         last = layer_norm(last) if config.norm_first else last
-        return last, jnp.concatenate([x[None], states[:-1], last[None]]) if every_layer else None
+        last = last.reshape(embedded.shape)
+        if not every_layer:
+            return last, None
+        states = [part.reshape(-1, *embedded.shape) for part in (x, states[:-1], last)]
+        return last, jnp.concatenate(states)
 
 
 class Block(nn.Module):
@@ -240,25 +259,26 @@ class Block(nn.Module):
         self, x: jax.Array, attention_mask: jax.Array, deterministic: bool, every_layer: bool
     ) -> tuple[jax.Array, jax.Array | None]:
         config = self.config
-        dropout = nn.Dropout(config.hidden_dropout, deterministic=deterministic)
+        dropout = Dropout(config.hidden_dropout)
         attention_norm = _layer_norm(config, "attention_layer_norm")
         output_norm = _layer_norm(config, "output_layer_norm")
 
         def attend(x: jax.Array) -> jax.Array:
-            return Attention(config, name="attention")(x, attention_mask, deterministic)
+            y = Attention(config, name="attention")(x, attention_mask, deterministic)
+            return dropout(y, deterministic)
 
         def feed_forward(x: jax.Array) -> jax.Array:
-            y = _dense(config, config.intermediate_size, "intermediate", ("embed", "mlp"))(x)
+            y = Dense(config, config.intermediate_size, ("embed", "mlp"), name="intermediate")(x)
             y = nn.gelu(y, approximate=False)
-            return _dense(config, config.hidden_size, "output", ("mlp", "embed"))(y)
+            y = Dense(config, config.hidden_size, ("mlp", "embed"), name="output")(y)
+            return dropout(y, deterministic)
 
         if config.norm_first:
-            x = x + dropout(attend(attention_norm(x)))
-            x = x + dropout(feed_forward(output_norm(x)))
+            x = x + attend(attention_norm(x))
+            x = x + feed_forward(output_norm(x))
         else:
-            x = attention_norm(x + dropout(attend(x)))
-            x = output_norm(x + dropout(feed_forward(x)))
-        x = nn.with_logical_constraint(x, ("batch", "length", None))
+            x = attention_norm(x + attend(x))
+            x = output_norm(x + feed_forward(x))
         return x, x if every_layer else None
 
 
@@ -270,18 +290,18 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, attention_mask: jax.Array, deterministic: bool) -> jax.Array:
         config = self.config
-        heads = (*x.shape[:2], config.num_attention_heads, config.head_size)
+        heads = (*attention_mask.shape, config.num_attention_heads, config.head_size)
         query, key, value = (
-            _dense(config, config.hidden_size, name, ("embed", "heads"))(x).reshape(heads)
+            Dense(config, config.hidden_size, ("embed", "heads"), name=name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         scores = scores / config.head_size**0.5
         scores = jnp.where(attention_mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = nn.softmax(scores).astype(config.dtype)
-        weights = nn.Dropout(config.attention_dropout)(weights, deterministic)
+        weights = Dropout(config.attention_dropout)(weights, deterministic)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
-        return _dense(config, config.hidden_size, "output", ("heads", "embed"))(mixed)
+        return Dense(config, config.hidden_size, ("heads", "embed"), name="output")(mixed)
 
 
 class Head(nn.Module):
@@ -291,23 +311,86 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        x = _dense(self.config, self.config.hidden_size, "dense", ("embed", "mlp"))(hidden)
-        return _layer_norm(self.config, "layer_norm")(nn.gelu(x, approximate=False))
+        config, shape = self.config, hidden.shape
+        x = hidden.reshape(-1, config.hidden_size)
+        x = Dense(config, config.hidden_size, ("embed", "mlp"), name="dense")(x)
+        x = _layer_norm(config, "layer_norm")(nn.gelu(x, approximate=False))
+        return x.reshape(shape)
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias for a matrix ``x`` [tokens, in], which lies as the two ``axes`` of the
+    kernel say: ``embed`` is the states between the layers, anything else is split as named.
+
+    Matrices, not three dimensions: on a CPU the gradient of a kernel, a product over batch and
+    length, takes half the time when it is a product over one dimension.
+    """
+
+    config: ModelConfig
+    features: int
+    axes: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        config, axes = self.config, self.axes
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", _init(config, *axes), shape)
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
+        bias = self.param("bias", bias_init, (self.features,))
+        inside, outside = ("batch", axes[0]), ("batch", axes[1])
+        x = nn.with_logical_constraint(x, ("batch", None) if axes[0] == "embed" else inside)
+        y = x @ gathered(kernel.astype(config.dtype), axes) + bias.astype(config.dtype)
+        return nn.with_logical_constraint(y, ("tokens", None) if axes[1] == "embed" else outside)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(kernel: jax.Array, axes: tuple[str, str]) -> jax.Array:
+    """A kernel whose ``embed`` axis is on every device; its gradient is scattered over them again.
+
+    Left to itself, the partitioner may move activations instead, or keep all gradients whole.
+    """
+    whole = tuple(None if axis == "embed" else axis for axis in axes)
+    return nn.with_logical_constraint(kernel, whole)
+
+
+gathered.defvjp(
+    lambda kernel, axes: (gathered(kernel, axes), None),
+    lambda axes, _, gradient: (nn.with_logical_constraint(gradient, axes),),
+)
+
+
+class Dropout(nn.Module):
+    """Zeroes values at a rate, which is met to 2^-16: two values share one random word."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0:
+            return x
+        half = (*x.shape[:-1], -(-x.shape[-1] // 2))
+        words = jax.random.bits(self.make_rng("dropout"), half, jnp.uint32)
+        threshold = round(self.rate * 2**16)
+        low, high = words & 0xFFFF, words >> 16
+        keep = jnp.concatenate([low, high], axis=-1)[..., : x.shape[-1]] >= threshold
+        return jnp.where(keep, x / (1 - threshold / 2**16), 0).astype(x.dtype)
+
+
+def _rematerialised(config: ModelConfig) -> type[Block]:
+    """``Block``, or one that recomputes in the backward pass what ``config.remat`` says."""
+    if config.remat == "none":
+        return Block
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(
+        Block,
+        prevent_cse=False,
+        static_argnums=(3, 4),
+        policy=policy if config.remat == "products" else None,
+    )
 
 
 def _init(config: ModelConfig, *axes: str | None) -> nn.initializers.Initializer:
     return nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), axes)
-
-
-def _dense(config: ModelConfig, features: int, name: str, axes: tuple[str, str]) -> nn.Dense:
-    """A dense layer whose kernel is [in, out] with these logical names."""
-    return nn.Dense(
-        features,
-        dtype=config.dtype,
-        kernel_init=_init(config, *axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        name=name,
-    )
 
 
 def _layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:

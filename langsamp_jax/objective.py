@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from langsamp_jax.config import configurable, require
 from langsamp_jax.feed import Batch
 from langsamp_jax.model import LangSamp
+from langsamp_jax.tied_embedding import decoder_loss
 from langsamp_jax.tokenizer import Vocabulary
 
 
@@ -19,13 +20,14 @@ class ObjectiveConfig:
     """BERT's masking with a fixed number of targets a row.
 
     Of ``mask_rate`` of the positions, ``mask_share`` become ``<mask>``, ``random_share`` a random
-    piece, and the rest stay. ``vocab_chunk`` bounds how many logits a position has at a time.
+    piece, and the rest stay. ``logits_at_once`` bounds how many logits, 4 bytes each, a device
+    holds at a time.
     """
 
     mask_rate: float = 0.15
     mask_share: float = 0.8
     random_share: float = 0.1
-    vocab_chunk: int = 16_384
+    logits_at_once: int = 2**27
 
     def check(self) -> None:
         require(0 < self.mask_rate <= 1, self, "mask_rate", "above 0, at most 1")
@@ -33,7 +35,7 @@ class ObjectiveConfig:
             require(0 <= getattr(self, field) <= 1, self, field, "0 to 1")
         together = self.mask_share + self.random_share <= 1 + 1e-9
         require(together, self, "random_share", "at most 1 - mask_share")
-        require(self.vocab_chunk > 0, self, "vocab_chunk", "a whole number above 0")
+        require(self.logits_at_once > 0, self, "logits_at_once", "a whole number above 0")
 
     def num_targets(self, length: int) -> int:
         """K: how many positions of a row of ``length`` valid tokens are predicted."""
@@ -98,82 +100,35 @@ def masked_lm_loss(
     masked: Masked,
     config: ObjectiveConfig,
     dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Cross-entropy of the hidden tokens, in nats; with dropout if a key is given.
 
     Returns:
-      float32 [batch] sums over the row's targets and float32 [batch] numbers of targets.
+      float32 [] the sum over all targets, to be differentiated; float32 [batch] the sum of each
+      row and float32 [batch] its number of targets.
     """
-    ids = batch.language_ids, batch.script_ids
-    hidden = model.apply(
+    features, table, bias = model.apply(
         {"params": params},
         masked.inputs,
         batch.attention_mask,
-        *ids,
+        batch.language_ids,
+        batch.script_ids,
+        masked.positions,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
-        method=model.encode,
+        method=model.predict,
     )
-    gathered = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)
-    features = model.apply({"params": params}, gathered, *ids, method=model.features)
-    table, bias = model.apply({"params": params}, method=model.decoder)
-    loss = chunked_cross_entropy(
+    total, each = decoder_loss(
         features.reshape(-1, features.shape[-1]),
         table,
         bias,
         masked.targets.reshape(-1),
+        masked.weights.reshape(-1),
         model.vocab_size,
-        config.vocab_chunk,
+        config.logits_at_once,
     )
-    loss = jnp.where(masked.weights, loss.reshape(masked.weights.shape), 0.0)
-    return loss.sum(axis=1), masked.weights.sum(axis=1).astype(jnp.float32)
-
-
-def chunked_cross_entropy(
-    features: jax.Array,
-    table: jax.Array,
-    bias: jax.Array,
-    targets: jax.Array,
-    vocab_size: int,
-    chunk: int,
-) -> jax.Array:
-    """-log softmax(features @ table.T + bias)[target], without ever holding all the logits.
-
-    The vocabulary is visited in chunks with a running log-sum-exp in float32; the backward pass
-    computes each chunk's logits again. Chunk c holds the pieces v with v mod chunks = c, so that
-    a table whose rows are sharded is cut without moving them between devices.
-
-    Args:
-      features: [n, hidden_size].
-      table: [padded vocab, hidden_size]; rows from ``vocab_size`` on take no part.
-      bias: float32 [padded vocab].
-      targets: int32 [n].
-      chunk: the most pieces at a time.
-
-    Returns:
-      float32 [n], in nats.
-    """
-    chunks = -(-table.shape[0] // chunk)
-    missing = -table.shape[0] % chunks
-    valid = jnp.arange(table.shape[0] + missing) < vocab_size
-    rows = jnp.pad(table, ((0, missing), (0, 0))).reshape(-1, chunks, table.shape[1])
-    masked_bias = jnp.where(valid, jnp.pad(bias, (0, missing)), -jnp.inf).reshape(-1, chunks)
-
-    def visit(carry: tuple[jax.Array, jax.Array], part: tuple[jax.Array, jax.Array]):
-        maximum, total = carry
-        part_rows, part_bias = part
-        logits = jnp.matmul(features, part_rows.T, preferred_element_type=jnp.float32) + part_bias
-        highest = jnp.maximum(maximum, jax.lax.stop_gradient(logits).max(axis=1))
-        total = total * jnp.exp(maximum - highest) + jnp.exp(logits - highest[:, None]).sum(axis=1)
-        return (highest, total), None
-
-    start = jnp.full(targets.shape, -jnp.inf), jnp.zeros(targets.shape)
-    visit = jax.checkpoint(visit) if chunks > 1 else visit
-    (maximum, total), _ = jax.lax.scan(visit, start, (rows.swapaxes(0, 1), masked_bias.T))
-    target_logit = jnp.einsum(
-        "nd,nd->n", features, table[targets], preferred_element_type=jnp.float32
-    )
-    return maximum + jnp.log(total) - (target_logit + bias[targets])
+    rows = each.reshape(masked.weights.shape).sum(axis=1)
+    return total, (rows, masked.weights.sum(axis=1).astype(jnp.float32))
 
 
 def _random_pieces(key: jax.Array, count: int, vocabulary: Vocabulary) -> jax.Array:

@@ -45,7 +45,7 @@ _FREE = {
     "mesh.fsdp",
     "mesh.tensor",
     "model.remat",
-    "objective.vocab_chunk",
+    "objective.logits_at_once",
 }
 
 

@@ -18,7 +18,7 @@ from langsamp_jax.model import VOCAB_MULTIPLE, ModelConfig
 # both at 1 this is plain data parallelism.
 RULES = (
     ("batch", ("data", "fsdp")),
-    ("length", None),
+    ("tokens", ("data", "fsdp", "tensor")),
     ("vocab", "tensor"),
     ("embed", "fsdp"),
     ("heads", "tensor"),

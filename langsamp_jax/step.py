@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from langsamp_jax.feed import Batch
-from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.model import LangSamp, init_params
+from langsamp_jax.objective import Masked, ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.sharding import batch_sharding, replicated
 from langsamp_jax.tokenizer import Vocabulary
 
@@ -49,34 +49,39 @@ def make_train_step(
     The gradient is that of the mean over all targets of the global batch, whatever the number of
     parts or devices: sums are added up and divided once.
     """
-    parts, use_dropout = accumulation_steps, _uses_dropout(model.config)
+    use_dropout = model.config.hidden_dropout > 0 or model.config.attention_dropout > 0
+
+    def part_loss(params: Any, batch: Batch, masked: Masked, key: jax.Array) -> Any:
+        key = key if use_dropout else None
+        return masked_lm_loss(model, params, batch, masked, objective, key)
+
+    def gradient_sums(params: Any, *part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        (_, rows), gradients = jax.value_and_grad(part_loss, has_aux=True)(params, *part)
+        return gradients, rows
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         row_keys, dropout_key = step_keys(seed, state.step, len(batch.tokens))
         masked = mask_rows(row_keys, batch.tokens, batch.attention_mask, vocabulary, objective)
 
-        def part_loss(params, part_batch, part_masked, part_key):
-            key = part_key if use_dropout else None
-            loss, count = masked_lm_loss(model, params, part_batch, part_masked, objective, key)
-            return loss.sum(), (loss, count)
+        def add_part(sums: Any, part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            gradients, rows = gradient_sums(state.params, *part)
+            return jax.tree.map(jnp.add, sums, gradients), rows
 
-        def add_part(gradients, part):
-            (_, rows), part_gradients = jax.value_and_grad(part_loss, has_aux=True)(
-                state.params, *part
-            )
-            return jax.tree.map(jnp.add, gradients, part_gradients), rows
-
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        cut = jax.tree.map(lambda leaf: _cut(leaf, parts), (batch, masked))
-        keys = jax.random.split(dropout_key, parts)
-        gradients, (row_loss, row_count) = jax.lax.scan(add_part, zeros, (*cut, keys))
-        count = row_count.sum()
-        gradients = jax.tree.map(lambda leaf: leaf / count, gradients)
+        if accumulation_steps == 1:
+            sums, (row_loss, row_count) = gradient_sums(state.params, batch, masked, dropout_key)
+        else:
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            cut = jax.tree.map(lambda leaf: _cut(leaf, accumulation_steps), (batch, masked))
+            keys = jax.random.split(dropout_key, accumulation_steps)
+            sums, rows = jax.lax.scan(add_part, zeros, (*cut, keys))
+            row_loss, row_count = (leaf.swapaxes(0, 1).reshape(-1) for leaf in rows)
+        share = 1 / row_count.sum()
+        gradients = jax.tree.map(lambda leaf: leaf * share, sums)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
-            "loss": row_loss.sum() / count,
+            "loss": row_loss.sum() * share,
             "grad_norm": optax.tree.norm(gradients),
-            "row_loss": row_loss.swapaxes(0, 1).reshape(-1),
+            "row_loss": row_loss,
             "tokens": batch.attention_mask.sum(),
         }
         params = optax.apply_updates(state.params, updates)
@@ -109,7 +114,3 @@ def _cut(leaf: jax.Array, parts: int) -> jax.Array:
     """[batch, ...] -> [parts, batch / parts, ...], every part spread over all devices."""
     strided = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
     return nn.with_logical_constraint(strided, (None, "batch", *[None] * (leaf.ndim - 1)))
-
-
-def _uses_dropout(model: ModelConfig) -> bool:
-    return model.hidden_dropout > 0 or model.attention_dropout > 0

@@ -52,7 +52,7 @@ class MaskedLmEvaluator:
                 language, row
             )
             masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, objective)
-            loss, count = masked_lm_loss(model, params, batch, masked, objective)
+            _, (loss, count) = masked_lm_loss(model, params, batch, masked, objective)
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
             return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 

@@ -51,7 +51,7 @@ def configs(mesh: MeshConfig) -> Configs:
         ),
         model=MODEL,
         mixture=MixtureConfig(),
-        objective=ObjectiveConfig(vocab_chunk=256),
+        objective=ObjectiveConfig(logits_at_once=10_000),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
         mesh=mesh,
     )

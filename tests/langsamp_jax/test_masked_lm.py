@@ -33,7 +33,7 @@ MODEL = ModelConfig(
     max_length=32,
     hidden_dropout=0.5,  # evaluation must not use it
 )
-OBJECTIVE = ObjectiveConfig(vocab_chunk=256)
+OBJECTIVE = ObjectiveConfig(logits_at_once=10_000)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy import stats
 
@@ -16,7 +14,6 @@ from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.objective import (
     Masked,
     ObjectiveConfig,
-    chunked_cross_entropy,
     mask_rows,
     masked_lm_loss,
 )
@@ -216,8 +213,7 @@ def test_loss_is_the_cross_entropy_at_the_targets():
     @jax.jit
     def gradient(params):
         def total(params):
-            rows = masked_lm_loss(model, params, batch, masked, ObjectiveConfig(vocab_chunk=128))
-            return rows[0].sum(), rows
+            return masked_lm_loss(model, params, batch, masked, ObjectiveConfig())
 
         return jax.grad(total, has_aux=True)(params)
 
@@ -233,92 +229,6 @@ def test_loss_is_the_cross_entropy_at_the_targets():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-# The chunked cross-entropy
-
-SIZE, PADDED, N, WIDTH = 300, 384, 40, 16
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    rng = np.random.default_rng(0)
-    features, table = rng.normal(size=(N, WIDTH)), rng.normal(size=(PADDED, WIDTH))
-    bias, weight = rng.normal(size=PADDED), rng.normal(size=N)
-    targets = rng.integers(0, SIZE, N)
-    targets[:2] = 0, SIZE - 1
-    return tuple(x.astype("f") for x in (features, table, bias)), targets.astype("i"), weight
-
-
-@functools.partial(jax.jit, static_argnums=(1,))
-def value_and_gradients(arguments, chunk, targets, weight):
-    """Losses, and the gradients of their weighted sum; chunk None is the dense formula."""
-
-    def total(features, table, bias):
-        if chunk is None:
-            logits = features @ table[:SIZE].T + bias[:SIZE]
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        else:
-            loss = chunked_cross_entropy(features, table, bias, targets, SIZE, chunk)
-        return (loss * weight).sum(), loss
-
-    return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
-
-
-@pytest.mark.parametrize("chunk", [1000, 384, 100, 7])
-def test_chunks_change_neither_value_nor_gradient(chunk, inputs):
-    arguments, *rest = inputs
-    gradients, loss = value_and_gradients(arguments, chunk, *rest)
-    dense_gradients, dense = value_and_gradients(arguments, None, *rest)
-    np.testing.assert_allclose(loss, dense, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(gradients, dense_gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("chunk", [384, 100])
-def test_padded_rows_take_no_part(chunk, inputs):
-    (features, table, bias), *rest = inputs
-    loud_table, loud_bias = table.copy(), bias.copy()
-    loud_table[SIZE:], loud_bias[SIZE:] = 1e4, 1e6
-    gradients, loss = value_and_gradients((features, loud_table, loud_bias), chunk, *rest)
-    quiet, expected = value_and_gradients((features, table, bias), chunk, *rest)
-    np.testing.assert_array_equal(loss, expected)
-    np.testing.assert_array_equal(gradients[0], quiet[0])
-    assert not np.any(gradients[1][SIZE:])
-    assert not np.any(gradients[2][SIZE:])
-
-
-@pytest.mark.parametrize("chunk", [384, 100])
-def test_extreme_logits_stay_finite(chunk, inputs):
-    (features, table, bias), targets, weight = inputs
-    logits = features.astype("d") @ table[:SIZE].T.astype("d")
-    scale = np.float32(1e4 / np.abs(logits).max())
-    arguments = features * scale, table, bias
-    gradients, loss = value_and_gradients(arguments, chunk, targets, weight)
-    exact = arguments[0].astype("d") @ table[:SIZE].T.astype("d") + bias[:SIZE]
-    assert np.abs(exact).max() > 9000
-    top = exact.max(axis=1, keepdims=True)
-    total = np.log(np.exp(exact - top).sum(axis=1)) + top[:, 0]
-    np.testing.assert_allclose(loss, total - exact[np.arange(N), targets], rtol=1e-5, atol=0.01)
-    assert all(np.isfinite(part).all() for part in gradients)
-
-
-def test_memory_does_not_grow_with_the_vocabulary():
-    n, vocab, width = 256, 32_768, 16
-    floats = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, width), (vocab, width), (vocab,))]
-    targets = jax.ShapeDtypeStruct((n,), jnp.int32)
-
-    def temporary(chunk):
-        def total(features, table, bias, targets):
-            return chunked_cross_entropy(features, table, bias, targets, vocab, chunk).sum()
-
-        step = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-        compiled = step.lower(*floats, targets).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    logits = n * vocab * 4
-    assert temporary(vocab) >= logits  # in one piece: what the chunks are to avoid
-    assert temporary(1024) < logits / 4
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -329,8 +239,8 @@ def test_memory_does_not_grow_with_the_vocabulary():
         ("mask_share", 1.1),
         ("random_share", 0.3),
         ("random_share", -0.1),
-        ("vocab_chunk", 0),
-        ("vocab_chunk", 1.5),
+        ("logits_at_once", 0),
+        ("logits_at_once", 1.5),
     ],
 )
 def test_bad_settings_are_named(field, value):

@@ -66,7 +66,7 @@ SGD = optax.sgd(1.0)
 @functools.cache
 def step_of(parts: int = 1, seed: int = 0, model: ModelConfig = MODEL):
     """A compiled step, which takes most of the time here; it donates nothing."""
-    objective = ObjectiveConfig(vocab_chunk=128)
+    objective = ObjectiveConfig(logits_at_once=10_000)
     step = make_train_step(model_of(model), SGD, VOCABULARY, objective, parts, seed)
     return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # sooner
 
