@@ -5,6 +5,7 @@ Layers are stacked along a leading axis and scanned, so compilation does not gro
 """
 
 import functools
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -360,7 +361,8 @@ gathered.defvjp(
 
 
 class Dropout(nn.Module):
-    """Zeroes values at a rate, which is met to 2^-16: two values share one random word."""
+    """Zeroes values at a rate. Which ones, a hash of the position in the array says, seeded from
+    the rng ``dropout``: a tenth of the work of ``jax.random``, the same on every mesh."""
 
     rate: float
 
@@ -368,12 +370,20 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or self.rate == 0:
             return x
-        half = (*x.shape[:-1], -(-x.shape[-1] // 2))
-        words = jax.random.bits(self.make_rng("dropout"), half, jnp.uint32)
-        threshold = round(self.rate * 2**16)
-        low, high = words & 0xFFFF, words >> 16
-        keep = jnp.concatenate([low, high], axis=-1)[..., : x.shape[-1]] >= threshold
-        return jnp.where(keep, x / (1 - threshold / 2**16), 0).astype(x.dtype)
+        row_seed, seed = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
+        rows = _hash(
+            jax.lax.broadcasted_iota(jnp.uint32, (len(x), *[1] * (x.ndim - 1)), 0) + row_seed
+        )
+        index = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
+        keep = _hash(rows ^ (index + seed)) >= jnp.uint32(self.rate * 2**32)
+        return jnp.where(keep, x / (1 - self.rate), 0)
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """A well-mixing bijection of uint32 (two rounds of xorshift and multiplication)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
 
 
 def _rematerialised(config: ModelConfig) -> type[Block]:
