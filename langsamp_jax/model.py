@@ -4,8 +4,6 @@ Parameters are float32 and carry logical axis names; ``sharding.py`` maps the na
 Layers are stacked along a leading axis and scanned, so compilation does not grow with depth.
 """
 
-import functools
-import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.layers import Dense, Dropout
 from langsamp_jax.tied_embedding import lookup
 
 VOCAB_MULTIPLE = 128  # the vocabulary is padded to this inside the model, so that it can be sharded
@@ -269,9 +268,9 @@ class Block(nn.Module):
             return dropout(y, deterministic)
 
         def feed_forward(x: jax.Array) -> jax.Array:
-            y = Dense(config, config.intermediate_size, ("embed", "mlp"), name="intermediate")(x)
+            y = _dense(config, config.intermediate_size, ("embed", "mlp"), "intermediate")(x)
             y = nn.gelu(y, approximate=False)
-            y = Dense(config, config.hidden_size, ("mlp", "embed"), name="output")(y)
+            y = _dense(config, config.hidden_size, ("mlp", "embed"), "output")(y)
             return dropout(y, deterministic)
 
         if config.norm_first:
@@ -293,7 +292,7 @@ class Attention(nn.Module):
         config = self.config
         heads = (*attention_mask.shape, config.num_attention_heads, config.head_size)
         query, key, value = (
-            Dense(config, config.hidden_size, ("embed", "heads"), name=name)(x).reshape(heads)
+            _dense(config, config.hidden_size, ("embed", "heads"), name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -302,7 +301,7 @@ class Attention(nn.Module):
         weights = nn.softmax(scores).astype(config.dtype)
         weights = Dropout(config.attention_dropout)(weights, deterministic)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
-        return Dense(config, config.hidden_size, ("heads", "embed"), name="output")(mixed)
+        return _dense(config, config.hidden_size, ("heads", "embed"), "output")(mixed)
 
 
 class Head(nn.Module):
@@ -314,76 +313,9 @@ class Head(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config, shape = self.config, hidden.shape
         x = hidden.reshape(-1, config.hidden_size)
-        x = Dense(config, config.hidden_size, ("embed", "mlp"), name="dense")(x)
+        x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(x)
         x = _layer_norm(config, "layer_norm")(nn.gelu(x, approximate=False))
         return x.reshape(shape)
-
-
-class Dense(nn.Module):
-    """x @ kernel + bias for a matrix ``x`` [tokens, in], which lies as the two ``axes`` of the
-    kernel say: ``embed`` is the states between the layers, anything else is split as named.
-
-    Matrices, not three dimensions: on a CPU the gradient of a kernel, a product over batch and
-    length, takes half the time when it is a product over one dimension.
-    """
-
-    config: ModelConfig
-    features: int
-    axes: tuple[str, str]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        config, axes = self.config, self.axes
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", _init(config, *axes), shape)
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
-        bias = self.param("bias", bias_init, (self.features,))
-        inside, outside = ("batch", axes[0]), ("batch", axes[1])
-        x = nn.with_logical_constraint(x, ("batch", None) if axes[0] == "embed" else inside)
-        y = x @ gathered(kernel.astype(config.dtype), axes) + bias.astype(config.dtype)
-        return nn.with_logical_constraint(y, ("tokens", None) if axes[1] == "embed" else outside)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered(kernel: jax.Array, axes: tuple[str, str]) -> jax.Array:
-    """A kernel whose ``embed`` axis is on every device; its gradient is scattered over them again.
-
-    Left to itself, the partitioner may move activations instead, or keep all gradients whole.
-    """
-    whole = tuple(None if axis == "embed" else axis for axis in axes)
-    return nn.with_logical_constraint(kernel, whole)
-
-
-gathered.defvjp(
-    lambda kernel, axes: (gathered(kernel, axes), None),
-    lambda axes, _, gradient: (nn.with_logical_constraint(gradient, axes),),
-)
-
-
-class Dropout(nn.Module):
-    """Zeroes values at a rate. Which ones, a hash of the position in the array says, seeded from
-    the rng ``dropout``: a tenth of the work of ``jax.random``, the same on every mesh."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or self.rate == 0:
-            return x
-        row_seed, seed = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
-        rows = _hash(
-            jax.lax.broadcasted_iota(jnp.uint32, (len(x), *[1] * (x.ndim - 1)), 0) + row_seed
-        )
-        index = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
-        keep = _hash(rows ^ (index + seed)) >= jnp.uint32(self.rate * 2**32)
-        return jnp.where(keep, x / (1 - self.rate), 0)
-
-
-def _hash(x: jax.Array) -> jax.Array:
-    """A well-mixing bijection of uint32 (two rounds of xorshift and multiplication)."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
-    return x ^ (x >> 16)
 
 
 def _rematerialised(config: ModelConfig) -> type[Block]:
@@ -401,6 +333,10 @@ def _rematerialised(config: ModelConfig) -> type[Block]:
 
 def _init(config: ModelConfig, *axes: str | None) -> nn.initializers.Initializer:
     return nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), axes)
+
+
+def _dense(config: ModelConfig, features: int, axes: tuple[str, str], name: str) -> Dense:
+    return Dense(features, axes, config.dtype, config.initializer_range, name=name)
 
 
 def _layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:

@@ -16,7 +16,7 @@ from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.run import Run
-from langsamp_jax.sharding import MeshConfig, batch_sharding, data_parallelism, make_mesh
+from langsamp_jax.sharding import MeshConfig, batch_sharding, data_parallelism, make_mesh, placed_on
 from langsamp_jax.store import Split, Store
 from langsamp_jax.tokenizer import Vocabulary
 
@@ -104,7 +104,8 @@ def evaluate_masked_lm(
         batch_sharding(mesh),
         rows_per_device * data_parallelism(mesh),
     )
-    loss, count = evaluator(params)
+    with placed_on(mesh):
+        loss, count = evaluator(params)
     together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
     columns = zip(split.names, split.rows, loss, count, each, strict=True)
     return {

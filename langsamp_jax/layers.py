@@ -1,0 +1,77 @@
+"""Dense layers and dropout that know how they lie on a mesh."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias for a matrix ``x`` [tokens, in], computed in ``dtype``.
+
+    ``axes`` are the logical names of the kernel's two axes. ``embed`` is the states between the
+    layers, which lie over all devices by ``tokens``; any other is split as the rules say, while
+    each device has all tokens of its rows (``batch``).
+
+    Matrices, not three dimensions: on a CPU the gradient of a kernel, a product over batch and
+    length, takes half the time when it is a product over one dimension.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    dtype: str
+    initializer_range: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        of, to = self.axes
+        normal = nn.initializers.normal(self.initializer_range)
+        kernel_init = nn.with_logical_partitioning(normal, self.axes)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (to,))
+        bias = self.param("bias", bias_init, (self.features,))
+        x = nn.with_logical_constraint(x, ("batch", None if of == "embed" else of))
+        y = x @ gathered(kernel.astype(self.dtype), self.axes) + bias.astype(self.dtype)
+        return nn.with_logical_constraint(y, ("tokens", None) if to == "embed" else ("batch", to))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(kernel: jax.Array, axes: tuple[str, str]) -> jax.Array:
+    """A kernel with all of its ``embed`` axis on every device; its gradient is scattered again.
+
+    Left to itself, the partitioner may move activations instead, or keep all gradients whole.
+    """
+    whole = tuple(None if axis == "embed" else axis for axis in axes)
+    return nn.with_logical_constraint(kernel, whole)
+
+
+gathered.defvjp(
+    lambda kernel, axes: (gathered(kernel, axes), None),
+    lambda axes, _, gradient: (nn.with_logical_constraint(gradient, axes),),
+)
+
+
+class Dropout(nn.Module):
+    """Zeroes values at a rate. Which ones, a hash of the position in the array says, seeded from
+    the rng ``dropout``: a tenth of the work of ``jax.random``, and the same on every mesh."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0:
+            return x
+        row_seed, seed = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
+        rows = jax.lax.iota(jnp.uint32, len(x)).reshape(-1, *[1] * (x.ndim - 1))
+        index = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
+        words = _hash(_hash(rows + row_seed) ^ (index + seed))
+        return jnp.where(words >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """A well-mixing bijection of uint32 (two rounds of xorshift and multiplication)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
