@@ -116,8 +116,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     config, stopwatch = configs.train, Stopwatch()
 
     # Input
-    if config.wandb_project is not None:
-        require_wandb()
+    require_wandb(config.wandb_project)
     require_rows_fit(data, configs.model)
     plan = config.num_steps, config.global_batch_size
     sampler = configs.mixture.sampler(data.manifest, config.seed, *plan)
@@ -218,7 +217,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
                 values = {"train/loss": check_finite(step, metrics, feed)}
                 values["train/grad_norm"] = float(metrics["grad_norm"])
                 values["learning_rate"] = float(rate(step - 1))
-                log.write(step, {**values, **meter.read()})
+                log.write(step, values | meter.read())
 
             validation = None
             if evaluator.rows_total and (step % config.eval_every == 0 or step == config.num_steps):

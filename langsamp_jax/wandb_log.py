@@ -8,9 +8,9 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.run import Run
 
 
-def require_wandb() -> None:
-    """Raises UserError where the package is missing."""
-    if importlib.util.find_spec("wandb") is None:
+def require_wandb(project: str | None) -> None:
+    """Raises UserError where there is a project and the package is missing."""
+    if project is not None and importlib.util.find_spec("wandb") is None:
         raise UserError(
             "train.wandb_project needs the package wandb: pip install 'langsamp-jax[wandb]'"
         )
