@@ -185,13 +185,18 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
 
 
 def start_run(
-    path: Path, store: Data, inventory: Inventory, configs: list[Any], init_from: Path | None
+    path: Path,
+    store: Data,
+    inventory: Inventory,
+    configs: list[Any],
+    init_from: Path | None,
+    started: float,
 ) -> Run:
-    """Makes the folder of a new run."""
+    """Makes the folder of a new run that was started at ``started`` (seconds since the epoch)."""
     tokenizer, manifest = store.tokenizer(), store.manifest
     record = {
         "id": secrets.token_hex(6),
-        "started": time.time(),
+        "started": started,
         "settings": _settings(configs, init_from),
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,

@@ -145,7 +145,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     progress = {"best_loss": None, "since_best": 0, "seconds": {}}
     if start == 0:
         state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
-    run = run or start_run(output, data, inventory, configs.all(), init_from)
+    run = run or start_run(output, data, inventory, configs.all(), init_from, stopwatch.began)
     checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
     if start > 0:
         abstract = jax.tree.map(

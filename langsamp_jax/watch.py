@@ -45,7 +45,7 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self._began = time.time()
+        self.began = time.time()
         self._phase, self._turned = "start", time.perf_counter()
         self._seconds = dict.fromkeys(_SHOWN, 0.0)
         self._compiling = 0.0
@@ -60,11 +60,11 @@ class Stopwatch:
         """
         kept = {phase: spent for phase, spent in seconds.items() if phase != "lost"}
         self._seconds |= kept
-        self._seconds["lost"] = max(0.0, self._began - started - sum(kept.values()))
+        self._seconds["lost"] = max(0.0, self.began - started - sum(kept.values()))
 
     def started(self) -> str:
         """Ends the start, the first step being done; gives the line that says so."""
-        seconds = time.time() - self._began
+        seconds = time.time() - self.began
         self.turn("step")
         jax.monitoring.unregister_event_duration_listener(self._hear)
         return f"first step after {seconds:.1f} s, {self._compiling:.1f} s of it compilation"
@@ -173,7 +173,8 @@ class Meter:
         """Where the time of the run went, and how fast this session was."""
         seconds = self._stopwatch.seconds
         total = sum(seconds.values())
-        shares = [f"{name} {seconds[phase] / total:.1%}" for phase, name in _SHOWN.items()]
+        spent = {name: seconds[phase] for phase, name in _SHOWN.items() if seconds[phase]}
+        shares = [f"{name} {each / total:.1%}" for name, each in spent.items()]
         span = datetime.timedelta(seconds=round(total))
         lines = [f"{span} since the run was started: {', '.join(shares)}"]
         if self._session.any():

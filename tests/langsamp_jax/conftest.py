@@ -184,7 +184,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         configs = Configs(TrainConfig(num_steps=3), ModelConfig(**SIZES, **fields))
         inventory, rng = EMPTY.extended(store.manifest.names), np.random.default_rng(0)
         path = tmp_path_factory.mktemp("random") / "run"
-        run = start_run(path, store, inventory, configs.all(), None)
+        run = start_run(path, store, inventory, configs.all(), None, started=0.0)
         shapes = nn.unbox(jax.eval_shape(lambda: init_params(run.model(), jax.random.key(0))))
         random = jax.tree_util.tree_map_with_path(
             lambda key, leaf: rng.normal(

@@ -137,9 +137,8 @@ def test_rows_are_the_first_of_each_language(store, model):
 @pytest.fixture
 def run(store, model, tmp_path) -> Run:
     configs = Configs(train=TrainConfig(num_steps=1), model=MODEL, objective=OBJECTIVE)
-    return start_run(
-        tmp_path / "run", store, table_rows(store, None), configs.all(), init_from=None
-    )
+    inventory = table_rows(store, None)
+    return start_run(tmp_path / "run", store, inventory, configs.all(), None, started=0.0)
 
 
 def test_the_report_adds_up(run, store, params, one_by_one):

@@ -392,7 +392,7 @@ def test_settings_come_back_from_a_run_as_they_were(store_path, tmp_path):
         schedule=[{"from_step": 4, "rule": "weights", "weights": {name: 1}}],
     )
     inventory = EMPTY.extended(store.manifest.names)
-    start_run(tmp_path / "run", store, inventory, [config], None)
+    start_run(tmp_path / "run", store, inventory, [config], None, started=0.0)
     assert reopen_run(tmp_path / "run", store, [config], None).config(MixtureConfig) == config
     other = dataclasses.replace(config, schedule=None)
     with pytest.raises(UserError, match="mixture.schedule"):
