@@ -138,7 +138,7 @@ def _per_device(kernel: Any) -> Any:
     """The compiler cannot split a kernel over devices: each runs it on its rows and heads."""
     if jax.sharding.get_abstract_mesh().empty:
         return kernel
-    heads = nn.logical_to_mesh_axes(("batch", "length", "heads", None))
+    heads = nn.logical_to_mesh_axes(("batch", None, "heads", None))
     rows = PartitionSpec(*heads[:2])
     specs = (heads, heads, heads, rows)
     return jax.shard_map(kernel, in_specs=specs, out_specs=heads, check_vma=False)

@@ -4,12 +4,14 @@ Parameters are float32 and carry logical axis names; ``sharding.py`` maps the na
 Layers are stacked along a leading axis and scanned, so compilation does not grow with depth.
 """
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from langsamp_jax.attention import Case, Implementation, attend
 from langsamp_jax.config import configurable, require
 from langsamp_jax.layers import Dense, Dropout
 from langsamp_jax.tied_embedding import lookup
@@ -27,6 +29,7 @@ class ModelConfig:
     which differs from XLM-R in names and settings only.
     ``placement``: where the language and script vectors are added: to the encoder's ``output``
     (LangSAMP), to the word embeddings at the ``input``, or nowhere (``none``, plain XLM-R).
+    ``attention``: its implementation, see ``attention.py``; ``auto`` is the quickest.
     ``remat``: what the backward pass recomputes instead of keeping it: nothing (``none``), all of a
     layer but its matrix products (``products``), or all of it (``layer``).
     """
@@ -45,6 +48,7 @@ class ModelConfig:
     use_language: bool = True
     use_script: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Implementation = "auto"
     remat: Literal["none", "products", "layer"] = "none"
 
     def check(self) -> None:
@@ -178,6 +182,12 @@ class LangSamp(nn.Module):
         return embedded, table
 
 
+def attention_case(config: ModelConfig, platform: str, length: int) -> Case:
+    """What decides how a model attends while it is trained on rows of ``length`` tokens."""
+    dropout = config.attention_dropout > 0
+    return Case(platform, config.dtype, config.head_size, length, dropout)
+
+
 def init_params(model: LangSamp, key: jax.Array) -> Any:
     """Fresh parameters, each boxed with the logical names of its axes."""
     tokens, ids = jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, jnp.int32)
@@ -283,7 +293,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; padding is never attended to."""
+    """Multi-head self-attention over the tokens of each row."""
 
     config: ModelConfig
 
@@ -295,12 +305,11 @@ class Attention(nn.Module):
             _dense(config, config.hidden_size, ("embed", "heads"), name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = scores / config.head_size**0.5
-        scores = jnp.where(attention_mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-        weights = nn.softmax(scores).astype(config.dtype)
-        weights = Dropout(config.attention_dropout)(weights, deterministic)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+        drops = config.attention_dropout > 0 and not deterministic
+        dropout = functools.partial(Dropout(config.attention_dropout), deterministic=False)
+        mixed = attend(
+            query, key, value, attention_mask, config.attention, dropout if drops else None
+        ).reshape(x.shape)
         return _dense(config, config.hidden_size, ("heads", "embed"), "output")(mixed)
 
 

@@ -45,6 +45,7 @@ _FREE = {
     "mesh.fsdp",
     "mesh.tensor",
     "model.remat",
+    "model.attention",
     "objective.logits_at_once",
 }
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from langsamp_jax.attention import announcement, require_available
 from langsamp_jax.checkpoint import Checkpoints, latest_step
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
@@ -23,7 +24,7 @@ from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, 
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
 from langsamp_jax.mixture import MixtureConfig, announcements
-from langsamp_jax.model import LangSamp, ModelConfig
+from langsamp_jax.model import LangSamp, ModelConfig, attention_case
 from langsamp_jax.objective import ObjectiveConfig
 from langsamp_jax.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from langsamp_jax.progress import Progress
@@ -134,6 +135,11 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     model = LangSamp(
         configs.model, vocabulary.size, len(inventory.languages), len(inventory.scripts)
     )
+    platform = mesh.devices.flat[0].platform
+    case = attention_case(configs.model, platform, data.manifest.sequence_length)
+    require_available(configs.model.attention, case)
+    if platform != "cpu":
+        print(announcement(configs.model.attention, case), file=sys.stderr)
     optimizer = make_optimizer(configs.optimizer, config.num_steps)
     boxed = jax.eval_shape(make_initialise(model, optimizer, config.seed))
     state_shardings = shardings(boxed, mesh)
