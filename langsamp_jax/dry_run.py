@@ -19,7 +19,7 @@ from langsamp_jax.train import Configs
 def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     """The resolved settings, the mixture, the number of parameters and an estimate of memory.
 
-    The estimate counts parameters, gradients and AdamW's two moments in float32, and the
+    The estimate counts parameters and gradients in float32, AdamW's two moments, and the
     activations that the backward pass keeps of one part of a batch on one device.
     """
     store = Store(data)
@@ -42,6 +42,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     ]
     rows = train.global_batch_size // train.accumulation_steps
     activations = rows * activation_bytes(configs.model, manifest.sequence_length)
+    per_parameter = 8 + 2 * (4 if configs.optimizer.moment_dtype == "float32" else 2)
     start = "start: random weights"
     if pretrained:
         pretrained.check(configs.model)
@@ -58,7 +59,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
             f"vocabulary: {sizes[0]:,}; languages: {sizes[1]}; scripts: {sizes[2]}",
             f"plan: {train.num_steps:,} steps, {planned:,} rows, "
             f"{planned * manifest.sequence_length:,} tokens",
-            f"memory: {16 * parameters / 1e9:.2f} GB for parameters, gradients and moments; about "
+            f"memory: {per_parameter * parameters / 1e9:.2f} GB for parameters, gradients and moments; about "
             f"{activations / 1e9:.2f} GB of activations, divided by the data-parallel devices",
         ]
     )
@@ -68,10 +69,12 @@ def activation_bytes(config: ModelConfig, length: int) -> int:
     """What the backward pass keeps of one row, in bytes, roughly.
 
     A layer keeps about twelve states of the hidden size, two of the intermediate size and the
-    attention weights twice; with remat only its input.
+    attention weights twice; with remat its matrix products, or only its input.
     """
     item = 2 if config.dtype == "bfloat16" else 4
     per_layer = length * config.hidden_size
+    if config.remat == "products":
+        per_layer = length * (6 * config.hidden_size + config.intermediate_size)
     if config.remat == "none":
         attention = 2 * config.num_attention_heads * length * length
         per_layer = length * (12 * config.hidden_size + 2 * config.intermediate_size) + attention

@@ -1,11 +1,12 @@
 """Dense layers and dropout that know how they lie on a mesh."""
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from langsamp_jax.noise import position_bits
 
 
 class Dense(nn.Module):
@@ -54,8 +55,7 @@ gathered.defvjp(
 
 
 class Dropout(nn.Module):
-    """Zeroes values at a rate. Which ones, a hash of the position in the array says, seeded from
-    the rng ``dropout``: a tenth of the work of ``jax.random``, and the same on every mesh."""
+    """Zeroes values at a rate; the rng ``dropout`` says which."""
 
     rate: float
 
@@ -63,15 +63,5 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or self.rate == 0:
             return x
-        row_seed, seed = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
-        rows = jax.lax.iota(jnp.uint32, len(x)).reshape(-1, *[1] * (x.ndim - 1))
-        index = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
-        words = _hash(_hash(rows + row_seed) ^ (index + seed))
-        return jnp.where(words >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)
-
-
-def _hash(x: jax.Array) -> jax.Array:
-    """A well-mixing bijection of uint32 (two rounds of xorshift and multiplication)."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
-    return x ^ (x >> 16)
+        bits = position_bits(self.make_rng("dropout"), x.shape)
+        return jnp.where(bits >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)

@@ -1,7 +1,10 @@
 """Schedule and updates against ``transformers`` and ``torch``."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -155,3 +158,54 @@ def test_the_global_norm_is_clipped_not_each_part():
 def test_bad_settings_are_named(field, value):
     with pytest.raises(UserError, match=rf"^optimizer\.{field} = .*: expected "):
         OptimizerConfig(**{field: value})
+
+
+def test_moments_in_bfloat16_are_right_on_average():
+    """Rounded to the nearest, a second moment would stop at about a fifth of its value."""
+    config = OptimizerConfig(moment_dtype="bfloat16", clip_norm=1e9)
+    exact, kept = (
+        make_optimizer(c, 3000)
+        for c in (dataclasses.replace(config, moment_dtype="float32"), config)
+    )
+    gradients = {"kernel": np.linspace(-1, 2, 4096, dtype="f").reshape(64, 64)}
+    params = jax.tree.map(np.zeros_like, gradients)
+
+    def moments(optimizer):
+        def step(state, _):
+            return optimizer.update(gradients, state, params)[1], None
+
+        state = jax.jit(lambda: jax.lax.scan(step, optimizer.init(params), length=1500)[0])()
+        (adam,) = (part for part in state if isinstance(part, optax.ScaleByAdamState))
+        return adam.mu["kernel"], adam.nu["kernel"]
+
+    for found, expected in zip(moments(kept), moments(exact), strict=True):
+        assert found.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
+        found, expected = np.asarray(found, "d"), np.asarray(expected, "d")
+        assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
+        assert found.sum() == pytest.approx(expected.sum(), rel=3e-3)
+
+
+def test_training_with_moments_in_bfloat16_keeps_close():
+    rng = np.random.default_rng(0)
+    inputs, truth = rng.normal(size=(256, 32)).astype("f"), rng.normal(size=(32, 8)).astype("f")
+
+    def losses(dtype):
+        optimizer = make_optimizer(OptimizerConfig(learning_rate=0.02, moment_dtype=dtype), 400)
+
+        def loss(params):
+            return ((inputs @ params["kernel"] - inputs @ truth) ** 2).mean()
+
+        def step(carry, _):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        params = {"kernel": jnp.zeros((32, 8))}
+        return jax.jit(
+            lambda: jax.lax.scan(step, (params, optimizer.init(params)), length=400)[1]
+        )()
+
+    low, full = losses("bfloat16"), losses("float32")
+    assert full[200] < full[0] / 20
+    np.testing.assert_allclose(low[:200], full[:200], rtol=0.1)
