@@ -71,6 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # and all that it starts
     rounds = {"cold": [], "warm": []}
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = make_store(folder)
@@ -83,8 +84,9 @@ def main() -> None:
         for kind, found in rounds.items()
         for what in found[0]
     }
-    versions = {"python": platform.python_version(), "jax": version("jax"), "cores": CORES}
-    print(json.dumps({**medians, **rounds, **versions}, indent=1))
+    versions = {"python": platform.python_version(), "jax": version("jax")}
+    machine = {"cores": CORES, "load_before": round(load, 1)}
+    print(json.dumps({**medians, **rounds, **versions, **machine}, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 
+import jax
+
 from langsamp_jax.errors import UserError
 from langsamp_jax.run import Run
 
@@ -21,14 +23,14 @@ def wandb_log(
     run: Run, project: str | None
 ) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
     """Yields what writes the values of a step to ``project``; a run continues its own record.
-    Without a project there is nothing to write to: None.
+    Without a project there is nothing to write to: None; nor on any process but the first.
 
     Where to and whether at all is decided by W&B's own variables, such as ``WANDB_MODE=offline``.
 
     Raises:
       UserError: W&B cannot be reached, or nobody is logged in.
     """
-    if project is None:
+    if project is None or jax.process_index() > 0:
         yield None
         return
     import wandb
