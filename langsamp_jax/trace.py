@@ -13,14 +13,12 @@ from langsamp_jax.watch import Stopwatch
 class Trace:
     """Records what the host and the devices do in the steps ``first`` to ``last``.
 
-    The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None. Of
-    several processes the first one records, itself and its own devices.
+    The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None.
     """
 
     def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: Stopwatch):
         self._folder, self._stopwatch = run / "tensorboard", stopwatch
-        chosen = steps is not None and jax.process_index() == 0
-        self._steps = range(steps[0], steps[1] + 1) if chosen else range(0)
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
         self._recording = False
 
     @contextlib.contextmanager

@@ -4,8 +4,6 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 
-import jax
-
 from langsamp_jax.errors import UserError
 from langsamp_jax.run import Run
 
@@ -23,14 +21,14 @@ def wandb_log(
     run: Run, project: str | None
 ) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
     """Yields what writes the values of a step to ``project``; a run continues its own record.
-    Without a project there is nothing to write to: None; nor on any process but the first.
+    Without a project there is nothing to write to: None.
 
     Where to and whether at all is decided by W&B's own variables, such as ``WANDB_MODE=offline``.
 
     Raises:
       UserError: W&B cannot be reached, or nobody is logged in.
     """
-    if project is None or jax.process_index() > 0:
+    if project is None:
         yield None
         return
     import wandb
