@@ -1,9 +1,8 @@
 """The ``langsamp`` command: what can be typed, and how it ends. ``verbs.py`` does the work."""
 
 import argparse
-import errno
+import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,43 +10,31 @@ from typing import Any, NoReturn
 
 from langsamp_jax import __version__, verbs
 from langsamp_jax.compilation_cache import keep_compiled
-from langsamp_jax.errors import UserError, out_of_memory
-from langsamp_jax.interrupt import Stopped
+from langsamp_jax.ending import ending
+from langsamp_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-      0, after SIGTERM too, which saves and ends a run as it should; 2 after one line about what
-      the user can mend; 130 after Ctrl-C; 141 where nobody reads on.
+      the exit code: 0, or what ``ending`` says.
     """
     args, rest = _parser().parse_known_args(argv)
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:
-        _read_gin(args, rest)
-        args.call(args)
-        sys.stdout.flush()
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 0 if stopped.number == signal.SIGTERM else 130
-    except UserError as error:
-        return _fail(str(error).partition("\n  In call to configurable")[0])  # gin appends this
-    except BrokenPipeError:  # the reader has had enough: langsamp inspect ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _fail(f"the disk is full: {error.filename}: {error.strerror}")
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted")
-    except Exception as error:
-        line = out_of_memory(error)
-        if line is None:
+        with _processes(args):
+            _read_gin(args, rest)
+            args.call(args)
+            sys.stdout.flush()
+    except BaseException as error:
+        if (known := ending(error)) is None:
             raise
-        return _fail(line)
+        code, line = known
+        if line:
+            print(f"langsamp: {line}", file=sys.stderr)
+        return code
     return 0
 
 
@@ -186,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--dry_run", action="store_true", help="show configuration, sizes and mixture, and stop"
     )
+    _several_processes(verb)
 
     verb = _verb(
         commands,
@@ -362,6 +350,30 @@ def _gin(verb: argparse.ArgumentParser) -> None:
     verb.epilog += _GIN_HINT
 
 
+def _several_processes(verb: argparse.ArgumentParser) -> None:
+    several = verb.add_argument_group(
+        "several processes",
+        "Found by themselves on TPU pods, under Slurm and in Kubernetes Jobs; else by these, or by "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of process 0")
+    several.add_argument("--num_processes", type=int, metavar="N")
+    several.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
+    several.add_argument(
+        "--start_timeout", type=float, default=300, metavar="SECONDS", help="default 300"
+    )
+
+
+def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Where several processes do the same work: a block that they enter and leave together."""
+    if not hasattr(args, "coordinator") or args.dry_run:
+        return contextlib.nullcontext()
+    from langsamp_jax.distributed import find_cluster, joined
+
+    given = args.coordinator, args.num_processes, args.process_id
+    return joined(find_cluster(*given, args.start_timeout), args.start_timeout, ending)
+
+
 def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Takes the ``--gin.NAME=VALUE`` arguments, for the verbs that know gin."""
     takes_gin = hasattr(args, "gin_file")
@@ -383,8 +395,3 @@ def _sizes(init_from: Path | None) -> list[str]:
     from langsamp_jax.huggingface.pretrained import read_config
 
     return [f"model.{field}={value!r}" for field, value in read_config(init_from)[1].items()]
-
-
-def _fail(message: str) -> int:
-    print(f"langsamp: {' '.join(message.split())}", file=sys.stderr)
-    return 2

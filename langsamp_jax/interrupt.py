@@ -28,6 +28,8 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.requested == signal.SIGTERM:  # a second one must not change how the run ends
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None and number == signal.SIGINT:

@@ -24,6 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
+from langsamp_jax.distributed import barrier, is_first
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import new_folder, require_absent, write_bytes, write_text
 from langsamp_jax.inventory import EMPTY, Inventory
@@ -168,7 +169,7 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
     if not (path / "run.json").exists():
         require_absent(path)
         return None
-    run, settings = open_run(path), _settings(configs, init_from)
+    run, settings = open_run(path), settings_of(configs, init_from)
     changed = [
         key for key in settings if settings[key] != run.settings.get(key) and key not in _FREE
     ]
@@ -193,12 +194,37 @@ def start_run(
     init_from: Path | None,
     started: float,
 ) -> Run:
-    """Makes the folder of a new run that was started at ``started`` (seconds since the epoch)."""
+    """Makes the folder of a new run that was started at ``started`` (seconds since the epoch).
+
+    Process 0 does it for all.
+
+    Raises:
+      UserError: another process does not see it.
+    """
+    if is_first():
+        _make_folder(path, store, inventory, configs, init_from, started)
+    barrier("run folder")
+    if not (path / "run.json").exists():
+        raise UserError(
+            f"process 0 has made {path}, which is not seen here: --output must be on a disk that "
+            "all processes share"
+        )
+    return open_run(path)
+
+
+def _make_folder(
+    path: Path,
+    store: Data,
+    inventory: Inventory,
+    configs: list[Any],
+    init_from: Path | None,
+    started: float,
+) -> None:
     tokenizer, manifest = store.tokenizer(), store.manifest
     record = {
         "id": secrets.token_hex(6),
         "started": started,
-        "settings": _settings(configs, init_from),
+        "settings": settings_of(configs, init_from),
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,
         "sequence_length": manifest.sequence_length,
@@ -209,7 +235,6 @@ def start_run(
         write_text(folder / "inventory.json", inventory.to_json())
         write_text(folder / "config.gin", operative_config())
         write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
-    return open_run(path)
 
 
 def table_rows(store: Data, known: Inventory | None) -> Inventory:
@@ -217,7 +242,8 @@ def table_rows(store: Data, known: Inventory | None) -> Inventory:
     return (known or EMPTY).extended(store.manifest.names)
 
 
-def _settings(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
+def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
+    """Every setting by its gin name, and what the run starts from."""
     settings = {
         f"{config.gin_name}.{name}": value
         for config in configs
@@ -232,6 +258,7 @@ class MetricsLog:
     Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
     are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
     that fills up raises here. ``mirror`` is called with all that is written.
+    Of several processes the first one writes.
     """
 
     def __init__(
@@ -241,6 +268,9 @@ class MetricsLog:
         mirror: Callable[[int, dict[str, float]], None] | None = None,
     ):
         self._mirror = mirror
+        self._writes = is_first()
+        if not self._writes:
+            return
         self._file = run / "metrics.jsonl"
         kept = [line for line in _records(self._file) if line["step"] <= step]
         write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
@@ -252,6 +282,8 @@ class MetricsLog:
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
         self._stream.flush()
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
@@ -261,6 +293,8 @@ class MetricsLog:
             self._mirror(step, values)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._stream.close()
         self._board.close()
 

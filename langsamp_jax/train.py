@@ -16,6 +16,13 @@ import optax
 from langsamp_jax.attention import announcement, require_available
 from langsamp_jax.checkpoint import Checkpoints, latest_step
 from langsamp_jax.config import configurable, require
+from langsamp_jax.distributed import (
+    Agreement,
+    compiled_together,
+    from_first,
+    is_first,
+    require_same,
+)
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Feed
@@ -34,6 +41,7 @@ from langsamp_jax.run import (
     Run,
     reopen_run,
     require_rows_fit,
+    settings_of,
     start_run,
     table_rows,
 )
@@ -111,7 +119,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
       init_from: a Hugging Face folder whose weights the run starts from; None: random weights.
 
     Raises:
-      Stopped: by SIGTERM or Ctrl-C, after a checkpoint.
+      Stopped: by SIGTERM or Ctrl-C, on any of the processes, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
     config, stopwatch = configs.train, Stopwatch()
@@ -147,7 +155,9 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     # State: the last checkpoint or the first state; the run folder is made behind that, so that
     # bad input leaves nothing behind
     run = reopen_run(output, data, configs.all(), init_from)
-    start = 0 if run is None else latest_step(run.checkpoints)
+    facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": run is not None}
+    require_same({**settings_of(configs.all(), init_from), **facts})
+    start = from_first(0 if run is None else latest_step(run.checkpoints))
     progress = {"best_loss": None, "since_best": 0, "seconds": {}}
     if start == 0:
         state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
@@ -186,7 +196,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         config.accumulation_steps,
         config.seed,
     )
-    step_function = jit_train_step(train_step, state_shardings, mesh)
+    step_function = compiled_together(jit_train_step(train_step, state_shardings, mesh))
     rate = learning_rate(configs.optimizer, config.num_steps)
     rows, length = config.global_batch_size, data.manifest.sequence_length
     num_targets = configs.objective.num_targets(length)
@@ -194,10 +204,10 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
 
     # Loop
     stopwatch.take_up(run.started, progress["seconds"])
-    ended = stopped_early(config, progress)
+    ended, agreed = stopped_early(config, progress), Agreement(mesh)
     with (
         placed_on(mesh),
-        wandb_log(run, config.wandb_project) as mirror,
+        wandb_log(run, config.wandb_project if is_first() else None) as mirror,
         contextlib.closing(MetricsLog(run.path, start, mirror)) as log,
         contextlib.closing(checkpoints),
         contextlib.closing(Trace(run.path, config.profile_steps, stopwatch)) as trace,
@@ -217,8 +227,8 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
             previous = metrics
             checkpoints.check()
 
-            stopping = stop.requested is not None  # once: the signal can come at any line below
-            last = step == config.num_steps or stopping
+            stopping = agreed(stop.requested or 0)  # once: the signal can come at any line below
+            last = step == config.num_steps or stopping > 0
             if step % config.log_every == 0 or last:
                 values = {"train/loss": check_finite(step, metrics, feed)}
                 values["train/grad_norm"] = float(metrics["grad_norm"])
@@ -245,7 +255,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
                     if last or ended:
                         checkpoints.close()  # complete before the word that it is
             if stopping:
-                raise Stopped(step, stop.requested)
+                raise Stopped(step, stopping)
             if ended:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
                 break

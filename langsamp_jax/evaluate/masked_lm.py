@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from langsamp_jax.distributed import compiled_together
 from langsamp_jax.errors import UserError
 from langsamp_jax.feed import Rows, local_positions, place, read, table_ids
 from langsamp_jax.inventory import Inventory
@@ -56,7 +57,7 @@ class MaskedLmEvaluator:
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
             return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 
-        self._add = jax.jit(add, donate_argnums=1, out_shardings=everywhere)
+        self._add = compiled_together(jax.jit(add, donate_argnums=1, out_shardings=everywhere))
         self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)
 
     def __call__(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
