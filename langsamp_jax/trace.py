@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from langsamp_jax.distributed import is_first
 from langsamp_jax.watch import Stopwatch
 
 
@@ -15,12 +14,11 @@ class Trace:
     """Records what the host and the devices do in the steps ``first`` to ``last``.
 
     The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None.
-    Of several processes the first one records.
     """
 
     def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: Stopwatch):
         self._folder, self._stopwatch = run / "tensorboard", stopwatch
-        self._steps = range(steps[0], steps[1] + 1) if steps and is_first() else range(0)
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
         self._recording = False
 
     @contextlib.contextmanager

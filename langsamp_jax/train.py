@@ -205,12 +205,13 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     # Loop
     stopwatch.take_up(run.started, progress["seconds"])
     ended, agreed = stopped_early(config, progress), Agreement(mesh)
+    project, profiled = (config.wandb_project, config.profile_steps) if is_first() else (None, None)
     with (
         placed_on(mesh),
-        wandb_log(run, config.wandb_project if is_first() else None) as mirror,
+        wandb_log(run, project) as mirror,
         contextlib.closing(MetricsLog(run.path, start, mirror)) as log,
         contextlib.closing(checkpoints),
-        contextlib.closing(Trace(run.path, config.profile_steps, stopwatch)) as trace,
+        contextlib.closing(Trace(run.path, profiled, stopwatch)) as trace,
         StopSignal() as stop,
         Progress("train", config.num_steps, "steps", start) as bar,
         Meter(stopwatch, rows * length, useful, mesh, bar.say) as meter,

@@ -26,6 +26,7 @@ from langsamp_jax.roll_call import Cluster, RollCall
 address, total, number, deed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 roll_call = RollCall(Cluster(address, total, number), {}, 60)
 print("go", flush=True)
+sys.stdin.readline()
 if deed == "fail":
     roll_call.fail("the disk is full", 2)
     os._exit(2)
@@ -174,6 +175,7 @@ def start(port: int, *deeds: str) -> list[subprocess.Popen]:
         subprocess.Popen(
             member(port, len(deeds), number, *deed.split()),
             env=environment(),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -182,6 +184,9 @@ def start(port: int, *deeds: str) -> list[subprocess.Popen]:
     ]
     for process in processes:
         assert process.stdout.readline() == "go\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
     return processes
 
 
