@@ -184,7 +184,7 @@ tpu_setup() {
 python3 -m pip install -q --user uv || python3 -m pip install -q --user --break-system-packages uv
 export PATH=\$HOME/.local/bin:\$PATH
 uv venv -q --allow-existing --python 3.11 .venv
-uv pip install -q --python .venv -r requirements/core.txt -e '.[tpu]'"
+uv pip install -q --python .venv -r requirements/core.txt -e '.[tpu,gcs]'"
 }
 
 # What a worker does for one attempt, named by a token. Connections break, and gcloud then gives the
@@ -381,15 +381,8 @@ read_accelerator() {
   type+=-$((chips * cores))
 }
 
-whole_number() { # LEAST OPTION...
-  for option in "${@:2}"; do
-    [[ ${opt[$option]:-1} =~ ^(0|[1-9][0-9]{0,8})$ && ${opt[$option]:-1} -ge $1 ]] ||
-      fail "--$option ${opt[$option]}: a whole number, at least $1, is needed"
-  done
-}
-
 main() {
-  local actions=run flags='' known='name max_restarts grace pause'
+  local actions=run least flags='' known='name max_restarts grace pause'
   opt=([name]=langsamp [max_restarts]=100 [grace]=120 [pause]=5 [logs]=logs)
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   backend=${1:-nothing}
@@ -410,10 +403,7 @@ main() {
   fi
   for option in $known $flags; do opt[$option]=${opt[$option]:-}; done
   while (($#)); do
-    case $1 in
-      --) shift && command=("$@") && break ;;
-      -h | --help) usage && exit ;;
-    esac
+    [[ $1 != -- ]] || { shift && command=("$@") && break; }
     option=${1#--}
     [[ $1 == --* && " $known $flags " == *" $option "* ]] ||
       fail "$backend does not know $1, but --${known// /, --}${flags:+, --${flags// /, --}}"
@@ -424,8 +414,11 @@ main() {
       opt[$option]=$2 && shift 2
     fi
   done
-  whole_number 0 max_restarts grace pause
-  whole_number 1 processes nodes gpus_per_node cpus_per_task
+  for option in max_restarts:0 grace:0 pause:0 processes:1 nodes:1 gpus_per_node:1 cpus_per_task:1; do
+    least=${option#*:} option=${option%:*}
+    [[ ${opt[$option]:-1} =~ ^(0|[1-9][0-9]{0,8})$ && ${opt[$option]:-1} -ge $least ]] ||
+      fail "--$option ${opt[$option]}: a whole number, at least $least, is needed"
+  done
   [[ ${opt[name]} =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
     fail "--name ${opt[name]}: lower-case letters, digits and hyphens, at most 40"
   case $action in run | up) ((${#command[@]})) || fail "no command; it comes behind --" ;; esac

@@ -47,7 +47,7 @@ def test_refused_in_one_line(launcher, arguments, message):
 
 
 def test_help(launcher):
-    for arguments in (("--help",), ("gke", "--help")):
+    for arguments in (("--help",), ("-h",)):
         text = launcher.run(*arguments).stdout
         for backend in ("local", "tpu", "slurm", "gke"):
             assert f"./launch_tpu.sh {backend} " in text
