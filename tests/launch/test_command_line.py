@@ -14,7 +14,10 @@ TPU = ("tpu", "--zone", "z", "--accelerator", "v5e:4x4")
     [
         ((), "nothing is no back end; known are local, tpu, slurm and gke"),
         (("tpus",), "tpus is no back end; known are local, tpu, slurm and gke"),
-        (("tpu", "start", "--zone", "z"), "no action start, but up, create, setup, run, logs, delete"),
+        (
+            ("tpu", "start", "--zone", "z"),
+            "no action start, but up, create, setup, run, logs, delete",
+        ),
         (("local", "--nodes", "2", "--", "true"), "local does not know --nodes, but --name"),
         (("local", "--processes"), "--processes needs a value"),
         (("local", "--processes", "--", "true"), "--processes needs a value"),

@@ -42,7 +42,17 @@ def run_jobset(launcher, jobset: dict) -> tuple[str, int]:
 
 
 def test_the_manifest(launcher):
-    arguments = ["a b", 'quo"te', "back\\slash", "it's", "two\nlines", "tab\t", "$(touch x)", "#", ""]
+    arguments = [
+        "a b",
+        'quo"te',
+        "back\\slash",
+        "it's",
+        "two\nlines",
+        "tab\t",
+        "$(touch x)",
+        "#",
+        "",
+    ]
     launcher.run(*RUN, "--grace", "30", "--", "langsamp", "train", *arguments)
     jobset = applied(launcher)
     assert (jobset["kind"], jobset["metadata"]["name"]) == ("JobSet", "pod")

@@ -114,8 +114,6 @@ def test_gives_up_in_one_line(launcher):
     ended = launcher.run("local", "--processes", "2", "--pause", "0", "--", *command, code=7)
     assert launcher.starts(2) == [3, 3]  # three crashes in a row, right after the start
     assert ended.stderr.splitlines()[-1].startswith("launch_tpu.sh: gave up after crash 3")
-    ended = launcher.run(
-        "local", "--processes", "2", "--max_restarts", "0", "--", *command, code=7
-    )
+    ended = launcher.run("local", "--processes", "2", "--max_restarts", "0", "--", *command, code=7)
     assert launcher.starts(2) == [4, 4]
     assert "gave up after crash 1" in ended.stderr

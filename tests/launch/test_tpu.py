@@ -44,9 +44,9 @@ def test_up_creates_sets_up_and_runs(launcher, cloud):
         home = cloud / f"worker{worker}"
         assert (home / "langsamp-jax" / "langsamp_jax" / "train.py").exists()
         assert (home / "langsamp-jax" / "gin_configs" / "models" / "tiny.gin").exists()
-        assert "pip install -q --python .venv -r requirements/core.txt" in (
-            home / "setup"
-        ).read_text()
+        assert (
+            "pip install -q --python .venv -r requirements/core.txt" in (home / "setup").read_text()
+        )
         (start,) = launcher.events(worker)
         assert start["arguments"] == ["a b", "it's", "$(touch x)"]
         path = start["environment"]["PATH"].split(":")
