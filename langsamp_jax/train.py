@@ -251,7 +251,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
             if step % config.checkpoint_every == 0 or last or improved or ended:
                 check_finite(step, metrics, feed)
                 with stopwatch.phase("checkpoint"):
-                    progress["seconds"] = stopwatch.seconds
+                    progress = {**progress, "seconds": stopwatch.seconds}
                     checkpoints.save(step, state, progress, validation)
                     if last or ended:
                         checkpoints.close()  # complete before the word that it is
