@@ -18,11 +18,9 @@ usage() {
 
   ./launch_tpu.sh local --processes 4 -- langsamp train --gin_file F --data store --output run
   ./launch_tpu.sh tpu --zone us-west4-a --accelerator v5e:4x4 --spot -- langsamp train ...
-  ./launch_tpu.sh tpu logs --zone us-west4-a
   ./launch_tpu.sh slurm --nodes 2 --gpus_per_node 8 --time 24:00:00 -- langsamp train ...
   DRY_RUN=1 ./launch_tpu.sh gke --accelerator v5e:4x4 --image REGISTRY/langsamp -- langsamp ...
-
-The first action is the default. DRY_RUN=1 only prints the commands, batch script or manifest.
+  (The first action is the default. DRY_RUN=1 only prints the commands, the script, the manifest.)
 EOF
 }
 
@@ -30,7 +28,6 @@ EOF
 say() { printf 'launch_tpu.sh: %s\n' "$*" >&2; }
 fail() { say "$*" && exit 2; }
 dry() { [[ ${DRY_RUN:-0} != 0 ]]; }
-
 run() { { printf '%q ' "$@" && echo; } >&3 && { dry || "$@"; }; }
 submit() { # COMMAND, which reads standard input
   dry && cat && echo "# into: $*" && return
@@ -41,10 +38,9 @@ needs() { # OPTION...
     [[ -n ${opt[$option]} ]] || fail "$backend $action needs --$option; see --help"
   done
 }
-needs_tool() { # TOOL, where it is
-  dry || command -v "$1" >/dev/null || fail "$1 is not on the PATH; $2"
-}
-make_logs() { dry || mkdir -p "${opt[logs]}" 2>/dev/null || fail "--logs ${opt[logs]} cannot be made"; }
+needs_tool() { dry || command -v "$1" >/dev/null || fail "$1 is not on the PATH; $2"; }
+make_logs() { dry || mkdir -p "${opt[logs]}" 2>/dev/null || fail "--logs ${opt[logs]}: no folder"; }
+
 nap() { # SECONDS, less where a signal came
   local end=$((SECONDS + $1))
   while ((SECONDS < end)) && [[ -z $pending ]]; do sleep 0.2 || true; done
@@ -68,8 +64,7 @@ await() {
     first=$((!code))
     for i in "${!pids[@]}"; do
       kill -0 "${pids[i]}" 2>/dev/null && continue
-      ended=0
-      wait "${pids[i]}" 2>/dev/null || ended=$?
+      wait "${pids[i]}" 2>/dev/null && ended=0 || ended=$?
       unset "pids[i]"
       if ((first && (!code || ended == 2))); then code=$ended; fi
     done
@@ -144,9 +139,7 @@ local_follow() { # PROCESS PID LOG BYTES
   done
 }
 
-local_forward() {
-  for pid in "${pids[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || true; done
-}
+local_forward() { for pid in "${pids[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || true; done; }
 
 # ---- tpu: a Cloud TPU slice ----------------------------------------------------------------------
 tpu_check() {
@@ -172,35 +165,40 @@ tpu_delete() { tpu_gcloud "$resource" delete "${opt[name]}" ${opt[queued]:+--for
 tpu_state() { # of the slice, or of the request for it
   tpu_gcloud "$resource" describe "${opt[name]}" --format="value(state${opt[queued]:+.state})"
 }
-tpu_ready() { [[ $(tpu_state 2>/dev/null) =~ ^(READY|ACTIVE)$ ]]; }
 
 # Copies the code to all workers and installs it. The images' own Python is too old; uv brings one.
 tpu_setup() {
   local files=(setup.py pyproject.toml requirements langsamp_jax data_pipelines gin_configs)
-  tpu_ssh all "mkdir -p langsamp-jax && cd langsamp-jax && rm -rf ${files[*]}" &&
+  tpu_ssh all "$(tpu_stop)
+mkdir -p langsamp-jax && cd langsamp-jax && rm -rf ${files[*]}" &&
     tpu_gcloud tpu-vm scp --recurse "${files[@]/#/$here/}" "${opt[name]}:langsamp-jax" \
       --worker=all &&
     tpu_ssh all "set -e; cd langsamp-jax
 python3 -m pip install -q --user uv || python3 -m pip install -q --user --break-system-packages uv
-export PATH=\$HOME/.local/bin:\$PATH
-uv venv -q --allow-existing --python 3.11 .venv
-uv pip install -q --python .venv -r requirements/core.txt -e '.[tpu,gcs]'"
+python3 -m uv venv -q --allow-existing --python 3.11 .venv
+python3 -m uv pip install -q --python .venv -r requirements/core.txt -e '.[tpu,gcs]'"
+}
+
+# What an earlier attempt left behind on a worker saves and ends: it holds the chips.
+tpu_stop() {
+  echo "grace=${opt[grace]}"
+  cat <<'EOF'
+if old=$(cat langsamp-jax/logs/pid 2>/dev/null) && kill -TERM -- "-$old" 2>/dev/null; then
+  timeout "$grace" tail -f --pid="$old" /dev/null || kill -KILL -- "-$old"
+fi
+EOF
 }
 
 # What a worker does for one attempt, named by a token. Connections break, and gcloud then gives the
-# command again: the run goes on without them and is found by its token. What an earlier attempt
-# left behind is stopped first, for it holds the chips.
+# command again: the run goes on without them and is found by its token.
 tpu_worker() { # TOKEN
-  printf 'token=%q grace=%q command=(' "$1" "${opt[grace]}"
+  printf 'token=%q command=(' "$1"
   printf '%q ' "${command[@]}"
+  printf ')\nstop() {\n%s\n}\n' "$(tpu_stop)"
   cat <<'EOF'
-)
-mkdir -p langsamp-jax/logs && cd langsamp-jax
-export PATH="$PWD/.venv/bin:$PATH"
+[ "$(cat langsamp-jax/logs/token 2>/dev/null)" == "$token" ] || stop
+mkdir -p langsamp-jax/logs && cd langsamp-jax && export PATH="$PWD/.venv/bin:$PATH"
 if [ "$(cat logs/token 2>/dev/null)" != "$token" ]; then
-  if old=$(cat logs/pid 2>/dev/null) && kill -TERM -- "-$old" 2>/dev/null; then
-    timeout "$grace" tail -f --pid="$old" /dev/null || kill -KILL -- "-$old"
-  fi
   rm -f logs/status logs/pid
   setsid bash -c 'trap : TERM INT; echo $$ >logs/pid; "$@"; echo $? >logs/status' bash \
     "${command[@]}" >"logs/$token.log" 2>&1 </dev/null &
@@ -246,11 +244,10 @@ tpu_attempt() {
     return 75 # it was there before: there will be room again
   fi
   tpu_setup && tpu_run || code=$?
-  if [[ $code != 0 && $code != 2 && $code != 130 && -z $stopping ]] && ! tpu_ready; then
-    code=75 # it was taken away
-  elif ((code == 75)) && [[ -n ${opt[spot]} && -z $stopping ]]; then
-    tpu_delete || true # a spot slice that was told to stop does not come back
-  fi
+  [[ $code != 0 && $code != 2 && $code != 130 && -z $stopping ]] || return "$code"
+  # A spot slice that was told to stop does not come back, whatever its state still says.
+  if ((code == 75)) && [[ -n ${opt[spot]} ]]; then tpu_delete || true; fi
+  [[ $(tpu_state 2>/dev/null) =~ ^(READY|ACTIVE)$ ]] || code=75 # it was taken away
   return "$code"
 }
 
@@ -346,17 +343,14 @@ spec:
                 - name: train
                   image: $(gke_string "${opt[image]}")
                   command: [${words%, }]
-                  ports: [{containerPort: 8471}, {containerPort: 8482}]  # TPU, JAX's coordinator
                   resources: {limits: {google.com/tpu: $per_host}}
 EOF
 }
 
 gke_string() {
   local text=${1//\\/\\\\}
-  text=${text//\"/\\\"} text=${text//$'\t'/\\t}
-  printf '"%s"' "${text//$'\n'/\\n}"
+  text=${text//\"/\\\"} text=${text//$'\t'/\\t} && printf '"%s"' "${text//$'\n'/\\n}"
 }
-
 gke_logs() {
   run "${kubectl[@]}" logs --selector="jobset.sigs.k8s.io/jobset-name=${opt[name]}" \
     --follow --prefix --tail=-1 --max-log-requests=1024
@@ -407,15 +401,12 @@ main() {
     option=${1#--}
     [[ $1 == --* && " $known $flags " == *" $option "* ]] ||
       fail "$backend does not know $1, but --${known// /, --}${flags:+, --${flags// /, --}}"
-    if [[ " $flags " == *" $option "* ]]; then
-      opt[$option]=yes && shift
-    else
-      [[ -n ${2:-} && $2 != -- ]] || fail "$1 needs a value"
-      opt[$option]=$2 && shift 2
-    fi
+    [[ " $flags " != *" $option "* ]] || set -- "$1" yes "${@:2}"
+    [[ -n ${2:-} && $2 != -- ]] || fail "$1 needs a value"
+    opt[$option]=$2 && shift 2
   done
-  for option in max_restarts:0 grace:0 pause:0 processes:1 nodes:1 gpus_per_node:1 cpus_per_task:1; do
-    least=${option#*:} option=${option%:*}
+  for option in processes nodes gpus_per_node cpus_per_task max_restarts grace pause; do
+    [[ $option =~ ^(max|grace|pause) ]] && least=0 || least=1
     [[ ${opt[$option]:-1} =~ ^(0|[1-9][0-9]{0,8})$ && ${opt[$option]:-1} -ge $least ]] ||
       fail "--$option ${opt[$option]}: a whole number, at least $least, is needed"
   done

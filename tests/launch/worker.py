@@ -2,9 +2,9 @@
 
 usage: worker.py FOLDER PLAN [ARGUMENT...]
 
-PLAN maps "attempt/process" (``*`` for all processes) to an exit code, or to ``kill`` for a SIGKILL or
-``preempt`` for a SIGKILL together with the machine. Where it says ``wait`` or nothing, the process
-runs until it is stopped; it then saves and exits with 75 (SIGTERM) or 130 (SIGINT).
+PLAN maps "attempt/process" (``*`` for all processes) to an exit code, or to ``kill`` for a SIGKILL
+or ``preempt`` for a SIGKILL together with the machine. Where it says ``wait`` or nothing, the
+process runs until it is stopped; it then saves and exits with 75 (SIGTERM) or 130 (SIGINT).
 """
 
 import json
