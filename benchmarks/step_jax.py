@@ -94,8 +94,8 @@ def first_step_loss(model: LangSamp, params: Any, batch: Batch, vocabulary: Voca
         keys, _ = step_keys(SEED, 0, len(batch.tokens))
         config = ObjectiveConfig()
         masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, config)
-        sums, counts = masked_lm_loss(model, params, batch, masked, config)
-        return sums.sum() / counts.sum()
+        total, (_, counts) = masked_lm_loss(model, params, batch, masked, config)
+        return total / counts.sum()
 
     return float(loss(params, batch))
 
