@@ -6,7 +6,8 @@ The real train step is compiled for simulated devices of this host, as many rows
 and split in one of three ways: ``data`` (every device holds the whole model), ``fsdp`` and
 ``tensor`` (all rows on all devices). Counted are the bytes that a device sends, by kind, each
 collective in a loop as often as it runs; theory is ``langsamp_jax/plan/theory.py``. The bytes are
-what this host's compiler makes of the step; for a TPU's, see ``langsamp plan``. Simulated devices
+what this host's compiler makes of the step; for a TPU's, see ``langsamp plan``. With few rows it
+may send activations where theory gathers parameters, and fewer bytes than theory. Simulated devices
 share the cores of one host, so the seconds of a step grow with the devices, and say nothing of a
 machine where each has its own; they are there to show that the steps run. Prints one JSON object.
 """
