@@ -59,8 +59,9 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
             f"vocabulary: {sizes[0]:,}; languages: {sizes[1]}; scripts: {sizes[2]}",
             f"plan: {train.num_steps:,} steps, {planned:,} rows, "
             f"{planned * manifest.sequence_length:,} tokens",
-            f"memory: {per_parameter * parameters / 1e9:.2f} GB for parameters, gradients and moments; about "
-            f"{activations / 1e9:.2f} GB of activations, divided by the data-parallel devices",
+            f"memory: {per_parameter * parameters / 1e9:.2f} GB for parameters, gradients and "
+            f"moments; about {activations / 1e9:.2f} GB of activations, divided by the "
+            "data-parallel devices",
         ]
     )
 

@@ -149,12 +149,9 @@ def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differ
     targets = targets - first - _index("tensor") * rows  # other devices' are out of range
 
     positions = len(features)
-    chunks = max(1, -(-positions * len(table) // static.logits_at_once))
-    size = -(-positions // chunks)
-
-    def cut(x: jax.Array) -> jax.Array:
-        padding = ((0, chunks * size - positions), *[(0, 0)] * (x.ndim - 1))
-        return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])
+    least = -(-positions * len(table) // static.logits_at_once)
+    counts = range(max(1, min(least, positions)), positions + 1)
+    chunks = next(count for count in counts if positions % count == 0)
 
     def visit(sums, chunk):
         part, part_targets, part_weights = chunk
@@ -176,13 +173,13 @@ def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differ
         return (table_sum + table_part, bias_sum), (loss, slopes @ table)
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(len(table), jnp.float32)
-    parts = cut(features), cut(targets), cut(weights)
+    parts = features, targets, weights
     if chunks == 1:  # spares the pass over zeros
-        sums, outputs = visit((0.0, 0.0), jax.tree.map(lambda x: x[0], parts))
-        outputs = jax.tree.map(lambda x: x[None], outputs)
+        sums, (each, slopes) = visit((0.0, 0.0), parts)
     else:
+        parts = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), parts)
         sums, outputs = jax.lax.scan(visit, zeros, parts)
-    each, slopes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:positions], outputs)
+        each, slopes = jax.tree.map(lambda x: x.reshape(positions, *x.shape[2:]), outputs)
     own = positions // shards
     each_own = jax.lax.dynamic_slice_in_dim(each, _index("fsdp") * own, own)
     total = _psum(each.sum(), "data")
@@ -190,9 +187,9 @@ def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differ
         return total, each_own
     table_sum, bias_sum = sums
     slopes = _psum(_reduce_scatter(slopes, "fsdp"), "tensor")
-    table_sum = _exchange(table_sum, "fsdp", split_axis=1, concat_axis=0)[:rows]
+    table_sum = _exchange(table_sum.astype(dtype), "fsdp", split_axis=1, concat_axis=0)[:rows]
     bias_sum = _psum(_gather(bias_sum, "fsdp")[:rows], "data")
-    return total, each_own, slopes, table_sum[None], bias_sum
+    return total, each_own, slopes, table_sum.astype(jnp.float32)[None], bias_sum
 
 
 def _own_pieces(tokens: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
