@@ -70,7 +70,7 @@ def main() -> None:
             duels[name] = found = duel(workload, Path(folder), *opponents[name])
             if device := found.pop("device", None):
                 values = {"workload": dataclasses.asdict(workload), **found}
-                shape = f"{workload.rows} x {workload.length}"
+                shape = f"{workload.rows} x {workload.length}, dropout {workload.dropout}"
                 record.save(device, "step", f"{name}, {shape}", values, args.output)
     print(table(duels), file=sys.stderr)
     print(json.dumps({"workload": dataclasses.asdict(workload), "duels": duels}, indent=1))

@@ -45,7 +45,7 @@ def test_results_are_filed_under_their_device(result):
     stored = json.loads(file.read_text("utf-8"))
     assert stored["device"].startswith("cpu")
     for name, found in printed["duels"].items():
-        entry = stored["step"][f"{name}, 4 x 32"]
+        entry = stored["step"][f"{name}, 4 x 32, dropout 0.0"]
         assert {key: entry[key] for key in found} == found
         assert entry["workload"] == printed["workload"]
         assert {"jax", "torch", "transformers"} <= set(entry["versions"])
