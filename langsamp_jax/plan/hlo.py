@@ -108,9 +108,12 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads what ``compiled.as_text()`` gives, of any back end."""
+    """Reads what ``compiled.as_text()`` gives, of any back end.
+
+    A Pallas kernel takes three lines, of which the last begins with two closing braces.
+    """
     computations, entry = {}, None
-    for found in re.finditer(r"^(ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S):
+    for found in re.finditer(r"^(ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}(?!\})", text, re.M | re.S):
         instructions = {}
         for line in found[3].splitlines():
             if instruction := _instruction(line):

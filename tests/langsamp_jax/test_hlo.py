@@ -5,7 +5,8 @@ import pytest
 from langsamp_jax.plan.hlo import kept_for_backward, matmul_flops, parse, trip_count
 
 # As a TPU's compiler writes them: a loop whose counter goes 2 by 2 and is copied on the way, a
-# product over 12 batches written as a convolution, layouts with tiles and memory spaces.
+# product over 12 batches written as a convolution, layouts with tiles and memory spaces, a
+# Pallas kernel over three lines.
 TPU_LOOP = """HloModule jit_f, is_scheduled=true
 
 %cond (p.1: (s32[], bf16[12,16,8])) -> pred[] {
@@ -26,7 +27,10 @@ dim_labels=0bf_0oi->0bf
   %p.2 = (s32[]{:T(128)}, bf16[12,16,8]{2,1,0:T(8,128)(2,1)S(1)}) parameter(0)
   %g.2 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
   %g.3 = bf16[12,16,8]{2,1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p.2), index=1
-  %b.1 = bf16[12,4,8]{2,1,0:T(8,128)(2,1)} custom-call(), custom_call_target="AllocateBuffer"
+  %b.1 = bf16[12,4,8]{2,1,0:T(8,128)(2,1)} custom-call(), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="kernel"}
   %dot = bf16[12,16,4]{2,1,0} fusion(%g.3, %b.1), kind=kOutput, calls=%fused
   %c.2 = s32[]{:T(128)} constant(2)
   %add = s32[]{:T(128)} add(%g.2, %c.2)
