@@ -273,7 +273,7 @@ class Block(nn.Module):
         attention_norm = _layer_norm(config, "attention_layer_norm")
         output_norm = _layer_norm(config, "output_layer_norm")
 
-        def attend(x: jax.Array) -> jax.Array:
+        def self_attention(x: jax.Array) -> jax.Array:
             y = Attention(config, name="attention")(x, attention_mask, deterministic)
             return dropout(y, deterministic)
 
@@ -284,10 +284,10 @@ class Block(nn.Module):
             return dropout(y, deterministic)
 
         if config.norm_first:
-            x = x + attend(attention_norm(x))
+            x = x + self_attention(attention_norm(x))
             x = x + feed_forward(output_norm(x))
         else:
-            x = attention_norm(x + attend(x))
+            x = attention_norm(x + self_attention(x))
             x = output_norm(x + feed_forward(x))
         return x, x if every_layer else None
 
