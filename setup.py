@@ -56,12 +56,19 @@ TORCH = [
 
 WANDB = ["wandb>=0.22,<1"]
 
+GCS = ["gcsfs>=2026.9"]
+S3 = ["s3fs>=2026.9"]
+
 DEV = [
     *DATA,
     *TORCH,
     *WANDB,
+    *S3,
     "datasets>=5,<6",  # for the tests: it writes the Arrow folders that Glot500-c is made of
+    "flask>=3.1,<4",  # with flask-cors, for the S3 server of moto, whose extra brings far more
+    "flask-cors>=6,<7",
     "hypothesis>=6.100,<7",
+    "moto[s3]>=5.2,<6",
     "pytest>=9,<10",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.17,<0.18",
@@ -87,6 +94,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "wandb": WANDB,
+        "gcs": GCS,
+        "s3": S3,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["langsamp = langsamp_jax.cli:main"]},

@@ -10,14 +10,35 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import full_disk_as_oserror
+from langsamp_jax.storage import absolute, is_remote, kvstore_at
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
 
 _policies = ocp.checkpoint_managers
 _SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
+_local_kvstore = tensorstore_utils.build_kvstore_tspec
+
+
+def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
+    """Orbax's own, and for s3:// what it would be for files, in that bucket.
+
+    Orbax knows gs:// and files. It reads and writes arrays through TensorStore, which knows s3://
+    too, and asks this one function where.
+    """
+    if not directory.startswith("s3://"):
+        return _local_kvstore(directory, *args, **options)
+    spec = _local_kvstore(directory.removeprefix("s3:/"), *args, **options)
+    spec.pop("manifest", None)  # beside the data, as for gs://
+    if spec["driver"] == "file":
+        return kvstore_at("s3:/" + spec["path"])
+    return {**spec, "base": kvstore_at("s3:/" + spec["base"]["path"])}
+
+
+tensorstore_utils.build_kvstore_tspec = _kvstore
 
 
 def latest_step(folder: Path) -> int:
@@ -31,8 +52,9 @@ def latest_step(folder: Path) -> int:
 class Checkpoints:
     """The checkpoints of a run: the latest few, and the one with the lowest validation loss.
 
-    Saves run in the background and become visible all at once, by a rename. A save that fails
-    raises at the next call of any method, as an OSError where the disk is at fault.
+    Saves run in the background and become visible all at once: by a rename, or in an object store,
+    which has none, by a last object that says so. A save that fails raises at the next call of any
+    method, as an OSError where the disk is at fault.
     """
 
     def __init__(self, folder: Path, max_to_keep: int):
@@ -58,11 +80,15 @@ class Checkpoints:
 
     def _open(self, folder: Path, options: ocp.CheckpointManagerOptions) -> None:
         self._folder = folder
+        mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
         options = dataclasses.replace(
-            options, best_fn=lambda metrics: metrics["loss"], best_mode="min"
+            options,
+            best_fn=lambda metrics: metrics["loss"],
+            best_mode="min",
+            atomicity_options=ocp.options.AtomicityOptions(ocp.options.AtomicityMode[mode]),
         )
         self._manager = ocp.CheckpointManager(
-            folder.absolute(), item_names=("state", "progress"), options=options
+            absolute(folder), item_names=("state", "progress"), options=options
         )
 
     @property
@@ -145,7 +171,7 @@ class Checkpoints:
 
     def _require_room(self, state: Any) -> None:
         """Asked on process 0 alone: others ask too late, when the first has begun to write."""
-        if jax.process_index() > 0:
+        if jax.process_index() > 0 or is_remote(self._folder):
             return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free

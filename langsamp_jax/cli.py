@@ -5,13 +5,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from langsamp_jax import __version__, verbs
 from langsamp_jax.compilation_cache import keep_compiled
 from langsamp_jax.ending import ending
 from langsamp_jax.errors import UserError
+from langsamp_jax.storage import is_remote, local, location, require_reachable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       the exit code: 0, or what ``ending`` says.
     """
-    args, rest = _parser().parse_known_args(argv)
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:
+        args, rest = _parser().parse_known_args(argv)
         with _processes(args):
+            for value in vars(args).values():
+                if isinstance(value, PurePath) and is_remote(value):
+                    require_reachable(value)
             _read_gin(args, rest)
             args.call(args)
             sys.stdout.flush()
@@ -58,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _verb(
         commands, "demo", verbs.demo, "everything, on a synthetic corpus", "--output demo_output"
     )
-    demo.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR")
+    demo.add_argument("--output", type=local, default=Path("demo_output"), metavar="DIR")
     demo.set_defaults(gin_file=["demo.gin"])
     demo.epilog += _GIN_HINT
 
@@ -69,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "write a synthetic parallel corpus",
         "--output corpus",
     )
-    verb.add_argument("--output", type=Path, required=True, metavar="CORPUS")
+    verb.add_argument("--output", type=local, required=True, metavar="CORPUS")
     verb.add_argument("--languages", type=int, default=16, metavar="N", help="files (default 16)")
     verb.add_argument(
         "--sentences", type=int, default=20_000, metavar="N", help="of the largest (default 20000)"
@@ -89,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _corpus(verb)
     verb.add_argument("--vocab_size", type=int, required=True, metavar="N", help="pieces")
-    verb.add_argument("--output", type=Path, required=True, metavar="FILE.model")
+    verb.add_argument("--output", type=local, required=True, metavar="FILE.model")
     _sample(verb)
 
     verb = _verb(
@@ -99,10 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         "append pieces for new languages; old ids and scores stay",
         "--base sentencepiece.bpe.model --corpus corpus --new_pieces 20000 --output extended",
     )
-    verb.add_argument("--base", type=Path, required=True, metavar="FILE.model")
+    verb.add_argument("--base", type=local, required=True, metavar="FILE.model")
     _corpus(verb)
     verb.add_argument("--new_pieces", type=int, required=True, metavar="N", help="to append")
-    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--output", type=local, required=True, metavar="DIR")
     _sample(verb)
 
     verb = _verb(
@@ -121,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     _gin(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw it too: FILE.png, FILE.svg or FILE.pdf"
+        "--plot", type=local, metavar="FILE", help="draw it too: FILE.png, FILE.svg or FILE.pdf"
     )
 
     verb = _verb(
@@ -158,14 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         "--gin_file small_text.gin --data store --output run --gin.train.num_steps=500",
     )
     data = verb.add_mutually_exclusive_group(required=True)
-    data.add_argument("--data", type=Path, metavar="STORE")
+    data.add_argument("--data", type=location, metavar="STORE")
     data.add_argument("--mixture", metavar="NAME", help="a seqio Mixture or Task, without a store")
     verb.add_argument("--module", metavar="M", help="for a mixture: what registers it")
     verb.add_argument("--sequence_length", type=int, metavar="N", help="for a mixture: default 512")
-    verb.add_argument("--output", type=Path, metavar="RUN")
+    verb.add_argument("--output", type=location, metavar="RUN")
     verb.add_argument(
         "--init_from",
-        type=Path,
+        type=location,
         metavar="HF_DIR",
         help="start from the weights of a Hugging Face folder; its config.json decides the sizes",
     )
@@ -202,8 +206,8 @@ def _parser() -> argparse.ArgumentParser:
         "write a trained model for PyTorch, as a Hugging Face folder",
         "--run run --output hf_model --fold deu_Latn",
     )
-    verb.add_argument("--run", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--output", type=Path, required=True, metavar="HF_DIR")
+    verb.add_argument("--run", type=location, required=True, metavar="RUN")
+    verb.add_argument("--output", type=location, required=True, metavar="HF_DIR")
     verb.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
     form = verb.add_mutually_exclusive_group()
     form.add_argument(
@@ -224,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         "append rows to the two tables of a full export",
         "--model hf_full --languages quy_Latn ayr_Latn --start script --output hf_more",
     )
-    verb.add_argument("--model", type=Path, required=True, metavar="HF_DIR")
+    verb.add_argument("--model", type=local, required=True, metavar="HF_DIR")
     verb.add_argument("--languages", nargs="+", required=True, metavar="NAME")
     verb.add_argument(
         "--start",
@@ -234,10 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         "a language-script of the model, or random",
     )
     verb.add_argument(
-        "--families", type=Path, metavar="FILE.tsv", help="a line a language: its code, its family"
+        "--families", type=local, metavar="FILE.tsv", help="a line a language: its code, its family"
     )
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of random values")
-    verb.add_argument("--output", type=Path, required=True, metavar="HF_DIR")
+    verb.add_argument("--output", type=local, required=True, metavar="HF_DIR")
 
     evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
     tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
@@ -279,24 +283,25 @@ def _task(
     example: str,
 ) -> argparse.ArgumentParser:
     task = _verb(tasks, name, call, summary, f"--model run --output {name}.json --data {example}")
-    task.add_argument("--model", type=Path, required=True, metavar="RUN")
-    task.add_argument("--data", type=Path, required=True, metavar=data)
-    task.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    task.add_argument("--model", type=location, required=True, metavar="RUN")
+    kind = location if data == "STORE" else local
+    task.add_argument("--data", type=kind, required=True, metavar=data)
+    task.add_argument("--output", type=location, required=True, metavar="FILE.json")
     task.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
     return task
 
 
 def _prepare(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--output", type=Path, required=True, metavar="STORE")
+    verb.add_argument("--output", type=local, required=True, metavar="STORE")
     verb.add_argument("--sequence_length", type=int, metavar="N", help="default 512")
     text = verb.add_mutually_exclusive_group(required=True)
-    text.add_argument("--corpus", type=Path, help="folder of iso639-3_Script.txt files")
+    text.add_argument("--corpus", type=local, help="folder of iso639-3_Script.txt files")
     text.add_argument("--mixture", metavar="NAME", help="a registered seqio Mixture or Task")
     verb.add_argument("--module", metavar="M", help="for a mixture: what registers it")
     corpus = verb.add_argument_group("for a corpus")
     corpus.add_argument(
         "--tokenizer",
-        type=Path,
+        type=local,
         metavar="FILE",
         help="a SentencePiece .model, or WordPiece: vocab.txt or tokenizer.json",
     )
@@ -305,14 +310,14 @@ def _prepare(verb: argparse.ArgumentParser) -> None:
     corpus.add_argument("--duplicates", choices=("drop", "keep"), help="equal lines; default drop")
     corpus.add_argument(
         "--held_out",
-        type=Path,
+        type=local,
         nargs="+",
         metavar="PATH",
         help="evaluation text, files or folders: lines that occur there are left out",
     )
     corpus.add_argument(
         "--add_to",
-        type=Path,
+        type=local,
         metavar="STORE",
         help="a store that comes first, with its tokenizer and settings; it is not changed",
     )
@@ -329,7 +334,7 @@ def _prepare(verb: argparse.ArgumentParser) -> None:
 
 def _corpus(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--corpus", type=Path, required=True, help="folder of iso639-3_Script.txt files"
+        "--corpus", type=local, required=True, help="folder of iso639-3_Script.txt files"
     )
 
 
@@ -342,7 +347,7 @@ def _sample(verb: argparse.ArgumentParser) -> None:
 
 
 def _store(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--data", type=Path, required=True, metavar="STORE")
+    verb.add_argument("--data", type=location, required=True, metavar="STORE")
 
 
 def _gin(verb: argparse.ArgumentParser) -> None:

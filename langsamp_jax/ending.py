@@ -7,6 +7,7 @@ import sys
 
 from langsamp_jax.errors import UserError, out_of_memory
 from langsamp_jax.interrupt import Stopped
+from langsamp_jax.storage import storage_failure
 
 
 def ending(error: BaseException) -> tuple[int, str] | None:
@@ -28,7 +29,7 @@ def ending(error: BaseException) -> tuple[int, str] | None:
         if error.errno == errno.ENOSPC:
             return 2, _one_line(f"the disk is full: {error.filename}: {error.strerror}")
         return 2, _one_line(str(error))
-    if isinstance(error, Exception) and (line := out_of_memory(error)):
+    if isinstance(error, Exception) and (line := out_of_memory(error) or storage_failure(error)):
         return 2, line
     return None
 

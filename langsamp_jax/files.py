@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.storage import GrowingObject, is_remote, scratch
 
 
 def write_text(path: Path, text: str) -> None:
@@ -16,7 +18,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` beside ``path``, then renames it into place."""
+    """Writes ``data`` beside ``path``, then renames it into place; an object needs neither."""
+    if is_remote(path):
+        path.write_bytes(data)
+        return
     beside = partial_path(path)
     try:
         with open(beside, "wb") as file:
@@ -30,14 +35,29 @@ def write_bytes(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def growing_file(path: Path, content: bytes = b"") -> BinaryIO | GrowingObject:
+    """Opens ``path``, which begins with ``content``, for writing more."""
+    if is_remote(path):
+        return GrowingObject(path, content)
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, content)
+    return open(path, "ab")
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder to fill; it becomes ``path`` if the block succeeds, and is removed if not.
+
+    In an object store the file that was written last appears last.
 
     Raises:
       UserError: ``path`` exists and is not an empty folder.
     """
     require_absent(path)
+    if is_remote(path):
+        with scratch(path) as folder:
+            yield folder
+        return
     beside = partial_path(path)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

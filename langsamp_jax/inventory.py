@@ -53,7 +53,7 @@ class Inventory:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> "Inventory":
+    def from_json(text: str | bytes) -> "Inventory":
         fields = json.loads(text)
         names = (field.name for field in dataclasses.fields(Inventory))
         return Inventory(*(tuple(fields[name]) for name in names))

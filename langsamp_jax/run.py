@@ -26,10 +26,17 @@ from langsamp_jax.checkpoint import Checkpoints
 from langsamp_jax.config import operative_config
 from langsamp_jax.distributed import barrier, is_first
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import new_folder, require_absent, write_bytes, write_text
+from langsamp_jax.files import (
+    growing_file,
+    new_folder,
+    require_absent,
+    write_bytes,
+    write_text,
+)
 from langsamp_jax.inventory import EMPTY, Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
+from langsamp_jax.storage import absolute, is_remote, location
 from langsamp_jax.store import Manifest, Split
 from langsamp_jax.tokenizer import Tokenizer, open_tokenizer
 
@@ -49,6 +56,7 @@ _FREE = {
     "model.attention",
     "objective.logits_at_once",
 }
+_SECONDS_BETWEEN_OBJECTS = 30.0  # a long run's metrics are a megabyte or two
 
 
 class Data(Protocol):
@@ -142,15 +150,15 @@ def require_rows_fit(store: Data, model: ModelConfig) -> None:
 
 def open_run(path: Path) -> Run:
     """Raises UserError where ``path`` is no run or its files do not fit together."""
-    path = Path(path)
+    path = location(path)
     if not (path / "run.json").exists():
         raise UserError(f"{path} is no run (it has no run.json)")
     try:
-        record = json.loads((path / "run.json").read_text("utf-8"))
+        record = json.loads((path / "run.json").read_bytes())
         identity = record["id"], record["started"]
         settings, fingerprint = record["settings"], record["tokenizer"]
         data = record["store"], record["sequence_length"], record["tokens"]
-        inventory = Inventory.from_json((path / "inventory.json").read_text("utf-8"))
+        inventory = Inventory.from_json((path / "inventory.json").read_bytes())
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
     tokenizer = open_tokenizer(path)
@@ -165,7 +173,7 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
     Raises:
       UserError: ``path`` holds something else, or a run of another model, data or setting.
     """
-    path = Path(path)
+    path = location(path)
     if not (path / "run.json").exists():
         require_absent(path)
         return None
@@ -249,7 +257,7 @@ def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
         for config in configs
         for name, value in dataclasses.asdict(config).items()
     }
-    return {**settings, "init_from": None if init_from is None else str(init_from.absolute())}
+    return {**settings, "init_from": None if init_from is None else str(absolute(init_from))}
 
 
 class MetricsLog:
@@ -257,8 +265,9 @@ class MetricsLog:
 
     Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
     are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
-    that fills up raises here. ``mirror`` is called with all that is written.
-    Of several processes the first one writes.
+    that fills up raises here. In an object store a file is written anew to grow: not for every
+    line, but before a checkpoint. ``mirror`` is called with all that is written. Of several
+    processes the first one writes.
     """
 
     def __init__(
@@ -271,26 +280,34 @@ class MetricsLog:
         self._writes = is_first()
         if not self._writes:
             return
-        self._file = run / "metrics.jsonl"
-        kept = [line for line in _records(self._file) if line["step"] <= step]
-        write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
-        self._stream = open(self._file, "a", encoding="utf-8")
-        (run / "tensorboard").mkdir(exist_ok=True)
+        file = run / "metrics.jsonl"
+        kept = [line for line in _records(file) if line["step"] <= step]
+        self._stream = growing_file(file, b"".join(map(_line, kept)))
         events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._board = RecordWriter(open(run / "tensorboard" / events, "wb"))
+        self._board = RecordWriter(growing_file(run / "tensorboard" / events))
+        self._pause = _SECONDS_BETWEEN_OBJECTS if is_remote(run) else 0.0
+        self._flushed = time.monotonic()
         self._event(0, file_version="brain.Event:2")
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if not self._writes:
             return
-        self._stream.write(json.dumps({"step": step, **values}) + "\n")
-        self._stream.flush()
+        self._stream.write(_line({"step": step, **values}))
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._event(step, summary=Summary(value=scalars))
-        self._board.flush()
+        if time.monotonic() - self._flushed >= self._pause:
+            self.flush()
         if self._mirror is not None:
             self._mirror(step, values)
+
+    def flush(self) -> None:
+        """All that was written outlives the process from here on; a checkpoint needs that."""
+        if not self._writes:
+            return
+        self._stream.flush()
+        self._board.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         if not self._writes:
@@ -303,7 +320,11 @@ class MetricsLog:
         self._board.write(event.SerializeToString())
 
 
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
 def _records(file: Path) -> list[dict[str, Any]]:
     """The whole lines of ``metrics.jsonl``; a kill can have cut the last one."""
-    text = file.read_text("utf-8") if file.exists() else ""
+    text = file.read_bytes().decode() if file.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -25,6 +25,7 @@ import tensorstore as ts
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import write_text
+from langsamp_jax.storage import is_remote, kvstore, location, sizes
 from langsamp_jax.tokenizer import Tokenizer, Vocabulary, open_tokenizer
 
 SPLITS = ("train", "validation")
@@ -33,6 +34,7 @@ ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 
 _FORMAT = "langsamp-store/3"
 _MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # the indices of the files; without it, every row reads one anew
+_REQUESTS = 128  # at once to an object store, where a row is a request of tens of milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +94,20 @@ class Store:
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path = location(path)
         self.manifest = _read_manifest(self.path)
+        found_size = sizes(self.path).get if is_remote(self.path) else self._file_size
         for name, (size, _) in self.manifest.files.items():
-            file = f"{self.path}/{name}"  # of thousands, making a Path takes longer than stat
-            try:
-                found = os.stat(file).st_size
-            except FileNotFoundError:
-                found = None
-            if found != size:
+            if (found := found_size(name)) != size:
+                file = f"{self.path}/{name}"
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise UserError(f"the store is damaged: {file} {what}; {_MEND}")
+
+    def _file_size(self, name: str) -> int | None:
+        try:
+            return os.stat(f"{self.path}/{name}").st_size  # making a Path takes longer than stat
+        except FileNotFoundError:
+            return None
 
     def tokenizer(self) -> Tokenizer:
         tokenizer = open_tokenizer(self.path)
@@ -131,7 +136,13 @@ class Split:
         self.rows = manifest.column(split, "rows")
         self._tokens = manifest.column(split, "tokens")
         self._first = np.cumsum(self.rows) - self.rows
-        context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+        context = ts.Context(
+            {
+                "cache_pool": {"total_bytes_limit": _CACHE_BYTES},
+                "gcs_request_concurrency": {"limit": _REQUESTS},
+                "s3_request_concurrency": {"limit": _REQUESTS},
+            }
+        )
         opening = [
             ts.open(
                 {
@@ -166,6 +177,8 @@ class Split:
         except ValueError as error:  # TensorStore's DATA_LOSS, NOT_FOUND, FAILED_PRECONDITION
             file = re.search(r'local file "([^"]+)"', str(error))
             where = file.group(1) if file else self.path
+            if re.match("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE", str(error)):
+                raise UserError(f"{where} cannot be read: {_reason(error)}") from error
             raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
         left = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
@@ -189,7 +202,7 @@ def array_spec(
     grid = {"chunk_shape": [min(rows, rows_per_file), sequence_length]}
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{path}/"},
+        "kvstore": kvstore(path),
         "fill_missing_data_reads": False,
         "metadata": {
             "shape": [rows, sequence_length],

@@ -19,6 +19,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.storage import location
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
 
@@ -187,7 +188,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
       UserError: the file is missing, or none of these.
     """
-    path = Path(path)
+    path = location(path)
     try:
         model = path.read_bytes()
     except FileNotFoundError:

@@ -252,6 +252,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
                 check_finite(step, metrics, feed)
                 with stopwatch.phase("checkpoint"):
                     progress = {**progress, "seconds": stopwatch.seconds}
+                    log.flush()
                     checkpoints.save(step, state, progress, validation)
                     if last or ended:
                         checkpoints.close()  # complete before the word that it is

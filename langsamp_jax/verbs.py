@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.storage import is_remote
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -309,7 +310,8 @@ def _require_file(path: Path) -> None:
     """Refuses an output that cannot be a file before the work is done, not after."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name the .json file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write_json(path: Path, value: object) -> None:

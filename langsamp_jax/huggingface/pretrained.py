@@ -15,6 +15,7 @@ from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.weights import Weights
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import ModelConfig
+from langsamp_jax.storage import location
 
 # What a checkpoint may hold besides: the pooler and BERT's next-sentence head are no part of
 # masked-language modelling; position ids are a constant; the decoder is the embeddings again.
@@ -119,7 +120,7 @@ def open_pretrained(path: Path) -> Pretrained:
     Raises:
       UserError: the folder is no model of a supported kind, or is damaged.
     """
-    path = Path(path)
+    path = location(path)
     file = path / "config.json"
     config, fields = read_config(path)
     weights = Weights(path)
@@ -148,9 +149,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: there is none, it is damaged, or its model is not supported.
     """
-    file = Path(path) / "config.json"
+    file = location(path) / "config.json"
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is no Hugging Face model (it has no config.json)") from None
     except (ValueError, OSError) as error:
@@ -198,7 +199,7 @@ def _language_scripts(file: Path) -> tuple[str, ...]:
     if not file.exists():
         return ()
     try:
-        return Inventory.from_json(file.read_text("utf-8")).language_scripts
+        return Inventory.from_json(file.read_bytes()).language_scripts
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged; export the run again, or remove it") from None
 

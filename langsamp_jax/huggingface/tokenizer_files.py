@@ -12,6 +12,7 @@ from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import write_bytes, write_text
+from langsamp_jax.storage import location
 from langsamp_jax.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -88,7 +89,7 @@ def read_pieces(folder: Path) -> Pieces | None:
     Raises:
       UserError: its file is broken or of another kind.
     """
-    folder = Path(folder)
+    folder = location(folder)
     if (file := folder / "sentencepiece.bpe.model").exists():
         return xlmr_pieces(load_tokenizer(file), str(file))
     if (file := folder / "tokenizer.json").exists():

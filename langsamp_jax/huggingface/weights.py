@@ -1,8 +1,8 @@
 """The tensors of a Hugging Face model folder, read slice by slice.
 
-A safetensors file is opened for each read and closed again: what a memory map has touched counts
-as the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are read
-with torch's ``weights_only``, which refuses everything but tensors.
+A safetensors file on a disk is opened for each read and closed again: what a memory map has touched
+counts as the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are
+read with torch's ``weights_only``, which refuses everything but tensors.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.huggingface.remote_tensors import RemoteTensors
+from langsamp_jax.storage import is_remote, location
 
 Index = tuple[slice, ...]
 
@@ -37,9 +39,13 @@ class Weights:
     def __init__(self, folder: Path):
         self._tensors: dict[str, tuple[Path, str]] = {}
         self._loaded: dict[Path, dict[str, Any]] = {}  # of .bin files
+        self._remote: dict[Path, RemoteTensors] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in _files(Path(folder)):
-            if file.suffix == ".bin":
+        for file in _files(location(folder)):
+            if is_remote(file):
+                self._remote[file] = _open_remote(file)
+                shapes = self._remote[file].shapes
+            elif file.suffix == ".bin":
                 self._loaded[file] = _load_bin(file)
                 shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
             else:
@@ -73,6 +79,10 @@ class Weights:
             tensor = self._loaded[file][stored]
             _require_float(file, stored, str(tensor.dtype).removeprefix("torch."))
             values = [tensor[part].float().numpy() for part in parts]
+        elif file in self._remote:
+            _require_float(file, stored, self._remote[file].dtypes[stored])
+            with _reading(file):
+                values = self._remote[file].read(stored, parts)
         else:
             values = []
             for start in range(0, len(parts), _PARTS_AT_ONCE):
@@ -123,9 +133,16 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 def _reading(file: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError, EOFError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, EOFError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is damaged or cut short ({reason}); copy it again") from error
+
+
+def _open_remote(file: Path) -> RemoteTensors:
+    if file.suffix == ".bin":
+        raise UserError(f"{file}: .bin weights cannot be read by parts; copy the folder to a disk")
+    with _reading(file):
+        return RemoteTensors(file)
 
 
 def _load_bin(file: Path) -> dict[str, Any]:

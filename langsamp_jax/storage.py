@@ -1,0 +1,173 @@
+"""Where files are: a local path, or a place in an object store, gs://... or s3://...
+
+A local path is a ``pathlib.Path``. A place in an object store is an ``etils.epath.Path``, which has
+the same methods and reads and writes through fsspec; large arrays go through TensorStore, which
+gets the same settings from here. There are no folders in an object store, only names that begin
+alike; there is no rename and no append, and a whole object is written at once or not at all.
+"""
+
+import functools
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any
+
+from langsamp_jax.errors import UserError
+
+_EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # what reads it, the extra that has it
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
+
+
+def location(text: str | PurePath) -> Path:
+    """A local path or a place in an object store, as it was typed.
+
+    Raises:
+      UserError: the kind of store is not supported, or its package is not installed.
+    """
+    if isinstance(text, PurePath):
+        return text
+    scheme, mark, _ = text.partition("://")
+    if not mark:
+        return Path(text)
+    if scheme not in _EXTRAS:
+        raise UserError(f"{text}: expected a local path, gs://BUCKET/... or s3://BUCKET/...")
+    package, extra = _EXTRAS[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{text} needs the extra {extra}: pip install 'langsamp-jax[{extra}]'")
+    os.environ.setdefault("EPATH_USE_TF", "0")  # or epath imports TensorFlow where it is installed
+    if scheme == "s3" and "AWS_REGION" in os.environ:  # botocore knows it by another name
+        os.environ.setdefault("AWS_DEFAULT_REGION", os.environ["AWS_REGION"])
+    if scheme == "gs" and "STORAGE_EMULATOR_HOST" in os.environ:  # so does TensorStore
+        os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", os.environ["STORAGE_EMULATOR_HOST"])
+    import fsspec
+    from etils import epath
+
+    # No listing is kept: another host may have written since, or TensorStore here.
+    fsspec.config.conf |= {name: {"use_listings_cache": False} for name in ("gs", "gcs", "s3")}
+    return epath.Path(text.rstrip("/"))
+
+
+def local(text: str) -> Path:
+    """A local path, as it was typed; raises UserError for anything else."""
+    if "://" in text:
+        raise UserError(f"{text}: expected a local path; copy from or to an object store yourself")
+    return Path(text)
+
+
+def is_remote(path: PurePath) -> bool:
+    return not isinstance(path, Path)
+
+
+def absolute(path: Path) -> Path:
+    return path if is_remote(path) else path.absolute()
+
+
+def require_reachable(path: Path) -> None:
+    """Asks an object store for what is at ``path``; there may be nothing.
+
+    Raises:
+      UserError: no such bucket, no credentials, no permission, or nobody answers.
+    """
+    try:
+        _file_system(path).ls(str(path), detail=False)
+    except Exception as error:
+        nothing = isinstance(error, FileNotFoundError)
+        if nothing and "bucket" not in str(error).removeprefix(_key(path)):
+            return
+        if (reason := storage_failure(error)) is None:
+            raise
+        raise UserError(f"{path} cannot be reached: {reason}") from error
+
+
+def storage_failure(error: Exception) -> str | None:
+    """What an object store's client says has gone wrong; None for any other error."""
+    client = type(error).__module__.partition(".")[0] in _CLIENTS
+    return " ".join(str(error).split()) if client or isinstance(error, OSError) else None
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of every object below ``folder``, by its name there: one listing."""
+    found = _file_system(folder).find(str(folder), detail=True)
+    return {name.removeprefix(_key(folder) + "/"): facts["size"] for name, facts in found.items()}
+
+
+def read_ranges(file: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes ``start`` to ``stop`` of an object, for each of ``ranges``, read side by side."""
+    starts, stops = zip(*ranges, strict=True)
+    return _file_system(file).cat_ranges([str(file)] * len(ranges), starts, stops, on_error="raise")
+
+
+def upload(folder: Path, path: Path) -> None:
+    """Copies the files of a local folder below ``path`` in the order in which they were written:
+    the last one shows that all are there."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
+        _file_system(path).put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yields a local folder; what it holds when the block has succeeded is copied to ``path``."""
+    with tempfile.TemporaryDirectory(prefix="langsamp-") as folder:
+        yield Path(folder)
+        upload(Path(folder), path)
+
+
+class GrowingObject:
+    """A file to append to, in a store whose objects do not grow: ``flush`` writes it anew."""
+
+    def __init__(self, path: Path, content: bytes):
+        self._path, self._content = path, bytearray(content)
+
+    def write(self, data: bytes) -> None:
+        self._content += data
+
+    def flush(self) -> None:
+        self._path.write_bytes(bytes(self._content))
+
+    close = flush
+
+
+def kvstore(path: Path) -> dict[str, Any]:
+    """The TensorStore key-value store of all that is below ``path``."""
+    return kvstore_at(f"{path}/")
+
+
+def kvstore_at(prefix: str) -> dict[str, Any]:
+    """The TensorStore key-value store of the names that begin with ``prefix``."""
+    scheme, mark, rest = prefix.partition("://")
+    if not mark:
+        return {"driver": "file", "path": prefix}
+    bucket, _, key = rest.partition("/")
+    if scheme == "gs":
+        return {"driver": "gcs", "bucket": bucket, "path": key}
+    return {"driver": "s3", "bucket": bucket, "path": key, **_s3_settings()}
+
+
+@functools.cache
+def _s3_settings() -> dict[str, Any]:
+    """What s3fs finds in the environment and in ~/.aws, for TensorStore: a region, and an endpoint
+    if it is not Amazon's own."""
+    import botocore.session
+
+    client = botocore.session.get_session().create_client("s3")
+    settings = {}
+    if not client.meta.endpoint_url.endswith(".amazonaws.com"):
+        settings = {"endpoint": client.meta.endpoint_url, "aws_region": client.meta.region_name}
+    if "AWS_ACCESS_KEY_ID" in os.environ:  # the search elsewhere would log what it does not find
+        settings["aws_credentials"] = {"type": "environment"}
+    return settings
+
+
+def _file_system(path: Path) -> Any:
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(str(path))[0]
+
+
+def _key(path: Path) -> str:
+    """BUCKET/NAME, as fsspec calls it."""
+    return str(path).partition("://")[2]

@@ -1,0 +1,107 @@
+"""A run whose data, output and start are in an object store ends where the same run on a disk does,
+also when it is killed."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from langsamp_jax.checkpoint import latest_step
+from langsamp_jax.cli import main
+from langsamp_jax.run import open_run
+from langsamp_jax.storage import location
+from langsamp_jax.store import Store
+
+STEPS = 9
+SETTINGS = {
+    "train.global_batch_size": 8,
+    "train.num_steps": STEPS,
+    "train.log_every": 1,
+    "train.checkpoint_every": 3,
+    "train.eval_every": 3,
+    "train.eval_rows": 2,
+    "optimizer.learning_rate": 1e-3,
+}
+
+
+def arguments(data: object, run: object, start: object) -> list[str]:
+    command = ["train", "--data", data, "--output", run, "--init_from", start]
+    return [*map(str, command), *(f"--gin.{name}={value}" for name, value in SETTINGS.items())]
+
+
+def launch(arguments: Sequence[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "langsamp_jax", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def records(run: Path) -> list[dict[str, float]]:
+    lines = (run / "metrics.jsonl").read_bytes().decode().splitlines()
+    keep = ("step", "train/loss", "eval/loss")
+    return [{k: v for k, v in json.loads(line).items() if k in keep} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def start(store_path: Path, tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "xlmr"
+    make_checkpoint(folder, "xlm-roberta", Store(store_path).manifest.vocabulary.size)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_disk(store_path: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("disk") / "run"
+    output, _ = (process := launch(arguments(store_path, run, start))).communicate(timeout=300)
+    assert process.returncode == 0, output
+    return run
+
+
+def test_killed_in_a_save_it_ends_as_on_a_disk(
+    s3, put, store_path, start, on_disk, tmp_path, capsys
+):
+    data, weights = put(store_path, "store"), put(start, "start")
+    run = location(f"s3://bucket/{tmp_path.name}/run")
+    process = launch(arguments(data, run, weights))
+
+    def kill(request) -> bool:  # when the save of step 6 has all but its last object
+        last = request.path == f"/bucket/{tmp_path.name}/run/checkpoints/6/commit_success.txt"
+        if last and request.method == "PUT":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            return True
+        return False
+
+    s3.refuse = kill
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, output
+    s3.refuse = lambda request: False
+    assert (run / "checkpoints" / "6" / "state").is_dir()
+    assert latest_step(run / "checkpoints") == 3
+    assert {line["step"] for line in records(run)} >= {1, 2, 3}
+
+    output, _ = (process := launch(arguments(data, run, weights))).communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert f"going on from step 3 of {run}" in output
+    (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, on_disk))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert records(run) == records(on_disk)
+    assert len(list((run / "tensorboard").iterdir())) == 2
+
+    # What is made of it
+    for where in (run, on_disk):
+        table, model = tmp_path / f"{where.parent.name}.json", tmp_path / f"{where.parent.name}.hf"
+        capsys.readouterr()
+        evaluate = ["evaluate", "mlm", "--model", str(where), "--data", str(data)]
+        assert main([*evaluate, "--output", str(table)]) == 0, capsys.readouterr().err
+        assert main(["export", "--run", str(where), "--output", str(model)]) == 0
+    tables = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
+    assert len(tables) == 2 and tables[0] == tables[1]
+    exports = [(file / "model.safetensors").read_bytes() for file in tmp_path.glob("*.hf")]
+    assert len(exports) == 2 and exports[0] == exports[1]
