@@ -72,7 +72,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def full_disk_as_oserror(path: Path) -> Iterator[None]:
     """Turns what TensorStore, Orbax and NumPy raise on a full disk into the OSError that it is.
 
-    One that names no file, as those of write() do, gets the name ``path``.
+    One that names no file, as those of write() do, gets the name ``path``. So does what an object
+    store refuses; it has no other errors of its own there.
     """
     try:
         yield
@@ -85,6 +86,8 @@ def full_disk_as_oserror(path: Path) -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        if is_remote(path):
+            raise OSError(f"{path}: {' '.join(str(error).split())[:300]}") from error
         raise
 
 

@@ -18,6 +18,10 @@ from typing import Any
 from langsamp_jax.errors import UserError
 
 _EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # what reads it, the extra that has it
+_SETTINGS = {
+    "gs": "the name, GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login",
+    "s3": "the name, AWS_ACCESS_KEY_ID or ~/.aws, AWS_REGION, AWS_ENDPOINT_URL",
+}
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
 
 
@@ -29,10 +33,10 @@ def location(text: str | PurePath) -> Path:
     """
     if isinstance(text, PurePath):
         return text
-    scheme, mark, _ = text.partition("://")
+    scheme, mark, name = text.partition("://")
     if not mark:
         return Path(text)
-    if scheme not in _EXTRAS:
+    if scheme not in _EXTRAS or name.startswith("/") or not name:
         raise UserError(f"{text}: expected a local path, gs://BUCKET/... or s3://BUCKET/...")
     package, extra = _EXTRAS[scheme]
     if importlib.util.find_spec(package) is None:
@@ -53,7 +57,7 @@ def location(text: str | PurePath) -> Path:
 def local(text: str) -> Path:
     """A local path, as it was typed; raises UserError for anything else."""
     if "://" in text:
-        raise UserError(f"{text}: expected a local path; copy from or to an object store yourself")
+        raise UserError(f"{text}: expected a local path (a copy of it can be in an object store)")
     return Path(text)
 
 
@@ -74,12 +78,13 @@ def require_reachable(path: Path) -> None:
     try:
         _file_system(path).ls(str(path), detail=False)
     except Exception as error:
-        nothing = isinstance(error, FileNotFoundError)
-        if nothing and "bucket" not in str(error).removeprefix(_key(path)):
-            return
-        if (reason := storage_failure(error)) is None:
+        reason = storage_failure(error)
+        if reason is None:
             raise
-        raise UserError(f"{path} cannot be reached: {reason}") from error
+        if isinstance(error, FileNotFoundError) and "bucket does not exist" not in reason:
+            return
+        settings = _SETTINGS[str(path).partition("://")[0]]
+        raise UserError(f"{path} cannot be reached: {reason} (check {settings})") from error
 
 
 def storage_failure(error: Exception) -> str | None:
@@ -96,8 +101,12 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def read_ranges(file: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes ``start`` to ``stop`` of an object, for each of ``ranges``, read side by side."""
-    starts, stops = zip(*ranges, strict=True)
-    return _file_system(file).cat_ranges([str(file)] * len(ranges), starts, stops, on_error="raise")
+    asked = [(start, stop) for start, stop in ranges if start < stop]  # HTTP knows no empty range
+    if not asked:
+        return [b""] * len(ranges)
+    files, (starts, stops) = [str(file)] * len(asked), zip(*asked, strict=True)
+    found = iter(_file_system(file).cat_ranges(files, starts, stops, on_error="raise"))
+    return [next(found) if start < stop else b"" for start, stop in ranges]
 
 
 def upload(folder: Path, path: Path) -> None:
@@ -110,7 +119,10 @@ def upload(folder: Path, path: Path) -> None:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """Yields a local folder; what it holds when the block has succeeded is copied to ``path``."""
+    """Yields a local folder whose files are in ``path`` when the block has succeeded."""
+    if not is_remote(path):
+        yield path
+        return
     with tempfile.TemporaryDirectory(prefix="langsamp-") as folder:
         yield Path(folder)
         upload(Path(folder), path)
@@ -145,6 +157,14 @@ def kvstore_at(prefix: str) -> dict[str, Any]:
     if scheme == "gs":
         return {"driver": "gcs", "bucket": bucket, "path": key}
     return {"driver": "s3", "bucket": bucket, "path": key, **_s3_settings()}
+
+
+def address(path: Path, name: str) -> str:
+    """The full name of the file that TensorStore calls ``name``, in the store where ``path`` is."""
+    if not is_remote(path):
+        return name
+    scheme, _, key = str(path).partition("://")
+    return f"{scheme}://{key.partition('/')[0]}/{name}"
 
 
 @functools.cache

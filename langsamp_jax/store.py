@@ -25,13 +25,14 @@ import tensorstore as ts
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.files import write_text
-from langsamp_jax.storage import is_remote, kvstore, location, sizes
+from langsamp_jax.storage import address, is_remote, kvstore, location, sizes
 from langsamp_jax.tokenizer import Tokenizer, Vocabulary, open_tokenizer
 
 SPLITS = ("train", "validation")
 ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
 
 _FORMAT = "langsamp-store/3"
+_FILE = r'(?:local file| in) "([^"]+)"'  # in TensorStore's messages
 _MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # the indices of the files; without it, every row reads one anew
 _REQUESTS = 128  # at once to an object store, where a row is a request of tens of milliseconds
@@ -175,8 +176,8 @@ class Split:
         try:
             tokens = self._all[self._first[language] + row].read().result()
         except ValueError as error:  # TensorStore's DATA_LOSS, NOT_FOUND, FAILED_PRECONDITION
-            file = re.search(r'local file "([^"]+)"', str(error))
-            where = file.group(1) if file else self.path
+            file = re.search(_FILE, str(error))
+            where = address(self.path, file.group(1)) if file else self.path
             if re.match("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE", str(error)):
                 raise UserError(f"{where} cannot be read: {_reason(error)}") from error
             raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
@@ -254,6 +255,6 @@ def _seal(body: dict[str, Any]) -> str:
 
 
 def _reason(error: ValueError) -> str:
-    """The innermost of TensorStore's nested messages, without its source annotations."""
-    text = str(error).split(" [source locations=")[0].split("\n")[0]
-    return re.sub(r'^.*local file "[^"]+":? ?', "", text) or text
+    """The innermost of TensorStore's nested messages, without its annotations."""
+    text = re.split(r" \[(?:source locations|http_response_\w+)=|\n", str(error))[0]
+    return re.sub(rf"^.*{_FILE}:? ?", "", text) or text

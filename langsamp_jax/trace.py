@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from langsamp_jax.storage import scratch
 from langsamp_jax.watch import Stopwatch
 
 
@@ -19,12 +20,12 @@ class Trace:
     def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: Stopwatch):
         self._folder, self._stopwatch = run / "tensorboard", stopwatch
         self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
-        self._recording = False
+        self._recording: contextlib.ExitStack | None = None
 
     @contextlib.contextmanager
     def step(self, number: int, previous: Any) -> Iterator[None]:
         """Within the block ``number`` is dispatched; ``previous`` is what the step before gave."""
-        if (number in self._steps) != self._recording:
+        if (number in self._steps) != (self._recording is not None):
             jax.block_until_ready(previous)  # its work is no part of what comes now
             if self._recording:
                 self.close()
@@ -35,12 +36,13 @@ class Trace:
 
     def _open(self) -> None:
         with self._stopwatch.phase("profile"):
-            jax.profiler.start_trace(self._folder)
-        self._recording = True
+            self._recording = contextlib.ExitStack()
+            folder = self._recording.enter_context(scratch(self._folder))
+            jax.profiler.start_trace(folder)
+            self._recording.callback(jax.profiler.stop_trace)
 
     def close(self) -> None:
         """Writes what has been recorded, if anything has."""
         if self._recording:
-            self._recording = False
-            with self._stopwatch.phase("profile"):
-                jax.profiler.stop_trace()
+            with self._stopwatch.phase("profile"), self._recording:
+                self._recording = None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.run import Run
+from langsamp_jax.storage import is_remote
 
 
 def require_wandb(project: str | None) -> None:
@@ -39,7 +40,7 @@ def wandb_log(
             id=run.id,
             name=run.path.name,
             resume="allow",
-            dir=run.path,
+            dir=None if is_remote(run.path) else run.path,
             config=run.settings,
             settings=wandb.Settings(console="off"),
         )
