@@ -5,14 +5,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from langsamp_jax import __version__, verbs
 from langsamp_jax.compilation_cache import keep_compiled
 from langsamp_jax.ending import ending
 from langsamp_jax.errors import UserError
-from langsamp_jax.storage import is_remote, local, location, require_reachable
+from langsamp_jax.storage import local, location, require_reachable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parser().parse_known_args(argv)
         with _processes(args):
-            for value in vars(args).values():
-                if isinstance(value, PurePath) and is_remote(value):
-                    require_reachable(value)
+            require_reachable(vars(args).values())
             _read_gin(args, rest)
             args.call(args)
             sys.stdout.flush()
@@ -193,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         help="v5e:4x4, v5p:4x4x4, ...; cpu:8 (simulated); here (the devices of this machine)",
     )
     _gin(verb)
-    verb.add_argument("--data", type=Path, metavar="STORE", help="takes the sizes from a store")
+    verb.add_argument("--data", type=location, metavar="STORE", help="takes the sizes from a store")
     sizes = verb.add_argument_group("sizes without a store (default: the published run's)")
     for name in ("vocab_size", "languages", "scripts", "sequence_length"):
         sizes.add_argument(f"--{name}", type=int, metavar="N")

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -69,12 +69,19 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
-def require_reachable(path: Path) -> None:
-    """Asks an object store for what is at ``path``; there may be nothing.
+def require_reachable(arguments: Iterable[Any]) -> None:
+    """Asks the object stores for what is at those of ``arguments`` that are there; there may be
+    nothing.
 
     Raises:
       UserError: no such bucket, no credentials, no permission, or nobody answers.
     """
+    for argument in arguments:
+        if isinstance(argument, PurePath) and is_remote(argument):
+            _require_answer(argument)
+
+
+def _require_answer(path: Path) -> None:
     try:
         _file_system(path).ls(str(path), detail=False)
     except Exception as error:
