@@ -82,9 +82,9 @@ class Group:
             self.kill()
         return {n: process.returncode for n, process in self.processes.items()}
 
-    def succeed(self) -> str:
+    def succeed(self, seconds: float = 240) -> str:
         """Waits until all have ended with 0; gives what process 0 has said."""
-        codes = self.finish()
+        codes = self.finish(seconds)
         assert set(codes.values()) == {0}, "\n".join(map(self.said, codes))
         return self.said(0)
 

@@ -1,0 +1,108 @@
+"""Kills one of four processes at a random moment, ten times; the run must end as if nothing was.
+
+    python benchmarks/kills.py [--kills 10] [--seed 0]
+
+Four ``langsamp train`` processes share a run on this machine's CPUs. One of them, drawn anew each
+time, gets SIGKILL at a random moment: while all start, or some time after the first new step. The
+others must end by themselves, and the same command is given again. The run that has been killed so
+often is compared with an undisturbed one: parameters bitwise, losses of all steps, and that no
+complete checkpoint was lost. Prints one JSON object.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in (".", "tests/langsamp_jax")]
+
+import jax
+import numpy as np
+from process_group import SETTINGS, Group, checkpoints, losses
+from record import surroundings
+
+from data_pipelines.prepare import prepare
+from data_pipelines.synthetic import synthesize
+from data_pipelines.tokenizer_training import train_tokenizer
+from langsamp_jax.run import open_run
+
+PROCESSES, STEPS = 4, 120
+CHANGES = {"train__num_steps": STEPS, "train__checkpoint_every": 5, "train__eval_every": 50}
+
+
+def make_store(folder: Path) -> Path:
+    synthesize(folder / "corpus", num_languages=6, num_sentences=1000, seed=1)
+    train_tokenizer(folder / "corpus", 600, folder / "tokenizer.model")
+    prepare(folder / "corpus", folder / "tokenizer.model", folder / "store", 32, 0.1)
+    return folder / "store"
+
+
+def last(items: list) -> int:
+    return max(items, default=0)
+
+
+def kill_one(store: Path, run: Path, chance: random.Random) -> dict:
+    """Starts all, kills one, and says what became of the others and of the run."""
+    kept, begun = last(checkpoints(run)), time.monotonic()
+    group = Group(store, run, PROCESSES, **CHANGES)
+    starting, wait = chance.random() < 0.3, chance.random()
+    if starting:
+        time.sleep(20 * wait)
+    else:
+        group.reach(run, kept + 1)
+        time.sleep(6 * wait)
+    victim = chance.randrange(PROCESSES)
+    assert all(process.poll() is None for process in group.processes.values()), group.said(0)
+    moment = time.monotonic()
+    group.processes[victim].kill()
+    codes = group.finish(120)
+    seconds = time.monotonic() - moment
+    del codes[victim]
+    assert not {0, 2, 75} & set(codes.values()), (codes, [group.said(n) for n in codes])
+    reached = last([step for step, _ in losses(run)])
+    now = last(checkpoints(run))
+    assert now >= kept, "a complete checkpoint is lost"
+    return {
+        "victim": victim,
+        "seconds_after_start": round(moment - begun, 1),
+        "seconds_until_all_ended": round(seconds, 2),
+        "exit_codes_of_the_others": sorted(set(codes.values())),
+        "step": reached if reached > kept else None,  # None: none was finished in this session
+        "checkpoint_before": kept,
+        "checkpoint_after": now,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder))
+        undisturbed, run = Path(folder) / "undisturbed", Path(folder) / "run"
+        kills = []
+        for number in range(args.kills):
+            kills.append(kill_one(store, run, chance))
+            print(f"kill {number + 1}: {kills[-1]}", file=sys.stderr, flush=True)
+        Group(store, run, PROCESSES, **CHANGES).succeed(1200)
+        Group(store, undisturbed, PROCESSES, **CHANGES).succeed(1200)
+        (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, undisturbed))
+        same = jax.tree.map(np.array_equal, ours, theirs)
+        result = {
+            "kills": kills,
+            "parameters_bitwise_equal": all(jax.tree.leaves(same)),
+            "losses_of_all_steps_equal": losses(run) == losses(undisturbed),
+            "steps": STEPS,
+            "processes": PROCESSES,
+            "settings": SETTINGS | {k.replace("__", "."): v for k, v in CHANGES.items()},
+        }
+    print(json.dumps({**result, **surroundings()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
