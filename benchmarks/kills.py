@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in (".", "tests/langsamp_jax")]
-
 import jax
 import numpy as np
 from process_group import SETTINGS, Group, checkpoints, losses
