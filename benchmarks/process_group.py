@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import socket
 import subprocess
@@ -103,22 +102,21 @@ class Group:
             running = [process.poll() is None for process in self.processes.values()]
             assert all(running), "\n".join(map(self.said, self.processes))
 
-    def lose_one(self, chance: random.Random, seconds: float) -> int | None:
-        """Sends SIGKILL to one of them after up to ``seconds``, and waits until all have ended.
+    def lose(self, victim: int, patience: float = 20) -> dict[int, int] | None:
+        """Sends SIGKILL to ``victim`` and waits until the others have ended, too.
 
         Returns:
-          which one; None where the run was over before.
+          the exit codes of the others; None where they had to be ended, as a launcher does it:
+          while they wait for all to come, they wait for one that is gone as well.
         """
-        time.sleep(chance.uniform(0, seconds))
-        victim = chance.choice(list(self.processes))
-        over = all(process.poll() is not None for process in self.processes.values())
         self.processes[victim].kill()
-        codes = self.finish(60)
-        del codes[victim]
-        if over:
+        try:
+            codes = self.finish(patience)
+        except subprocess.TimeoutExpired:
             return None
-        assert not set(codes.values()) & {0, 2}, "\n".join(map(self.said, codes))
-        return victim
+        del codes[victim]
+        assert not {0, 2, 75} & set(codes.values()), "\n".join(map(self.said, codes))
+        return codes
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
