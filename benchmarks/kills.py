@@ -3,7 +3,7 @@
     python benchmarks/kills.py [--kills 10] [--seed 0]
 
 Four ``langsamp train`` processes share a run on this machine's CPUs. One of them, drawn anew each
-time, gets SIGKILL at a random moment: while all start, or some time after the first new step. The
+time, gets SIGKILL at a random moment: while all start, or some time after a step that none has done before. The
 others must end, by themselves once all have met, and the same command is given again. The run that has been killed so
 often is compared with an undisturbed one: parameters bitwise, losses of all steps, and that no
 complete checkpoint was lost. Prints one JSON object.
@@ -38,19 +38,23 @@ def make_store(folder: Path) -> Path:
     return folder / "store"
 
 
+def steps(run: Path) -> list[int]:
+    return [step for step, _ in losses(run)]
+
+
 def last(items: list) -> int:
     return max(items, default=0)
 
 
 def kill_one(store: Path, run: Path, chance: random.Random) -> dict:
     """Starts all, kills one, and says what became of the others and of the run."""
-    kept, begun = last(checkpoints(run)), time.monotonic()
+    kept, logged, begun = last(checkpoints(run)), last(steps(run)), time.monotonic()
     group = Group(store, run, PROCESSES, **CHANGES)
     starting, wait = chance.random() < 0.3, chance.random()
     if starting:
         time.sleep(20 * wait)
     else:
-        group.reach(run, kept + 1)
+        group.reach(run, logged + 1)
         time.sleep(6 * wait)
     victim = chance.randrange(PROCESSES)
     assert all(process.poll() is None for process in group.processes.values()), group.said(0)
@@ -58,7 +62,6 @@ def kill_one(store: Path, run: Path, chance: random.Random) -> dict:
     codes = group.lose(victim)
     ended = None if codes is None else round(time.monotonic() - moment, 2)
     assert starting or ended, "they do not end by themselves"
-    reached = last([step for step, _ in losses(run)])
     now = last(checkpoints(run))
     assert now >= kept, "a complete checkpoint is lost"
     return {
@@ -66,7 +69,7 @@ def kill_one(store: Path, run: Path, chance: random.Random) -> dict:
         "seconds_after_start": round(moment - begun, 1),
         "seconds_until_all_ended": ended,  # None: they were waiting for all to come
         "exit_codes_of_the_others": codes and sorted(set(codes.values())),
-        "step": reached if reached > kept else None,  # None: none was finished in this session
+        "last_step_logged": last(steps(run)),
         "checkpoint_before": kept,
         "checkpoint_after": now,
     }
