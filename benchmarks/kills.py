@@ -3,10 +3,10 @@
     python benchmarks/kills.py [--kills 10] [--seed 0]
 
 Four ``langsamp train`` processes share a run on this machine's CPUs. One of them, drawn anew each
-time, gets SIGKILL at a random moment: while all start, or some time after a step that none has done before. The
-others must end, by themselves once all have met, and the same command is given again. The run that has been killed so
-often is compared with an undisturbed one: parameters bitwise, losses of all steps, and that no
-complete checkpoint was lost. Prints one JSON object.
+time, gets SIGKILL at a random moment: while all start, or some time after a step that none has done
+before. The others must end, by themselves once all have met, and the same command is given again.
+The run that has been killed so often is compared with an undisturbed one: parameters bitwise, and
+the losses of all steps. No complete checkpoint may be lost. Prints one JSON object.
 """
 
 import argparse
