@@ -74,6 +74,16 @@ def test_a_checkpoint_of_any_goes_on_at_any_other(
     assert_same_losses(run, runs[1])
 
 
+def test_a_signal_to_one_saves_on_all_and_the_run_goes_on(runs, store_path, tmp_path):
+    run = tmp_path / "run"
+    group = Group(store_path, run, 4)
+    group.reach(run, 3)
+    group.processes[2].send_signal(signal.SIGTERM)
+    assert_stopped(group, run, 75)
+    Group(store_path, run, 4).succeed()
+    assert_same_end(run, runs[4])
+
+
 def all_at_once(group: Group) -> None:
     for _ in range(2):
         for process in group.processes.values():
@@ -83,7 +93,6 @@ def all_at_once(group: Group) -> None:
 @pytest.mark.parametrize(
     ("disturb", "code", "changes"),
     [
-        (lambda group: group.processes[2].send_signal(signal.SIGTERM), 75, {}),
         (all_at_once, 75, {"train__checkpoint_every": 1}),
         (
             lambda group: group.processes[1].send_signal(signal.SIGINT),
@@ -91,23 +100,25 @@ def all_at_once(group: Group) -> None:
             {"train__eval_every": 1},
         ),
     ],
-    ids=["one", "all, twice, while saving", "Ctrl-C while evaluating"],
+    ids=["SIGTERM to all, twice, while saving", "Ctrl-C to one while evaluating"],
 )
-def test_a_signal_to_any_saves_on_all_at_the_same_step(
-    disturb: Callable[[Group], None], code, changes, runs, store_path, tmp_path
+def test_signals_at_bad_moments(
+    disturb: Callable[[Group], None], code, changes, store_path, tmp_path
 ):
     run = tmp_path / "run"
-    group = Group(store_path, run, 4, **changes)
+    group = Group(store_path, run, 2, **changes)
     group.reach(run, 3)
     disturb(group)
+    assert_stopped(group, run, code)
+
+
+def assert_stopped(group: Group, run: Path, code: int) -> None:
+    """All have ended with ``code`` at the same step, which is saved and the last in the log."""
     assert set(group.finish().values()) == {code}
-    (step,) = checkpoints(run)[-1:]
+    step = checkpoints(run)[-1]
     assert 3 <= step < STEPS and losses(run)[-1][0] == step
     assert f"stopped at step {step} and saved" in group.said(0)
     assert "Traceback" not in "".join(map(group.said, group.processes))
-    if not changes:
-        Group(store_path, run, 4).succeed()
-        assert_same_end(run, runs[4])
 
 
 def test_killed_processes_cost_the_steps_since_the_last_checkpoint(runs, store_path, tmp_path):
