@@ -137,11 +137,12 @@ def test_batches_are_the_same_for_1_2_and_8_devices(feed, store_path):
             assert same(found, batch)
 
 
-def test_two_processes_read_half_of_the_same_batch_each(feed, store_path):
-    found = reports(start(store_path, devices=2, processes=2))
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+def test_each_process_reads_its_part_of_the_same_batch(processes, devices, feed, store_path):
+    found = reports(start(store_path, devices, processes))
     for report in found:
         assert report["devices"] == 4
-        assert report["reads"] == [SIZE // 2] * len(STEPS)
+        assert report["reads"] == [SIZE // processes] * len(STEPS)
     for batch, step in zip(global_batches(found), STEPS, strict=True):
         assert same(batch, feed.batch(step))
 
