@@ -11,7 +11,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -118,10 +118,19 @@ def read_ranges(file: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
 def upload(folder: Path, path: Path) -> None:
     """Copies the files of a local folder below ``path`` in the order in which they were written:
-    the last one shows that all are there."""
+    the last one shows that all are there. What fails takes back what it has copied."""
+    store, copied = _file_system(path), []
     files = [file for file in folder.rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
-        _file_system(path).put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
+    try:
+        for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
+            name = f"{path}/{file.relative_to(folder).as_posix()}"
+            store.put_file(str(file), name)
+            copied.append(name)
+    except Exception:
+        for name in copied:
+            with suppress(Exception):  # the first error is the one to be told
+                store.rm_file(name)
+        raise
 
 
 @contextmanager

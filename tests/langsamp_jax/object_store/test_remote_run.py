@@ -105,3 +105,28 @@ def test_killed_in_a_save_it_ends_as_on_a_disk(
     assert len(tables) == 2 and tables[0] == tables[1]
     exports = [(file / "model.safetensors").read_bytes() for file in tmp_path.glob("*.hf")]
     assert len(exports) == 2 and exports[0] == exports[1]
+
+
+def test_what_may_not_be_written(s3, put, store_path, start, tmp_path, capsys):
+    data, run = put(store_path, "store"), f"s3://bucket/{tmp_path.name}/run"
+    for name in ("/run/run.json", "/run/checkpoints/3/state"):
+        s3.refuse = lambda request, name=name: request.method == "PUT" and name in request.path
+        assert main(arguments(data, run, start)) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("langsamp: ") and "denied" in line.lower(), line
+    s3.refuse = lambda request: False
+    assert latest_step(location(run) / "checkpoints") == 0
+
+
+def test_an_export_and_its_start_from_there(s3, put, store_path, start, on_disk, tmp_path):
+    model = f"s3://bucket/{tmp_path.name}/model"
+    assert main(["export", "--run", str(on_disk), "--output", model]) == 0
+    assert main(["export", "--run", str(on_disk), "--output", str(tmp_path / "model")]) == 0
+    for file in (tmp_path / "model").iterdir():
+        assert (location(model) / file.name).read_bytes() == file.read_bytes()
+    dry = ["train", "--data", str(store_path), "--init_from", model, "--dry_run"]
+    assert main(dry) == 0
+    table = location(f"s3://bucket/{tmp_path.name}/mlm.json")
+    evaluate = ["evaluate", "mlm", "--model", str(on_disk), "--data", str(store_path)]
+    assert main([*evaluate, "--output", str(table)]) == 0
+    assert json.loads(table.read_bytes())["task"] == "mlm"
