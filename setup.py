@@ -68,6 +68,7 @@ DEV = [
     "flask>=3.1,<4",  # with flask-cors, for the S3 server of moto, whose extra brings far more
     "flask-cors>=6,<7",
     "hypothesis>=6.100,<7",
+    "libtpu==0.0.42",  # what jax[tpu] asks for: tests compile for TPUs, which needs none
     "moto[s3]>=5.2,<6",
     "pytest>=9,<10",
     "pytest-xdist>=3.8,<4",

@@ -195,6 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     sizes = verb.add_argument_group("sizes without a store (default: the published run's)")
     for name in ("vocab_size", "languages", "scripts", "sequence_length"):
         sizes.add_argument(f"--{name}", type=int, metavar="N")
+    verb.add_argument(
+        "--find_batch",
+        action="store_true",
+        help="the most rows per device that fit, in place of train.global_batch_size",
+    )
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(

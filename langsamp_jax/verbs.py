@@ -5,6 +5,7 @@ Libraries are imported where a verb needs them, so that ``--help`` answers at on
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -231,7 +232,9 @@ def _live(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def plan(args: argparse.Namespace) -> None:
     from langsamp_jax.plan.compile import Sizes, sizes_of
-    from langsamp_jax.plan.report import plan, show
+    from langsamp_jax.plan.record import plan
+    from langsamp_jax.plan.report import show
+    from langsamp_jax.plan.search import largest_batch
     from langsamp_jax.plan.topology import topology_devices
     from langsamp_jax.store import Store
     from langsamp_jax.train import Configs
@@ -243,7 +246,11 @@ def plan(args: argparse.Namespace) -> None:
     sizes = sizes_of(Store(args.data)) if args.data else Sizes(**given)
     configs, devices = Configs(), topology_devices(args.topology)
     print(f"compiling for {len(devices)} devices: minutes, for a large model", file=sys.stderr)
-    record = {"topology": args.topology, **plan(configs, sizes, devices)}
+    if args.find_batch:
+        found = largest_batch(configs, sizes, devices, functools.partial(print, file=sys.stderr))
+    else:
+        found = plan(configs, sizes, devices)
+    record = {"topology": args.topology, **found}
     print(json.dumps(record, indent=1) if args.json else show(record))
 
 

@@ -47,23 +47,22 @@ def sizes_of(store: Store) -> Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutOfMemory:
-    """What the compiler says of a program that does not fit, in bytes."""
+class TooLarge:
+    """The compiler's word that a program does not fit, in bytes of one device."""
 
-    used: float
+    needs: float  # besides the state and the batch
     capacity: float
-    largest: tuple[str, ...]  # of its buffers: size, shape and where in the model
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
     mesh: jax.sharding.Mesh
     state: TrainState  # shapes with shardings
-    program: jax.stages.Compiled | OutOfMemory
+    program: jax.stages.Compiled | TooLarge
 
     @property
-    def fits(self) -> bool:
-        return not isinstance(self.program, OutOfMemory)
+    def too_large(self) -> bool:
+        return isinstance(self.program, TooLarge)
 
 
 def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) -> CompiledStep:
@@ -95,7 +94,7 @@ def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) 
         try:
             program = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            program = read_out_of_memory(str(error))
+            program = read_too_large(str(error))
             if program is None:
                 raise
     return CompiledStep(mesh, state, program)
@@ -109,15 +108,13 @@ def abstract_batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
     return Batch(tokens, valid, array(jnp.int32, rows), array(jnp.int32, rows))
 
 
-def read_out_of_memory(message: str) -> OutOfMemory | None:
-    """The numbers in XLA's message; None where it is about something else."""
-    total = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
-    if total is None:
-        return None
-    largest = re.findall(
-        r"Size: ([\d.]+[KMGT]?)\n(?:.*\n)*?\s*Shape: ([^\s{]+)(?:.*\n)*?(?=\s*={5,}|$)", message
-    )
-    return OutOfMemory(_bytes(total[1]), _bytes(total[2]), tuple(map(" ".join, largest[:8])))
+def read_too_large(message: str) -> TooLarge | None:
+    """What a TPU's compiler says in place of a program; None where it is about something else."""
+    number = r"([\d.]+[KMGT]?)"
+    needs = re.search(rf"HLO temporaries \({number}\) exceeds available HBM \({number}\)", message)
+    used = re.search(rf"Used {number} of {number} hbm", message)
+    found = needs or used
+    return TooLarge(_bytes(found[1]), _bytes(found[2])) if found else None
 
 
 def _bytes(text: str) -> float:

@@ -4,7 +4,6 @@ import collections
 import math
 
 import jax
-import numpy as np
 
 from langsamp_jax.model import ModelConfig
 from langsamp_jax.step import TrainState
@@ -21,12 +20,13 @@ def minimum_traffic(
 ) -> dict[str, float]:
     """Bytes that a device sends in one step, by what for, with the algorithms of rings.
 
-    Everything travels in the compute dtype. In each of the ``parts`` of a batch a parameter that
-    is split over ``fsdp`` is gathered for the forward and again for the backward pass, and its
-    gradient is reduced and scattered; where copies of it meet different rows, their gradients are
-    summed once a step. A lookup in a table that is split over ``fsdp`` sends the vectors, not the
-    table. Over ``tensor`` a layer sums its states twice in the forward and twice in the backward
-    pass, and the head's inputs once in each. What is computed again is not sent again.
+    In each of the ``parts`` of a batch a kernel that is split over ``fsdp`` is gathered for the
+    forward and again for the backward pass, and its gradient is reduced and scattered. The table
+    of word embeddings is not: see tied_embedding.py. Where copies of a parameter meet different
+    rows, their gradients are summed once a step. Over ``tensor`` a layer sums its states twice in
+    the forward and twice in the backward pass, and the head its features once in each. What is
+    computed again is not sent again. All of it travels in the compute dtype, but the gradient of
+    the table in float32.
 
     Args:
       state: shapes with shardings.
@@ -34,19 +34,22 @@ def minimum_traffic(
     """
     item = 2 if model.dtype == "bfloat16" else 4
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    sent: dict[str, float] = collections.defaultdict(float)
-    for leaf in jax.tree.leaves(state.params):
-        split = {axis for part in leaf.sharding.spec for axis in _names(part)}
-        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * item
-        if "fsdp" in split:
-            sent["gather parameters"] += 2 * parts * shard * (fsdp - 1)
-            sent["scatter gradients"] += parts * shard * (fsdp - 1)
-        copies = math.prod(mesh.shape[axis] for axis in ("data", "fsdp") if axis not in split)
-        sent["sum gradients"] += 2 * shard * _share(copies)
     states = rows * length * model.hidden_size * item
-    sent["embedding lookup"] = parts * 2 * states * _share(fsdp)
-    sent["embedding lookup"] += parts * 2 * states * _share(tensor)
     features = rows * num_targets * model.hidden_size * item
+    sent: dict[str, float] = collections.defaultdict(float)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        is_table = getattr(path[-1], "key", None) == "word_embeddings"
+        split = {axis for axes in leaf.sharding.spec for axis in _names(axes)}
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        if is_table:
+            sent["table"] += parts * shard * (item + 4) * _share(fsdp)  # columns for pieces
+            sent["table"] += parts * 2 * features * (fsdp - 1)  # to all pieces, and back
+        elif "fsdp" in split:
+            sent["gather kernels"] += parts * 2 * shard * item * (fsdp - 1)
+            sent["scatter gradients"] += parts * shard * item * (fsdp - 1)
+        copies = math.prod(mesh.shape[axis] for axis in ("data", "fsdp") if axis not in split)
+        sent["sum gradients"] += 2 * shard * (4 if is_table else item) * _share(copies)
+    sent["lookup"] = parts * (2 * states * _share(fsdp) + 2 * states * _share(tensor))
     sums = 4 * model.num_hidden_layers * states + 2 * features
     sent["sum activations"] = parts * 2 * sums * _share(tensor)
     return {name: float(amount) for name, amount in sent.items() if amount}
@@ -57,5 +60,5 @@ def _share(devices: int) -> float:
     return (devices - 1) / devices
 
 
-def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if part is None else tuple(np.atleast_1d(part).tolist())
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes

@@ -36,6 +36,9 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # it asks, and does not care
+    # A program for devices that are not there can be put into the cache, not taken out.
+    jax.config.update("jax_enable_compilation_cache", False)
     options = {"chip_config_name": "megacore"} if generation == "v4" else {}  # a device a chip
     if shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
