@@ -44,8 +44,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(name, platform="tpu", **options).devices
-    except (ImportError, RuntimeError) as error:
-        if "libtpu" in str(error):
+    except RuntimeError as error:
+        if "TPU support not installed" in str(error):
             raise UserError(
                 f"compiling for {name} needs libtpu, also without a TPU: "
                 "pip install 'langsamp-jax[tpu]'"

@@ -10,14 +10,14 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from langsamp_jax.cli import main
-from langsamp_jax.errors import UserError
 from langsamp_jax.model import ModelConfig
 from langsamp_jax.optimizer import OptimizerConfig
+from langsamp_jax.plan import record
 from langsamp_jax.plan.advice import advice
-from langsamp_jax.plan.compile import TooLarge, read_too_large
+from langsamp_jax.plan.compile import Sizes, TooLarge, compile_step, read_too_large
+from langsamp_jax.plan.report import show
 from langsamp_jax.plan.search import search
 from langsamp_jax.plan.theory import minimum_traffic
-from langsamp_jax.plan.topology import topology_devices
 from langsamp_jax.step import TrainState
 from langsamp_jax.train import Configs, TrainConfig
 
@@ -86,14 +86,22 @@ def test_a_tpu_that_is_not_there():
     assert fast["device_hours"] == pytest.approx(fast["days"] * 24 * 4)
 
 
-def test_a_batch_that_a_tpu_cannot_hold_comes_with_advice():
-    pytest.importorskip("libtpu")
-    record = planned("--topology=v5e:2x2", "--gin.train.global_batch_size=65536")
-    assert not record["fits"] and "estimate" not in record
-    assert record["memory"]["total"] > record["memory"]["capacity"]
-    changes = [entry["change"] for entry in record["advice"]]
-    assert changes[:2] == ["model.dtype = 'bfloat16'", "mesh.data = 1 and mesh.fsdp = 4"]
-    assert "train.accumulation_steps = 2" in changes
+def test_what_cannot_be_compiled_comes_with_advice(monkeypatch):
+    def refused(*arguments):
+        return dataclasses.replace(compile_step(*arguments), program=TooLarge(66e9, 16e9))
+
+    monkeypatch.setattr(record, "compile_step", refused)
+    model = ModelConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    configs = Configs(model=model, train=TrainConfig(global_batch_size=4))
+    found = record.plan(configs, Sizes(300, 6, 2, 32), jax.devices()[:1])
+    assert not found["fits"] and "network" not in found
+    memory = found["memory"]
+    assert memory["total"] == 66e9 + memory["parameters"] + memory["optimizer"]
+    assert {"change": "train.accumulation_steps = 2", "saves": 33e9} in found["advice"]
+    shown = show(found)
+    assert "it does not fit" in shown and "train.accumulation_steps = 2" in shown
 
 
 @pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "h100:8", "v5e", "cpu:0", "cpu", "tpu:2x2"])
@@ -106,11 +114,15 @@ def test_an_unknown_topology_lists_those_that_are_known(name, capfd):
     assert "v5e:1x1, 2x2" in message and "v5p:" in message
 
 
-def test_without_libtpu_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "libtpu", None)
-    monkeypatch.setattr("jax._src.xla_bridge._xla.pjrt_plugin_loaded", lambda name: False)
-    with pytest.raises(UserError, match=r"needs libtpu.*langsamp-jax\[tpu\]"):
-        topology_devices("v5e:2x2")
+def test_without_libtpu_it_says_what_to_install():
+    program = (
+        "import sys; from jax._src import xla_bridge\n"
+        "xla_bridge.get_tpu_library_path = lambda: None\n"
+        "from langsamp_jax.cli import main; sys.exit(main(['plan', '--topology=v5e:2x2']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs libtpu, also without a TPU: pip install" in done.stderr.splitlines()[-1]
 
 
 def test_a_store_says_its_sizes_itself(capsys):

@@ -35,8 +35,6 @@ ENTRY %main (t: f32[64,256], i: s32[]) -> f32[64,64] {
 }
 """
 DEVICE = Device(1e12, memory_bytes=1e9, memory_bandwidth=1e9, link_bandwidth=1e8, links=4)
-    peak_flops=1e12, memory_bytes=1e9, memory_bandwidth=1e9, link_bandwidth=1e8, links=4
-)
 PRODUCT = 2 * 64 * 64 * 256
 
 
