@@ -27,31 +27,37 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        of, to = self.axes
+        _, to = self.axes
         normal = nn.initializers.normal(self.initializer_range)
         kernel_init = nn.with_logical_partitioning(normal, self.axes)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (to,))
         bias = self.param("bias", bias_init, (self.features,))
-        x = nn.with_logical_constraint(x, ("batch", None if of == "embed" else of))
-        y = x @ gathered(kernel.astype(self.dtype), self.axes) + bias.astype(self.dtype)
+        whole = tuple(None if axis == "embed" else axis for axis in self.axes)
+        kernel = gathered(kernel.astype(self.dtype), whole, self.axes)
+        y = x @ kernel + bias.astype(self.dtype)
         return nn.with_logical_constraint(y, ("tokens", None) if to == "embed" else ("batch", to))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered(kernel: jax.Array, axes: tuple[str, str]) -> jax.Array:
-    """A kernel with all of its ``embed`` axis on every device; its gradient is scattered again.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(x: jax.Array, inside: tuple, outside: tuple) -> jax.Array:
+    """What lies split as ``outside``, gathered as ``inside``; its gradient is scattered again.
 
-    Left to itself, the partitioner may move activations instead, or keep all gradients whole.
+    Both are tuples of logical names. Left to itself, the partitioner may move activations instead
+    of kernels, or keep all gradients whole.
     """
-    whole = tuple(None if axis == "embed" else axis for axis in axes)
-    return nn.with_logical_constraint(kernel, whole)
+    return nn.with_logical_constraint(x, inside)
 
 
 gathered.defvjp(
-    lambda kernel, axes: (gathered(kernel, axes), None),
-    lambda axes, _, gradient: (nn.with_logical_constraint(gradient, axes),),
+    lambda x, inside, outside: (gathered(x, inside, outside), None),
+    lambda inside, outside, _, gradient: (nn.with_logical_constraint(gradient, outside),),
 )
+
+
+def whole_rows(x: jax.Array) -> jax.Array:
+    """The states between the layers [tokens, hidden], all of a row's tokens on its devices."""
+    return gathered(x, ("batch", None), ("tokens", None))
 
 
 class Dropout(nn.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from langsamp_jax.attention import Case, Implementation, attend
 from langsamp_jax.config import configurable, require
-from langsamp_jax.layers import Dense, Dropout
+from langsamp_jax.layers import Dense, Dropout, whole_rows
 from langsamp_jax.tied_embedding import lookup
 
 VOCAB_MULTIPLE = 128  # the vocabulary is padded to this inside the model, so that it can be sharded
@@ -283,12 +283,12 @@ class Block(nn.Module):
             y = _dense(config, config.hidden_size, ("mlp", "embed"), "output")(y)
             return dropout(y, deterministic)
 
-        if config.norm_first:
-            x = x + self_attention(attention_norm(x))
-            x = x + feed_forward(output_norm(x))
-        else:
-            x = attention_norm(x + self_attention(x))
-            x = output_norm(x + feed_forward(x))
+        for norm, part in ((attention_norm, self_attention), (output_norm, feed_forward)):
+            if config.norm_first:
+                x = x + part(whole_rows(norm(x)))
+            else:
+                x = norm(x + part(whole_rows(x)))
+            x = nn.with_logical_constraint(x, ("tokens", None))
         return x, x if every_layer else None
 
 
@@ -322,7 +322,7 @@ class Head(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config, shape = self.config, hidden.shape
         x = hidden.reshape(-1, config.hidden_size)
-        x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(x)
+        x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(whole_rows(x))
         x = _layer_norm(config, "layer_norm")(nn.gelu(x, approximate=False))
         return x.reshape(shape)
 
