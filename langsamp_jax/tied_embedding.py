@@ -233,7 +233,11 @@ def _gather(x: jax.Array, axis: str) -> jax.Array:
 
 
 def _reduce_scatter(x: jax.Array, axis: str) -> jax.Array:
-    return jax.lax.psum_scatter(x, axis, tiled=True) if _size(axis) > 1 else x
+    """Not ``psum_scatter``: the TPU compiler makes an all-reduce of it here, of twice the bytes."""
+    if _size(axis) == 1:
+        return x
+    parts = jax.lax.all_to_all(x.reshape(_size(axis), -1, *x.shape[1:]), axis, 0, 0)
+    return parts.sum(0, dtype=jnp.float32).astype(x.dtype)
 
 
 def _exchange(x: jax.Array, axis: str, split_axis: int, concat_axis: int) -> jax.Array:
