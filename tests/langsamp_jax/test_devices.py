@@ -134,7 +134,7 @@ def runs(store_path, tmp_path_factory) -> dict[int, Path]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, env=environment, cwd=root, **pipes))
     for process in started:
-        text, _ = process.communicate(timeout=600)
+        text, _ = process.communicate(timeout=900)
         assert process.returncode == 0, text
     return outputs
 

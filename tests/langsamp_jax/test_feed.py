@@ -90,7 +90,7 @@ def start(store: Path, devices: int, processes: int = 1) -> list[subprocess.Pope
 
 
 def reports(processes: list[subprocess.Popen]) -> list[dict]:
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
     return [json.loads(output) for output in outputs]
 

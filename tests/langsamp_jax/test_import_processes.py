@@ -63,7 +63,7 @@ def test_each_process_reads_its_part(tmp_path, make_checkpoint):
         for rank in (0, 1)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
 
     pretrained = open_pretrained(tmp_path / "model")

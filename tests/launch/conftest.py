@@ -49,7 +49,7 @@ class Launcher:
         return process
 
     def finish(self, process: subprocess.Popen, code: int = 0) -> subprocess.CompletedProcess:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         assert process.returncode == code, (output, errors)
         return subprocess.CompletedProcess(process.args, code, output, errors)
 

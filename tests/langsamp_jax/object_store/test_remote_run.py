@@ -58,7 +58,7 @@ def start(store_path: Path, tmp_path_factory: pytest.TempPathFactory, make_check
 @pytest.fixture(scope="module")
 def on_disk(store_path: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("disk") / "run"
-    output, _ = (process := launch(arguments(store_path, run, start))).communicate(timeout=300)
+    output, _ = (process := launch(arguments(store_path, run, start))).communicate(timeout=900)
     assert process.returncode == 0, output
     return run
 
@@ -79,14 +79,14 @@ def test_killed_in_a_save_it_ends_as_on_a_disk(
         return False
 
     s3.refuse = kill
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == -signal.SIGKILL, output
     s3.refuse = lambda request: False
     assert (run / "checkpoints" / "6" / "state").is_dir()
     assert latest_step(run / "checkpoints") == 3
     assert {line["step"] for line in records(run)} >= {1, 2, 3}
 
-    output, _ = (process := launch(arguments(data, run, weights))).communicate(timeout=300)
+    output, _ = (process := launch(arguments(data, run, weights))).communicate(timeout=900)
     assert process.returncode == 0, output
     assert f"going on from step 3 of {run}" in output
     (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, on_disk))
