@@ -84,6 +84,8 @@ def s3(_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("EPATH_USE_TF", "0")
+    # Read once in a process: other tests in this one may have had TensorFlow's paths.
+    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
     storage._s3_settings.cache_clear()
     _server.requests.clear()
     yield _server
