@@ -1,5 +1,5 @@
 """Random bits from a hash of the position in an array: for dropout and for rounding, where
-``jax.random`` takes ten times as long. The same on every mesh."""
+``jax.random`` does far more work than is needed. The same on every mesh."""
 
 import math
 

@@ -15,7 +15,6 @@ decoder come out of the forward pass, which then need not compute its logits twi
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +70,6 @@ def _scatter(tokens: jax.Array, embedded: jax.Array, copy: jax.Array) -> jax.Arr
     return _psum(gradient, "data")
 
 
-class _Decoder(NamedTuple):
-    """What the loss of the decoder depends on besides its parameters and features."""
-
-    vocab_size: int  # rows of the table from here on take no part
-    logits_at_once: int
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def decoder_loss(
     features: jax.Array,
@@ -105,9 +97,8 @@ def decoder_loss(
       float32 [] the sum over all positions, and float32 [n] the loss of each. Only the sum can be
       differentiated.
     """
-    static = _Decoder(vocab_size, logits_at_once)
     return _on_mesh(
-        functools.partial(_decoder, static=static, differentiate=False),
+        functools.partial(_decoder, vocab_size, logits_at_once, differentiate=False),
         (_ROWS, _COPIES, _BIAS, _ROWS, _ROWS),
         (P(), _ROWS),
         *(features, table, bias, targets, weights),
@@ -115,9 +106,8 @@ def decoder_loss(
 
 
 def _decoder_forward(features, table, bias, targets, weights, vocab_size, logits_at_once):
-    static = _Decoder(vocab_size, logits_at_once)
     total, each, *gradients = _on_mesh(
-        functools.partial(_decoder, static=static, differentiate=True),
+        functools.partial(_decoder, vocab_size, logits_at_once, differentiate=True),
         (_ROWS, _COPIES, _BIAS, _ROWS, _ROWS),
         (P(), _ROWS, _ROWS, _COPIES, _BIAS),
         *(features, table, bias, targets, weights),
@@ -133,7 +123,16 @@ def _decoder_backward(vocab_size, logits_at_once, gradients, cotangents):
 decoder_loss.defvjp(_decoder_forward, _decoder_backward)
 
 
-def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differentiate: bool):
+def _decoder(
+    vocab_size: int,
+    logits_at_once: int,
+    features: jax.Array,
+    copy: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    differentiate: bool,
+):
     """``decoder_loss`` of one device, and the gradients of its inputs if wanted."""
     dtype, rows = features.dtype, copy.shape[1]
     shards = _size("fsdp")
@@ -143,13 +142,13 @@ def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differ
     first = _index("fsdp") * len(table)  # of this device's pieces, among those of its fsdp group
     bias = jax.lax.dynamic_slice_in_dim(jnp.pad(bias, (0, padded - rows)), first, len(table))
     own = first + jnp.arange(len(table))
-    valid = (own < rows) & (own + _index("tensor") * rows < static.vocab_size)
+    valid = (own < rows) & (own + _index("tensor") * rows < vocab_size)
     bias = jnp.where(valid, bias, -jnp.inf)
     features, targets, weights = (_gather(x, "fsdp") for x in (features, targets, weights))
     targets = targets - first - _index("tensor") * rows  # other devices' are out of range
 
     positions = len(features)
-    least = -(-positions * len(table) // static.logits_at_once)
+    least = -(-positions * len(table) // logits_at_once)
     counts = range(max(1, min(least, positions)), positions + 1)
     chunks = next(count for count in counts if positions % count == 0)
 
@@ -168,7 +167,7 @@ def _decoder(features, copy, bias, targets, weights, *, static: _Decoder, differ
         slopes = jnp.where(part_weights[:, None], probabilities - here, 0)
         table_sum, bias_sum = sums
         slopes = slopes.astype(dtype)
-        ones = jnp.ones(len(part), dtype)  # a product: summing columns takes a second on a CPU
+        ones = jnp.ones(len(part), dtype)  # a product: XLA sums columns slowly on a CPU
         bias_sum = bias_sum + jnp.matmul(ones, slopes, preferred_element_type=jnp.float32)
         table_part = jnp.matmul(slopes.T, part, preferred_element_type=jnp.float32)
         return (table_sum + table_part, bias_sum), (loss, slopes @ table)
