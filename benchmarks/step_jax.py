@@ -12,6 +12,7 @@ from workload import CLIP_NORM, LEARNING_RATE, Workload, load_batches
 from langsamp_jax.feed import Batch, place
 from langsamp_jax.flops import step_flops
 from langsamp_jax.hardware import peak_flops
+from langsamp_jax.host_memory import keep_freed, use_one_arena
 from langsamp_jax.model import LangSamp, ModelConfig
 from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
 from langsamp_jax.optimizer import OptimizerConfig, make_optimizer
@@ -30,6 +31,7 @@ class TrainSteps:
     """
 
     def __init__(self, workload: Workload, folder: Path, settings: dict[str, Any]):
+        use_one_arena()
         model, optimizer, vocabulary = parts(workload, settings)
         mesh = make_mesh(MeshConfig())
         self._on_mesh, self._rows = lambda: placed_on(mesh), batch_sharding(mesh)
@@ -43,6 +45,8 @@ class TrainSteps:
             first_loss = first_step_loss(model, self._state.params, first, vocabulary)
             step = make_train_step(model, optimizer, vocabulary, ObjectiveConfig(), 1, SEED)
             self._step = jit_train_step(step, places, mesh).lower(self._state, first).compile()
+        if jax.default_backend() == "cpu":
+            keep_freed()
         for _ in range(workload.warmup):
             self.step()
         memory, shape = self._step.memory_analysis(), (workload.rows, workload.length)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from langsamp_jax.noise import position_bits
+from langsamp_jax.products import product
 
 
 class Dense(nn.Module):
@@ -35,7 +36,7 @@ class Dense(nn.Module):
         bias = self.param("bias", bias_init, (self.features,))
         whole = tuple(None if axis == "embed" else axis for axis in self.axes)
         kernel = gathered(kernel.astype(self.dtype), whole, self.axes)
-        y = x @ kernel + bias.astype(self.dtype)
+        y = product(x, kernel) + bias.astype(self.dtype)
         return nn.with_logical_constraint(y, ("tokens", None) if to == "embed" else ("batch", to))
 
 

@@ -27,6 +27,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.masked_lm import MaskedLmEvaluator, summary
 from langsamp_jax.feed import Feed
 from langsamp_jax.flops import step_flops
+from langsamp_jax.host_memory import keep_freed, use_one_arena
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.interrupt import Stopped, StopSignal
@@ -123,6 +124,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
     config, stopwatch = configs.train, Stopwatch()
+    use_one_arena()
 
     # Input
     require_wandb(config.wandb_project)
@@ -203,6 +205,8 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     useful = step_flops(configs.model, vocabulary.size, rows, length, num_targets)
 
     # Loop
+    if platform == "cpu":
+        keep_freed()
     stopwatch.take_up(run.started, progress["seconds"])
     ended, agreed = stopped_early(config, progress), Agreement(mesh)
     project, profiled = (config.wandb_project, config.profile_steps) if is_first() else (None, None)
