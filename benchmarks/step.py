@@ -44,6 +44,8 @@ OPPONENTS = {  # name -> settings of theirs, dtype of ours
     },
 }
 OPPONENTS["tiny"] = OPPONENTS["cpu"]
+# Settings of ours, besides the dtype. On a CPU this costs no time and saves a quarter of the memory.
+OURS = {"cpu": {"remat": "products"}, "tiny": {"remat": "products"}, "gpu": {}}
 
 
 def main() -> None:
@@ -67,7 +69,9 @@ def main() -> None:
         write_start(workload, Path(folder))
         duels = {}
         for name in args.only or opponents:
-            duels[name] = found = duel(workload, Path(folder), *opponents[name])
+            theirs, dtype = opponents[name]
+            settings = {**OURS[args.preset], "dtype": dtype}, theirs
+            duels[name] = found = duel(workload, Path(folder), *settings)
             if device := found.pop("device", None):
                 values = {"workload": dataclasses.asdict(workload), **found}
                 shape = f"{workload.rows} x {workload.length}, dropout {workload.dropout}"
@@ -82,14 +86,16 @@ def write_start(workload: Workload, folder: Path) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
-def duel(workload: Workload, folder: Path, settings: dict[str, Any], dtype: str) -> dict[str, Any]:
+def duel(
+    workload: Workload, folder: Path, of_ours: dict[str, Any], of_theirs: dict[str, Any]
+) -> dict[str, Any]:
     """What both did, and how many times longer the opponent took; or why it came to nothing."""
     shared = {"workload": dataclasses.asdict(workload), "folder": str(folder)}
     found: dict[str, Any] = {}
     try:
-        with Contender("step_jax.py", {**shared, "settings": {"dtype": dtype}}) as ours:
+        with Contender("step_jax.py", {**shared, "settings": of_ours}) as ours:
             found["device"] = ours.facts["device"]
-            with Contender("step_torch.py", {**shared, "settings": settings}) as theirs:
+            with Contender("step_torch.py", {**shared, "settings": of_theirs}) as theirs:
                 answers = rounds(ours, theirs, workload.rounds)
     except Failed as failure:
         return {**found, "error": str(failure)}

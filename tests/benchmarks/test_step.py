@@ -60,6 +60,6 @@ def test_a_contender_that_fails_is_told(tmp_path, monkeypatch):
     """Not raised: the other duels go on."""
     monkeypatch.syspath_prepend(str(STEP.parent))
     step, workload = importlib.import_module("step"), importlib.import_module("workload")
-    found = step.duel(workload.PRESETS["tiny"], tmp_path / "nothing", {}, "float32")
+    found = step.duel(workload.PRESETS["tiny"], tmp_path / "nothing", {}, {})
     assert found.keys() == {"error"} and "batches.npz" in found["error"]
     assert "batches.npz" in step.table({"recipe_float32": found})
