@@ -23,7 +23,7 @@ import numpy as np
 import record
 import tabulate
 from turns import Contender, rounds, spread
-from workload import BATCHES, PRESETS, Workload, random_batches
+from workload import BATCHES, OURS, PRESETS, Workload, random_batches
 
 VANILLA = {"placement": "none"}
 DTYPE = {"cpu": "float32", "gpu": "bfloat16", "tiny": "float32"}
@@ -40,19 +40,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the result")
     args = parser.parse_args()
     changes = {"rounds": args.rounds, "rows": args.rows}
-    workload, dtype = Workload.preset(args.preset, changes), {"dtype": DTYPE[args.preset]}
+    workload = Workload.preset(args.preset, changes)
+    settings = {"dtype": DTYPE[args.preset], **OURS[args.preset]}
     counts = min(workload.rounds, workload.rows, args.starts, *args.languages)
     if counts < 1:
         parser.error("--languages, --starts, --rounds, --rows: expected whole numbers above 0")
 
-    control = {**dtype, **VANILLA}
-    variants = {"control": (workload, control)}
+    variants = {"control": (workload, {**settings, **VANILLA})}
     for count in args.languages:
-        variants[str(count)] = dataclasses.replace(workload, languages=count), dtype
+        variants[str(count)] = dataclasses.replace(workload, languages=count), settings
     found = {}
-    for name, (work, settings) in variants.items():
-        device, found[name] = compare(work, settings, args.starts)
-        values = {"workload": dataclasses.asdict(work), **dtype, **found[name]}
+    for name, (work, chosen) in variants.items():
+        device, found[name] = compare(work, chosen, args.starts)
+        values = {"workload": dataclasses.asdict(work), **settings, **found[name]}
         shape = f"{work.rows} x {work.length}"
         record.save(device, "overhead", f"{name}, {shape}", values, args.output)
     print(table(found), file=sys.stderr)

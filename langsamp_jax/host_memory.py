@@ -6,22 +6,29 @@ every step. Elsewhere than on Linux with the GNU C library nothing is done here.
 """
 
 import ctypes
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
+_ROOM = 5  # times what a run holds between steps
 
 
 def use_one_arena() -> None:
-    """Lets all threads share the only arena that can hold large blocks. Call it before JAX makes
+    """Lets all threads share the only arena that can keep large blocks. Call it before JAX makes
     its threads."""
     _set(_ARENA_MAX, 1)
 
 
-def keep_freed() -> None:
+def keep_freed(held: int) -> None:
     """From now on nothing is handed back: the next step finds what the last one has freed.
 
-    Call it behind what is done once, so that what that has needed is not kept."""
-    _set(_MMAP_MAX, 0)
-    _set(_TRIM_THRESHOLD, -1)  # never
+    Call it behind what is done once, so that what that has needed is not kept. A small block in
+    the midst of a large one that was freed lets the next large one be taken from new memory: a
+    process can come to hold three times the temporaries of a step. Nothing is done, therefore,
+    where less than five times ``held``, the bytes of the training state, are available.
+    """
+    if _available() >= _ROOM * held:
+        _set(_MMAP_MAX, 0)
+        _set(_TRIM_THRESHOLD, -1)  # never
 
 
 def _set(parameter: int, value: int) -> None:
@@ -31,3 +38,12 @@ def _set(parameter: int, value: int) -> None:
         return
     if hasattr(library, "mallopt"):
         library.mallopt(parameter, value)
+
+
+def _available() -> int:
+    """Bytes that can be had without swapping; 0 where the system does not say it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
+    except (OSError, StopIteration):
+        return 0

@@ -206,7 +206,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
 
     # Loop
     if platform == "cpu":
-        keep_freed()
+        keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     stopwatch.take_up(run.started, progress["seconds"])
     ended, agreed = stopped_early(config, progress), Agreement(mesh)
     project, profiled = (config.wandb_project, config.profile_steps) if is_first() else (None, None)
