@@ -39,10 +39,17 @@ def surroundings() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the working tree, ``-dirty`` behind it where code was changed; None outside of git."""
-    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=12"]
-    git += ["--exclude=*", "--dirty"]
+    """Of the working tree, ``-dirty`` behind it where more than results was changed; None outside
+    of git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(RESULTS.parents[1]), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     try:
-        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+        found = git("rev-parse", "--short=12", "HEAD")
+        elsewhere = f":!{RESULTS.relative_to(RESULTS.parents[1])}"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", elsewhere)
+        return f"{found}-dirty" if changed else found
     except (OSError, subprocess.CalledProcessError):
         return None
