@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,25 @@ def arguments(data: object, run: object, start: object) -> list[str]:
     return [*map(str, command), *(f"--gin.{name}={value}" for name, value in SETTINGS.items())]
 
 
-def launch(arguments: Sequence[str]) -> subprocess.Popen:
+def launch(arguments: Sequence[str], **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "langsamp_jax", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+def launch_two(arguments: Sequence[str]) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+    each = [dict(zip(names, (address, "2", number), strict=True)) for number in "01"]
+    return [launch(arguments, **environment) for environment in each]
+
+
+def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str]]:
+    """The exit code of each and what it has said."""
+    said = [process.communicate(timeout=900)[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
 def records(run: Path) -> list[dict[str, float]]:
@@ -105,6 +122,32 @@ def test_killed_in_a_save_it_ends_as_on_a_disk(
     assert len(tables) == 2 and tables[0] == tables[1]
     exports = [(file / "model.safetensors").read_bytes() for file in tmp_path.glob("*.hf")]
     assert len(exports) == 2 and exports[0] == exports[1]
+
+
+def test_two_processes_share_it_are_stopped_and_go_on(
+    s3, put, store_path, start, on_disk, tmp_path
+):
+    data, weights = put(store_path, "store"), put(start, "start")
+    run = location(f"s3://bucket/{tmp_path.name}/run")
+    processes = launch_two(arguments(data, run, weights))
+
+    def stop(request) -> bool:  # when the save of step 3 is complete
+        if request.method == "PUT" and request.path.endswith("/checkpoints/3/commit_success.txt"):
+            processes[1].send_signal(signal.SIGTERM)
+        return False
+
+    s3.refuse = stop
+    for code, said in ended(processes):
+        assert code == 75, said
+    s3.refuse = lambda request: False
+    step = latest_step(run / "checkpoints")
+    assert 3 < step < STEPS
+
+    (code, said), (other, more) = ended(launch_two(arguments(data, run, weights)))
+    assert (code, other) == (0, 0), said + more
+    assert f"going on from step {step} of {run}" in said
+    for ours, theirs in zip(records(run), records(on_disk), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_what_may_not_be_written(s3, put, store_path, start, tmp_path, capsys):
