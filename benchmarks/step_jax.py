@@ -46,7 +46,7 @@ class TrainSteps:
             step = make_train_step(model, optimizer, vocabulary, ObjectiveConfig(), 1, SEED)
             self._step = jit_train_step(step, places, mesh).lower(self._state, first).compile()
         if jax.default_backend() == "cpu":
-            keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(self._state)))
+            keep_freed(held=0)  # as where there is plenty: both of a pair alike
         for _ in range(workload.warmup):
             self.step()
         memory, shape = self._step.memory_analysis(), (workload.rows, workload.length)
