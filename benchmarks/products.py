@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the result")
     args = parser.parse_args()
     use_one_arena()
-    keep_freed(0)
+    keep_freed(held=0)
     found = {dtype: measure(dtype, args.rounds) for dtype in ("float32", "bfloat16")}
     record.save(device_name(), "products", "step.py's cpu workload", found, args.output)
     print(tabulate.tabulate(*table(found), "github", floatfmt=".1f"), file=sys.stderr)

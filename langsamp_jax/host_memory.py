@@ -21,10 +21,10 @@ def use_one_arena() -> None:
 def keep_freed(held: int) -> None:
     """From now on nothing is handed back: the next step finds what the last one has freed.
 
-    Call it behind what is done once, so that what that has needed is not kept. A small block in
-    the midst of a large one that was freed lets the next large one be taken from new memory: a
-    process can come to hold three times the temporaries of a step. Nothing is done, therefore,
-    where less than five times ``held``, the bytes of the training state, are available.
+    Call it behind what is done once, so that what that has needed is not kept. A step can begin
+    before the block of the last one is freed, and a process comes to hold two or three of them.
+    Nothing is done, therefore, where less than five times ``held``, the bytes of the training
+    state, are available.
     """
     if _available() >= _ROOM * held:
         _set(_MMAP_MAX, 0)
