@@ -4,7 +4,7 @@
 
 Every product of dense layers and decoder in one step of ``step.py``'s CPU workload, forward and
 for both gradients, in the form in which the model asks for it; attention's few are left out.
-PyTorch's takes turns with ours. ``step_seconds`` is the sum over a step, each product as often as
+``step_seconds`` is the sum over a step, each product as often as
 it runs: no step can be quicker with these products. Prints one JSON object.
 """
 
@@ -71,7 +71,7 @@ def measure(dtype: str, rounds: int) -> dict:
         sizes = {"m": m, "k": k, "n": n}
         for name, (ours, theirs, shapes) in FORMS.items():
             arrays = [np.ones([sizes[axis] for axis in shape], np.float32) for shape in shapes]
-            medians = alternate(ours, theirs, arrays, dtype, rounds)
+            medians = median_seconds(ours, theirs, arrays, dtype, rounds)
             for side, median in medians.items():
                 seconds[side] += count * median
             label = f"{name}, {m} x {k} x {n}"
@@ -79,10 +79,11 @@ def measure(dtype: str, rounds: int) -> dict:
     return {"gflops": rates, "step_seconds": seconds}
 
 
-def alternate(
+def median_seconds(
     ours: Callable, theirs: Callable, arrays: list[np.ndarray], dtype: str, rounds: int
 ) -> dict[str, float]:
-    """Median seconds of both, in turn."""
+    """Of both, one after the other: PyTorch's threads spin for a while after each product, and
+    would slow down what comes between."""
     of_jax = [jnp.asarray(array, dtype) for array in arrays]
     of_torch = [torch.from_numpy(array).to(getattr(torch, dtype)) for array in arrays]
     compiled = jax.jit(ours)
@@ -90,14 +91,16 @@ def alternate(
         "ours": lambda: compiled(*of_jax).block_until_ready(),
         "torch": lambda: theirs(*of_torch),
     }
-    seconds = {side: [] for side in calls}
-    for turn in range(rounds + 1):  # the first warms up
-        for side, call in calls.items():
+    medians = {}
+    for side, call in calls.items():
+        seconds = []
+        for _ in range(1 + rounds):  # the first warms up
             started = time.perf_counter()
             call()
-            if turn:
-                seconds[side].append(time.perf_counter() - started)
-    return {side: statistics.median(values) for side, values in seconds.items()}
+            seconds.append(time.perf_counter() - started)
+        medians[side] = statistics.median(seconds[1:])
+        time.sleep(0.3)
+    return medians
 
 
 def table(found: dict) -> tuple[list, list]:
