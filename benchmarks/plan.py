@@ -60,13 +60,13 @@ def main() -> None:
         name = " ".join([model, topology, *settings])
         if name not in done and args.only in (None, model):
             print(name, file=sys.stderr)
-            done[name] = {
-                "model": model,
-                "commit": record.commit(),
-                **_plan(model, topology, settings),
-            }
+            found = _plan(model, topology, settings)
+            done[name] = {"model": model, "commit": record.commit(), **found}
             write_text(args.output, json.dumps(done, indent=1) + "\n")
-    print(table([_row(line) for line in done.values()], _HEADERS))
+    planned = {name: line for name, line in done.items() if "error" not in line}
+    print(table([_row(line) for line in planned.values()], _HEADERS))
+    for name in done.keys() - planned.keys():
+        print(f"{name}: {done[name]['error']}")
 
 
 def _plan(model: str, topology: str, settings: list[str]) -> dict[str, Any]:
@@ -75,7 +75,10 @@ def _plan(model: str, topology: str, settings: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "langsamp_jax", "plan", "--topology", topology, "--json"]
     command += ["--find_batch", *(f"--gin_file={file}" for file in files)]
     command += [f"--gin.{binding}" for binding in bindings]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    run = subprocess.run(command, stdout=subprocess.PIPE)
+    if run.returncode:  # below 0: killed by a signal, as by an assertion of the TPU compiler
+        return {"error": f"the plan ended with {run.returncode}"}
+    return json.loads(run.stdout)
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
