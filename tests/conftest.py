@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from hypothesis import settings
 from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
 from data_pipelines.tokenizer_training import train_tokenizer
+
+# A job in the background of a shell ignores these, and so would all that tests start and signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No deadline: a loaded machine is no failure. Derandomized: the same examples in every run.
 settings.register_profile("langsamp", deadline=None, derandomize=True, max_examples=60)

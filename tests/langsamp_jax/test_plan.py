@@ -86,6 +86,19 @@ def test_a_tpu_that_is_not_there():
     assert fast["device_hours"] == pytest.approx(fast["days"] * 24 * 4)
 
 
+def test_two_axes_of_a_mesh_may_share_one_of_the_torus():
+    pytest.importorskip("libtpu")
+    program = """
+from langsamp_jax.plan.topology import topology_devices
+from langsamp_jax.sharding import MeshConfig, make_mesh
+devices = topology_devices("v5e:4x4")
+for sizes in ((1, 16, 1), (1, 8, 2), (2, 4, 2)):
+    mesh = make_mesh(MeshConfig(*sizes), devices)
+    assert mesh.devices.shape == sizes and set(mesh.devices.flat) == set(devices)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_what_cannot_be_compiled_comes_with_advice(monkeypatch):
     def refused(*arguments):
         return dataclasses.replace(compile_step(*arguments), program=TooLarge(66e9, 16e9))
