@@ -138,6 +138,13 @@ def test_without_libtpu_it_says_what_to_install():
     assert "needs libtpu, also without a TPU: pip install" in done.stderr.splitlines()[-1]
 
 
+def test_rows_longer_than_the_positions_of_the_model(capsys):
+    arguments = ["--topology=here", "--gin.model.max_length=64", "--sequence_length=65"]
+    assert main(["plan", *arguments]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("langsamp: rows of 65 tokens, and model.max_length is 64: ")
+
+
 def test_a_store_says_its_sizes_itself(capsys):
     arguments = ["--data=store", "--vocab_size=1000", "--topology=cpu:8"]
     assert main(["plan", *arguments]) == 2
