@@ -37,7 +37,9 @@ class Dense(nn.Module):
         whole = tuple(None if axis == "embed" else axis for axis in self.axes)
         kernel = gathered(kernel.astype(self.dtype), whole, self.axes)
         y = product(x, kernel) + bias.astype(self.dtype)
-        return nn.with_logical_constraint(y, ("tokens", None) if to == "embed" else ("batch", to))
+        if to == "embed":
+            return gathered(y, ("tokens", None), ("batch", None))
+        return nn.with_logical_constraint(y, ("batch", to))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

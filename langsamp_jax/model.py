@@ -302,14 +302,17 @@ class Attention(nn.Module):
         config = self.config
         heads = (*attention_mask.shape, config.num_attention_heads, config.head_size)
         query, key, value = (
-            _dense(config, config.hidden_size, ("embed", "heads"), name)(x).reshape(heads)
+            _by_heads(
+                _dense(config, config.hidden_size, ("embed", "heads"), name)(x).reshape(heads)
+            )
             for name in ("query", "key", "value")
         )
         drops = config.attention_dropout > 0 and not deterministic
         dropout = functools.partial(Dropout(config.attention_dropout), deterministic=False)
         mixed = attend(
             query, key, value, attention_mask, config.attention, dropout if drops else None
-        ).reshape(x.shape)
+        )
+        mixed = _by_heads(mixed).reshape(x.shape)
         return _dense(config, config.hidden_size, ("heads", "embed"), "output")(mixed)
 
 
@@ -325,6 +328,11 @@ class Head(nn.Module):
         x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(whole_rows(x))
         x = _layer_norm(config, "layer_norm")(nn.gelu(x, approximate=False))
         return x.reshape(shape)
+
+
+def _by_heads(x: jax.Array) -> jax.Array:
+    """[batch, length, heads, head_size] with the heads split, not the rows once more."""
+    return nn.with_logical_constraint(x, ("batch", None, "heads", None))
 
 
 def _rematerialised(config: ModelConfig) -> type[Block]:
