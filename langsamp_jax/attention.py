@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.hardware import platform
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
 
@@ -62,7 +63,7 @@ def attend(
       [batch, length, heads, head_size] in the dtype of ``value``. Padding changes nothing at other
       positions; what it gets itself is finite and means nothing.
     """
-    case = Case(_platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None)
+    case = Case(platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None)
     match choose(implementation, case):
         case "cudnn":
             return _per_device(_cudnn)(query, key, value, segments)
@@ -120,12 +121,6 @@ def announcement(implementation: Implementation, case: Case) -> str:
 def _kernel(platform: str) -> str:
     """The fused kernel of a platform; ``xla`` where there is none."""
     return {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
-
-
-def _platform() -> str:
-    """The platform of the devices that are compiled for, which need not be attached."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device else jax.default_backend()
 
 
 def _compute_capability() -> tuple[int, ...]:

@@ -23,7 +23,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     activations that the backward pass keeps of one part of a batch on one device.
     """
     store = Store(data)
-    require_rows_fit(store, configs.model)
+    require_rows_fit(store.path, store.manifest.sequence_length, configs.model)
     train, manifest = configs.train, store.manifest
     pretrained = None if init_from is None else open_pretrained(init_from)
     inventory = table_rows(store, pretrained and pretrained.inventory)

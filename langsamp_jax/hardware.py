@@ -1,9 +1,12 @@
-"""What accelerators can do, from their makers' data sheets: the denominators of MFU and rooflines.
+"""What accelerators can do, from their makers' data sheets: the denominators of MFU and rooflines;
+and which kind is compiled for.
 
 A device that is not listed is unknown, not guessed: a utilisation of an unknown peak says nothing.
 """
 
 import dataclasses
+
+import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +59,9 @@ def peak_flops(device_kind: str) -> float | None:
     """bfloat16 FLOP/s of one device by JAX's name of its kind; None where it is unknown."""
     device = DEVICES.get(device_kind)
     return None if device is None else device.peak_flops
+
+
+def platform() -> str:
+    """cpu, gpu or tpu: of the devices that are compiled for, which need not be attached."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()

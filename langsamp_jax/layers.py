@@ -35,32 +35,32 @@ class Dense(nn.Module):
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (to,))
         bias = self.param("bias", bias_init, (self.features,))
         whole = tuple(None if axis == "embed" else axis for axis in self.axes)
-        kernel = gathered(kernel.astype(self.dtype), whole, self.axes)
+        kernel = laid_out(kernel.astype(self.dtype), whole, self.axes)
         y = product(x, kernel) + bias.astype(self.dtype)
         if to == "embed":
-            return gathered(y, ("tokens", None), ("batch", None))
+            return laid_out(y, ("tokens", None), ("batch", None))
         return nn.with_logical_constraint(y, ("batch", to))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gathered(x: jax.Array, inside: tuple, outside: tuple) -> jax.Array:
-    """What lies split as ``outside``, gathered as ``inside``; its gradient is scattered again.
+def laid_out(x: jax.Array, forward: tuple, backward: tuple) -> jax.Array:
+    """``x`` split as ``forward``, and its gradient as ``backward``: tuples of logical names.
 
-    Both are tuples of logical names. Left to itself, the partitioner may move activations instead
-    of kernels, or keep all gradients whole.
+    What is gathered here has its gradient scattered, and the other way round. Left to itself, the
+    partitioner may move activations instead of kernels, or keep all gradients whole.
     """
-    return nn.with_logical_constraint(x, inside)
+    return nn.with_logical_constraint(x, forward)
 
 
-gathered.defvjp(
-    lambda x, inside, outside: (gathered(x, inside, outside), None),
-    lambda inside, outside, _, gradient: (nn.with_logical_constraint(gradient, outside),),
+laid_out.defvjp(
+    lambda x, forward, backward: (laid_out(x, forward, backward), None),
+    lambda forward, backward, _, gradient: (nn.with_logical_constraint(gradient, backward),),
 )
 
 
 def whole_rows(x: jax.Array) -> jax.Array:
     """The states between the layers [tokens, hidden], all of a row's tokens on its devices."""
-    return gathered(x, ("batch", None), ("tokens", None))
+    return laid_out(x, ("batch", None), ("tokens", None))
 
 
 class Dropout(nn.Module):

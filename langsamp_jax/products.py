@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from langsamp_jax.hardware import platform
+
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
     """x @ y for matrices of one dtype, in that dtype; summed in float32 where that is quicker."""
@@ -56,7 +58,5 @@ def _by_rows(x: jax.Array) -> jax.Array:
 
 def _particular(x: jax.Array) -> bool:
     """Whether the form of a product matters."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = mesh.abstract_device
-    platform = device.platform if device else jax.default_backend()
-    return x.dtype == jnp.bfloat16 and platform == "cpu" and mesh.size <= 1
+    alone = jax.sharding.get_abstract_mesh().size <= 1
+    return x.dtype == jnp.bfloat16 and platform() == "cpu" and alone

@@ -109,7 +109,8 @@ class Run:
                 f"{store.path} was prepared with another tokenizer ({size} ids) than the run in "
                 f"{self.path} ({self.tokenizer.vocab_size} ids)"
             )
-        require_rows_fit(store, self.config(ModelConfig))
+        length = store.manifest.sequence_length
+        require_rows_fit(store.path, length, self.config(ModelConfig))
         for name in store.manifest.names:
             self.inventory.ids(name)
 
@@ -138,13 +139,12 @@ class Run:
             return chosen, checkpoints.restore_params(chosen, abstract)
 
 
-def require_rows_fit(store: Data, model: ModelConfig) -> None:
-    """Raises UserError where a store's rows are longer than a model's positions."""
-    length = store.manifest.sequence_length
+def require_rows_fit(where: str | Path, length: int, model: ModelConfig) -> None:
+    """Raises UserError where rows of ``length`` tokens are longer than a model's positions."""
     if length > model.max_length:
         raise UserError(
-            f"{store.path} has rows of {length} tokens, model.max_length is {model.max_length}; "
-            "raise it or prepare with a smaller --sequence_length"
+            f"{where} has rows of {length} tokens, model.max_length is {model.max_length}; "
+            "raise it or make the rows shorter with --sequence_length"
         )
 
 

@@ -59,12 +59,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh.data, mesh.fsdp, mesh.tensor = {config.data}, {config.fsdp}, {config.tensor} "
             f"do not multiply to the {count} devices here"
         )
-    names, types = ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3
-    try:
-        return jax.make_mesh(tuple(shape), names, axis_types=types, devices=devices)
-    except NotImplementedError:  # two axes of the mesh must share one of a TPU's torus
-        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        return Mesh(grid, names, axis_types=types)
+    # An axis of a TPU's torus is split only where no other assignment is left.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def require_model_fits(mesh: Mesh, model: ModelConfig) -> None:

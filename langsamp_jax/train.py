@@ -128,7 +128,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
 
     # Input
     require_wandb(config.wandb_project)
-    require_rows_fit(data, configs.model)
+    require_rows_fit(data.path, data.manifest.sequence_length, configs.model)
     plan = config.num_steps, config.global_batch_size
     sampler = configs.mixture.sampler(data.manifest, config.seed, *plan)
 

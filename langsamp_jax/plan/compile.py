@@ -8,11 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from langsamp_jax.errors import UserError
 from langsamp_jax.feed import Batch
 from langsamp_jax.model import LangSamp
 from langsamp_jax.optimizer import make_optimizer
-from langsamp_jax.run import table_rows
+from langsamp_jax.run import require_rows_fit, table_rows
 from langsamp_jax.sharding import (
     batch_sharding,
     data_parallelism,
@@ -76,11 +75,7 @@ def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) 
     mesh = make_mesh(configs.mesh, devices)
     require_divisible(train, data_parallelism(mesh))
     require_model_fits(mesh, configs.model)
-    if sizes.sequence_length > configs.model.max_length:
-        raise UserError(
-            f"rows of {sizes.sequence_length} tokens, and model.max_length is "
-            f"{configs.model.max_length}: raise it or give a smaller --sequence_length"
-        )
+    require_rows_fit("the plan", sizes.sequence_length, configs.model)
     model = LangSamp(configs.model, sizes.vocab_size, sizes.languages, sizes.scripts)
     optimizer = make_optimizer(configs.optimizer, train.num_steps)
     boxed = jax.eval_shape(make_initialise(model, optimizer, train.seed))

@@ -64,6 +64,23 @@ def test_what_simulated_devices_send_is_told_beside_the_least(simulated):
     assert network["sent"] > 0.9 * network["minimum"]
 
 
+@pytest.mark.parametrize("mesh", [(1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 1, 8)])
+def test_with_tensor_parallelism_only_sums_of_states_travel(mesh):
+    sizes = zip(("data", "fsdp", "tensor"), mesh, strict=True)
+    shape = ["--gin.train.global_batch_size=64", "--gin.model.num_attention_heads=8"]
+    network = planned(
+        "--topology=cpu:8", *shape, *(f"--gin.mesh.{name}={size}" for name, size in sizes)
+    )["network"]
+    large = 64 / (mesh[0] * mesh[1]) * 64 * 128 * 4  # the states of a data replica
+    sent = {(row["kind"], row["axes"]): row["sent"] for row in network["collectives"]}
+    assert sent.get(("all-to-all", "tensor"), 0) < large / 4  # heads and rows are never exchanged
+    kernels = network["minimum_by_purpose"].get("gather kernels", 0)
+    assert sent.get(("all-gather", "fsdp"), 0) < kernels + large  # kernels, and the features
+    # A CPU's compiler makes an all-reduce, of twice the bytes, of every reduce-scatter.
+    sums = network["minimum_by_purpose"]["sum activations"]
+    assert network["sent"] < 1.25 * (network["minimum"] + 1.5 * sums)
+
+
 def test_an_unknown_device_has_no_estimate(simulated):
     assert simulated["fits"] and simulated["flops"]["useful"] > 0
     assert "capacity" not in simulated["memory"] and "estimate" not in simulated
@@ -91,8 +108,8 @@ def test_two_axes_of_a_mesh_may_share_one_of_the_torus():
     program = """
 from langsamp_jax.plan.topology import topology_devices
 from langsamp_jax.sharding import MeshConfig, make_mesh
-devices = topology_devices("v5e:4x4")
-for sizes in ((1, 16, 1), (1, 8, 2), (2, 4, 2)):
+devices = topology_devices("v6e:4x4")
+for sizes in ((1, 16, 1), (1, 4, 4), (1, 8, 2), (2, 4, 2)):
     mesh = make_mesh(MeshConfig(*sizes), devices)
     assert mesh.devices.shape == sizes and set(mesh.devices.flat) == set(devices)
 """
@@ -142,7 +159,7 @@ def test_rows_longer_than_the_positions_of_the_model(capsys):
     arguments = ["--topology=here", "--gin.model.max_length=64", "--sequence_length=65"]
     assert main(["plan", *arguments]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("langsamp: rows of 65 tokens, and model.max_length is 64: ")
+    assert line.startswith("langsamp: the plan has rows of 65 tokens, model.max_length is 64; ")
 
 
 def test_a_store_says_its_sizes_itself(capsys):

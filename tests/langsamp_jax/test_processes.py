@@ -59,8 +59,8 @@ def test_losses_do_not_depend_on_the_number_of_processes(number, runs):
     ("written_by", "processes", "devices", "mesh"),
     [
         (4, 1, 8, {"mesh__fsdp": 2, "mesh__tensor": 2}),
-        (1, 2, 2, {"mesh__data": 1, "mesh__fsdp": 2, "mesh__tensor": 2}),
-        (2, 1, 1, {}),
+        (1, 4, 1, {"mesh__data": 1, "mesh__fsdp": 2, "mesh__tensor": 2}),
+        (2, 2, 2, {"mesh__fsdp": 4}),
     ],
 )
 def test_a_checkpoint_of_any_goes_on_at_any_other(
@@ -124,15 +124,15 @@ def assert_stopped(group: Group, run: Path, code: int) -> None:
 def test_killed_processes_cost_the_steps_since_the_last_checkpoint(runs, store_path, tmp_path):
     run, chance = tmp_path / "run", random.Random(3)
     for _ in range(3):
-        group = Group(store_path, run, 2, train__checkpoint_every=5)
+        group = Group(store_path, run, 4, train__checkpoint_every=5)
         group.reach(run, max((step for step, _ in losses(run)), default=0) + 4)
         time.sleep(chance.uniform(0, 0.5))
         before = checkpoints(run)
-        codes = group.lose(chance.randrange(2))
+        codes = group.lose(chance.randrange(4))
         assert codes is not None, "they do not end by themselves"
         assert set(before[-1:]) <= set(checkpoints(run)), "a complete checkpoint is lost"
-    Group(store_path, run, 2, train__checkpoint_every=5).succeed()
-    assert_same_end(run, runs[2])
+    Group(store_path, run, 4, train__checkpoint_every=5).succeed()
+    assert_same_end(run, runs[4])
 
 
 def said_by_all(group: Group, code: int) -> list[str]:

@@ -200,10 +200,10 @@ def test_a_batch_must_be_cut_evenly():
 
 
 def test_rows_must_fit_the_positions(store_path):
-    store = Store(store_path)
-    require_rows_fit(store, ModelConfig(max_length=32))
+    rows = store_path, Store(store_path).manifest.sequence_length
+    require_rows_fit(*rows, ModelConfig(max_length=32))
     with pytest.raises(UserError, match=r"rows of 32 tokens, model\.max_length is 31"):
-        require_rows_fit(store, ModelConfig(max_length=31))
+        require_rows_fit(*rows, ModelConfig(max_length=31))
 
 
 @pytest.mark.parametrize(
