@@ -29,6 +29,9 @@ class ModelConfig:
     which differs from XLM-R in names and settings only.
     ``placement``: where the language and script vectors are added: to the encoder's ``output``
     (LangSAMP), to the word embeddings at the ``input``, or nowhere (``none``, plain XLM-R).
+    ``tables``: how the two tables are trained: as they should be, or as controls, either ``frozen``
+    at their random start, or with each row of text taking the ids of a random row of its batch
+    (``shuffled``), so that the vectors are there and say nothing.
     ``attention``: its implementation, see ``attention.py``; ``auto`` is the quickest.
     ``remat``: what the backward pass recomputes instead of keeping it: nothing (``none``), all of a
     layer but its matrix products (``products``), or all of it (``layer``).
@@ -47,6 +50,7 @@ class ModelConfig:
     placement: Literal["output", "input", "none"] = "output"
     use_language: bool = True
     use_script: bool = True
+    tables: Literal["trained", "frozen", "shuffled"] = "trained"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Implementation = "auto"
     remat: Literal["none", "products", "layer"] = "none"
@@ -203,15 +207,18 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(self, language_ids: jax.Array, script_ids: jax.Array) -> jax.Array:
-        config, init = self.config, _init(self.config, None, "embed")
-        total = jnp.zeros((), config.dtype)
+        config, total = self.config, jnp.zeros((), self.config.dtype)
         if config.use_language:
-            table = self.param("language", init, (self.num_languages, config.hidden_size))
-            total = total + table[language_ids].astype(config.dtype)
+            total = total + self._vectors("language", self.num_languages, language_ids)
         if config.use_script:
-            table = self.param("script", init, (self.num_scripts, config.hidden_size))
-            total = total + table[script_ids].astype(config.dtype)
+            total = total + self._vectors("script", self.num_scripts, script_ids)
         return total
+
+    def _vectors(self, name: str, rows: int, ids: jax.Array) -> jax.Array:
+        config = self.config
+        table = self.param(name, _init(config, None, "embed"), (rows, config.hidden_size))
+        table = jax.lax.stop_gradient(table) if config.tables == "frozen" else table
+        return table[ids].astype(config.dtype)
 
 
 class Encoder(nn.Module):

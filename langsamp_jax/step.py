@@ -61,6 +61,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         row_keys, dropout_key = step_keys(seed, state.step, len(batch.tokens))
+        if model.config.tables == "shuffled":
+            batch = _shuffle_ids(jax.random.fold_in(dropout_key, 0), batch)
         masked = mask_rows(row_keys, batch.tokens, batch.attention_mask, vocabulary, objective)
 
         def add_part(sums: Any, part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
@@ -108,6 +110,13 @@ def step_keys(seed: int, step: jax.Array | int, rows: int) -> tuple[jax.Array, j
     """All that is random in the update after ``step`` updates: keys of masks [rows], of dropout."""
     mask_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     return jax.random.split(mask_key, rows), dropout_key
+
+
+def _shuffle_ids(key: jax.Array, batch: Batch) -> Batch:
+    """Every row takes the language and script of another, whatever its text is."""
+    order = jax.random.permutation(key, len(batch.tokens))
+    ids = batch.language_ids[order], batch.script_ids[order]
+    return batch._replace(language_ids=ids[0], script_ids=ids[1])
 
 
 def _cut(leaf: jax.Array, parts: int) -> jax.Array:

@@ -227,3 +227,27 @@ def test_rows_must_fit_the_positions(store_path):
 def test_bad_settings_are_named(field, value):
     with pytest.raises(UserError, match=rf"^train\.{field} = .*: expected "):
         TrainConfig(**{field: value})
+
+
+def after_a_step(batch: Batch, tables: str):
+    model = dataclasses.replace(MODEL, tables=tables)
+    return step_of(model=model)(start(random_params(model_of())), batch)[0].params
+
+
+def test_frozen_tables_stay_as_they_began_and_all_else_learns(batch):
+    begin, end = random_params(model_of()), after_a_step(batch, "frozen")
+    trained = after_a_step(batch, "trained")
+    assert largest_difference(end["conditioning"], begin["conditioning"]) == 0
+    assert largest_difference(trained["conditioning"], begin["conditioning"]) > 1e-4
+    for part in ("encoder", "head", "word_embeddings"):
+        assert largest_difference(end[part], trained[part]) == 0
+
+
+def test_shuffled_ids_are_those_of_the_batch_at_other_rows(batch):
+    alike = batch._replace(
+        language_ids=np.full(ROWS, 2, np.int32), script_ids=np.full(ROWS, 1, np.int32)
+    )
+    same = after_a_step(alike, "shuffled"), after_a_step(alike, "trained")
+    assert largest_difference(*same) == 0
+    mixed = after_a_step(batch, "shuffled"), after_a_step(batch, "trained")
+    assert largest_difference(*mixed) > 1e-4
