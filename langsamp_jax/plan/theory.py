@@ -24,9 +24,10 @@ def minimum_traffic(
     forward and again for the backward pass, and its gradient is reduced and scattered. The table
     of word embeddings is not: see tied_embedding.py. Where copies of a parameter meet different
     rows, their gradients are summed once a step. Over ``tensor`` a layer sums its states twice in
-    the forward and twice in the backward pass, and the head its features once in each. What is
-    computed again is not sent again. All of it travels in the compute dtype, but the gradient of
-    the table in float32.
+    the forward and twice in the backward pass, and the head its features once in each. A layer that
+    is computed again (``remat`` = ``layer``) gathers its states twice more and scatters them once;
+    nothing else is counted as sent again. All of it travels in the compute dtype, but the gradient
+    of the table in float32.
 
     Args:
       state: shapes with shardings.
@@ -52,6 +53,9 @@ def minimum_traffic(
     sent["lookup"] = parts * (2 * states * _share(fsdp) + 2 * states * _share(tensor))
     sums = 4 * model.num_hidden_layers * states + 2 * features
     sent["sum activations"] = parts * 2 * sums * _share(tensor)
+    if model.remat == "layer":
+        again = 3 * model.num_hidden_layers * states
+        sent["activations again"] = parts * again * _share(tensor)
     return {name: float(amount) for name, amount in sent.items() if amount}
 
 

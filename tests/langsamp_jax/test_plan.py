@@ -78,7 +78,7 @@ def test_with_tensor_parallelism_only_sums_of_states_travel(mesh):
     assert sent.get(("all-gather", "fsdp"), 0) < kernels + large  # kernels, and the features
     # A CPU's compiler makes an all-reduce, of twice the bytes, of every reduce-scatter.
     sums = network["minimum_by_purpose"]["sum activations"]
-    assert network["sent"] < 1.25 * (network["minimum"] + 1.5 * sums)
+    assert network["sent"] < 1.1 * (network["minimum"] + 1.5 * sums)
 
 
 def test_an_unknown_device_has_no_estimate(simulated):
@@ -228,6 +228,9 @@ def test_the_least_traffic_of_the_activations_of_a_tensor_mesh():
         "lookup": 5 * 2 * states * 3 / 4,
         "sum activations": 5 * 2 * (4 * 3 * states + 2 * features) * 3 / 4,
     }
+    layerwise = dataclasses.replace(model, remat="layer")
+    again = minimum_traffic(layerwise, state, mesh, rows=2, length=32, num_targets=4, parts=5)
+    assert again == {**found, "activations again": 5 * 3 * 3 * states * 3 / 4}
 
 
 def test_the_least_traffic_of_the_table():
