@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from langsamp_jax import __version__, verbs
+from langsamp_jax.evaluate.arguments import add_tasks
 from langsamp_jax.storage import local, location
 
 _GIN_HINT = "; any setting can be given as --gin.NAME=VALUE"
@@ -217,18 +218,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
     tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
-    verb = _task(tasks, "mlm", verbs.evaluate_mlm, "masked-LM loss per language", "STORE", "store")
-    verb = _task(
-        tasks,
-        "retrieval",
-        verbs.evaluate_retrieval,
-        "sentence retrieval on line-aligned text",
-        "CORPUS",
-        "corpus --pivot eng_Latn",
-    )
-    verb.add_argument(
-        "--pivot", default="eng_Latn", help="language-script of the queries (default eng_Latn)"
-    )
+    add_tasks(tasks, _verb, _gin)
     return langsamp
 
 
@@ -244,23 +234,6 @@ def _verb(
     verb.epilog = f"example: {verb.prog} {example}"
     verb.set_defaults(call=call)
     return verb
-
-
-def _task(
-    tasks: Any,
-    name: str,
-    call: Callable[[argparse.Namespace], None],
-    summary: str,
-    data: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    task = _verb(tasks, name, call, summary, f"--model run --output {name}.json --data {example}")
-    task.add_argument("--model", type=location, required=True, metavar="RUN")
-    kind = location if data == "STORE" else local
-    task.add_argument("--data", type=kind, required=True, metavar=data)
-    task.add_argument("--output", type=location, required=True, metavar="FILE.json")
-    task.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
-    return task
 
 
 def _prepare(verb: argparse.ArgumentParser) -> None:

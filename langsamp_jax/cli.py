@@ -56,7 +56,9 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
         if not (takes_gin and argument.startswith("--gin.")):
             raise UserError(f"unknown argument {argument}")
     if takes_gin:
-        import langsamp_jax.train  # noqa: F401  every config is registered by its definition
+        # Every config is registered by its definition.
+        import langsamp_jax.evaluate.finetune  # noqa: F401
+        import langsamp_jax.train  # noqa: F401
         from langsamp_jax.config import parse_gin
 
         # Later lines win: the gin files, then the sizes of the weights, then what was typed.

@@ -11,11 +11,9 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.storage import is_remote
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -273,55 +271,8 @@ def languages_add(args: argparse.Namespace) -> None:
     )
 
 
-def evaluate_mlm(args: argparse.Namespace) -> None:
-    from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
-    from langsamp_jax.run import open_run
-    from langsamp_jax.store import Store
-
-    _require_file(args.output)
-    run = open_run(args.model)
-    step, params = run.load_params(args.step)
-    results = evaluate_masked_lm(run, params, Store(args.data))
-    headers = {"language": "language", "rows": "rows:,", "targets": "targets:,"}
-    headers |= {"loss": "loss:.3f", "unigram_entropy": "unigram entropy:.3f"}
-    _write_json(args.output, {"task": "mlm", "step": step, **results})
-    _show(results["languages"], headers, args.output)
-    print(f"all: loss {results['loss']:.3f}, unigram entropy {results['unigram_entropy']:.3f}")
-
-
-def evaluate_retrieval(args: argparse.Namespace) -> None:
-    from langsamp_jax.evaluate.retrieval import evaluate_retrieval, run_encoder
-    from langsamp_jax.run import open_run
-
-    _require_file(args.output)
-    run = open_run(args.model)
-    step, params = run.load_params(args.step)
-    embed = run_encoder(run, params)
-    records = evaluate_retrieval(embed, args.data, args.pivot)
-    headers = {"language": "language", "sentences": "sentences:,", "top1": "top-1:.1%"}
-    headers |= {"top10": "top-10:.1%", "chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
-    _write_json(
-        args.output, {"task": "retrieval", "step": step, "pivot": args.pivot, "languages": records}
-    )
-    _show(records, headers, args.output)
-
-
 def _show(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str], where: object) -> None:
     from langsamp_jax.progress import table
 
     print(table(records, headers))
     print(where)
-
-
-def _require_file(path: Path) -> None:
-    """Refuses an output that cannot be a file before the work is done, not after."""
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; name the .json file to write")
-    if not is_remote(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    from langsamp_jax.files import write_text
-
-    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,155 @@
+"""Language neutrality: how alike translations are, beyond how alike all sentences are.
+
+For languages A and B with n sentences in common, at every layer: ``matched`` is the mean cosine
+of the n translations, ``random`` the mean over all other pairs of one sentence of A and one of B,
+and ``gap`` their difference. Raw cosines rise for all pairs together where the states crowd into a
+cone, so the gap and retrieval are what counts; the same is given after the mean of each language
+is taken away (``_centred``). ``top1`` is how often a sentence's nearest in the other language is
+its translation, the mean of both directions. The definitions are ours; the paper leaves them open.
+"""
+
+import collections
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.corpus import aligned_lines, corpus_files
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.encoder import Encode
+from langsamp_jax.evaluate.journal import Journal
+from langsamp_jax.progress import Progress
+
+MEASURES = ("matched", "random", "gap", "matched_centred", "random_centred", "gap_centred", "top1")
+_TIE = 1e-6  # cosines of float32 states that differ by less are the same
+
+
+class Aligned(NamedTuple):
+    """Lines that say the same in every language; an empty one is missing."""
+
+    lines: dict[str, list[str]]
+    skipped: dict[str, str]
+
+
+def read_aligned(corpus: Path, sentences: int | None) -> Aligned:
+    """The first ``sentences`` lines (None: all) of the files of a folder that are aligned.
+
+    Most files decide how many lines there are; those with another number are left out.
+
+    Raises:
+      UserError: fewer than two languages are left.
+    """
+    lines = {name: aligned_lines(file) for name, file in corpus_files(corpus).items()}
+    sizes = collections.Counter(map(len, lines.values()))
+    (size, _), *_ = sizes.most_common(1)
+    skipped = {
+        name: f"{len(text)} lines, most files have {size}: not aligned"
+        for name, text in lines.items()
+        if len(text) != size
+    }
+    aligned = {name: text[:sentences] for name, text in lines.items() if name not in skipped}
+    if len(aligned) < 2:
+        raise UserError(f"{corpus} has no two files with the same number of lines")
+    return Aligned(aligned, skipped)
+
+
+def evaluate_neutrality(
+    encode: Encode, num_layers: int, hidden_size: int, aligned: Aligned, journal: Journal
+) -> dict[str, Any]:
+    """Every measure of every pair of languages at every layer.
+
+    Args:
+      encode: for all layers, see ``sentence_encoder``.
+      num_layers: of ``encode``, the embeddings included.
+
+    Returns:
+      ``languages``; ``pairs`` [pairs, 2] of indices into them; ``sentences`` [pairs]; each of
+      ``MEASURES`` [pairs, layers]; their ``mean`` over pairs [layers]; ``skipped``; ``truncated``.
+    """
+    skipped, names = dict(aligned.skipped), list(aligned.lines)
+    shape = (len(names), num_layers, len(aligned.lines[names[0]]), hidden_size)
+    there, truncated = np.zeros((len(names), shape[2]), bool), {}
+    # On disk: 205 languages of 1,000 sentences are 8 GB with XLM-R base.
+    with tempfile.TemporaryFile() as file:
+        vectors = np.memmap(file, np.float32, "w+", shape=shape)
+        with Progress("encoding", len(names), "languages") as progress:
+            for index, name in enumerate(names):
+                present = np.flatnonzero([bool(line) for line in aligned.lines[name]])
+                try:
+                    found = encode([aligned.lines[name][i] for i in present], name)
+                except UserError as error:
+                    skipped[name] = str(error)
+                    continue
+                vectors[index][:, present] = found.vectors
+                there[index, present] = True
+                truncated[name] = int(found.truncated.sum())
+                progress.advance(1)
+        kept = [index for index in range(len(names)) if names[index] not in skipped]
+
+        def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
+            first = kept.index(names.index(name))
+            found = []
+            for second in range(first + 1, len(kept)):
+                a, b = kept[first], kept[second]
+                both = there[a] & there[b]
+                if both.sum() > 1:
+                    measured = np.asarray(_compare(vectors[a], vectors[b], there[a], there[b]))
+                    found.append((first, second, int(both.sum()), measured.round(6).tolist()))
+            return found
+
+        rows, _ = journal.each("languages", [names[index] for index in kept], row)
+    return {
+        "languages": [names[index] for index in kept],
+        "num_layers": num_layers,
+        **_columns([pair for found in rows for pair in found]),
+        "truncated": sum(truncated.values()),
+        "skipped": skipped,
+    }
+
+
+@jax.jit
+def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> jax.Array:
+    """float32 [measures, layers] of states [layers, n, hidden]; bool [n] says what there is."""
+    both = (in_a & in_b).astype(jnp.float32)
+    count = both.sum()
+
+    def layer(states: tuple[jax.Array, jax.Array]) -> jax.Array:
+        found = []
+        for centred in (False, True):
+            x, y = (_unit(x, here, centred) for x, here in zip(states, (in_a, in_b), strict=True))
+            matched = (both * (x * y).sum(axis=-1)).sum()
+            everything = (both @ x) @ (both @ y)
+            random = (everything - matched) / (count * (count - 1))
+            found += [matched / count, random, matched / count - random]
+        x, y = (_unit(x, here, False) for x, here in zip(states, (in_a, in_b), strict=True))
+        cosine = jnp.matmul(x, y.T, precision="highest")
+        right = (_nearest(cosine, both) + _nearest(cosine.T, both)) / 2
+        return jnp.stack([*found, right])
+
+    return jax.lax.map(layer, (a, b)).T
+
+
+def _unit(x: jax.Array, here: jax.Array, centred: bool) -> jax.Array:
+    weight = here[:, None].astype(jnp.float32)
+    if centred:
+        x = x - (x * weight).sum(axis=0) / jnp.maximum(weight.sum(), 1)
+    return weight * x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _nearest(cosine: jax.Array, both: jax.Array) -> jax.Array:
+    """The share of the rows whose own column is above all others; a tie is none."""
+    others = jnp.where(jnp.eye(len(cosine), dtype=bool) | (both[None] == 0), -jnp.inf, cosine)
+    return (both * (jnp.diag(cosine) > others.max(axis=1) + _TIE)).sum() / both.sum()
+
+
+def _columns(pairs: list[tuple[int, int, int, list[list[float]]]]) -> dict[str, Any]:
+    columns = {
+        "pairs": [[first, second] for first, second, *_ in pairs],
+        "sentences": [sentences for *_, sentences, _ in pairs],
+    }
+    columns |= {name: [pair[3][i] for pair in pairs] for i, name in enumerate(MEASURES)}
+    means = {name: np.mean(columns[name], axis=0).tolist() if pairs else [] for name in MEASURES}
+    return {**columns, "mean": means}
