@@ -27,14 +27,49 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
     return files
 
 
+def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The lines of ``pivot`` and of every language that is aligned with it.
+
+    Returns:
+      the lines by language-script, sorted, of one length (see ``aligned_lines``), and the reason
+      for each language that is left out: another number of lines, or bytes that are not UTF-8.
+
+    Raises:
+      UserError: as ``corpus_files``; the pivot has no file, is no UTF-8, or has no lines.
+    """
+    files = corpus_files(corpus)
+    if pivot not in files:
+        raise UserError(f"{corpus} has no {pivot}.txt, which the other files are aligned with")
+    expected = len(aligned_lines(files[pivot]))
+    if not expected:
+        raise UserError(f"{files[pivot]} is empty")
+    lines, skipped = {}, {}
+    for name, file in files.items():
+        try:
+            found = aligned_lines(file)
+        except UserError as error:
+            skipped[name] = str(error)
+            continue
+        if len(found) == expected:
+            lines[name] = found
+        else:
+            skipped[name] = f"{file} has {len(found):,} lines, {pivot}.txt {expected:,}"
+    return lines, skipped
+
+
 def aligned_lines(file: Path) -> list[str]:
     """Every line of a file, stripped; an empty one stands for a missing translation.
 
     Raises:
       UserError: bytes that are not UTF-8; the file and line are named.
     """
+    return [line.strip() for line in text_lines(file)]
+
+
+def text_lines(file: Path) -> list[str]:
+    """Every line of a UTF-8 file without its line end; raises as ``aligned_lines``."""
     with open(file, "rb") as stream:
-        return [_decode(raw, file, number).strip() for number, raw in enumerate(stream, 1)]
+        return [_decode(raw, file, number).rstrip("\r\n") for number, raw in enumerate(stream, 1)]
 
 
 def _decode(raw: bytes, file: Path, number: int) -> str:
