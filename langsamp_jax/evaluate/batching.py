@@ -66,5 +66,5 @@ def padded(
 
 def rounded(length: int) -> int:
     """``length`` rounded up to a multiple of 8, of 16 past 64, of 32 past 128, and so on."""
-    step = max(8, 1 << ((length - 1).bit_length() - 3)) if length > 1 else 8
+    step = 1 << max(3, (length - 1).bit_length() - 3)
     return -(-length // step) * step
