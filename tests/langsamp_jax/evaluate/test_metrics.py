@@ -66,7 +66,9 @@ def test_entities_as_defined(sentences):
         ("B-PER I-PER E-PER", "B-PER I-PER I-PER", (1, 1, 1)),
         ("S-PER S-PER", "B-PER B-PER", (2, 2, 2)),
         ("B-PER E-PER I-PER", "B-PER I-PER B-PER", (2, 2, 2)),  # after E- another begins
-        ("S-PER I-PER", "S-PER E-PER", (2, 2, 2)),
+        ("E-PER E-PER", "B-PER B-PER", (2, 2, 2)),
+        ("S-PER I-PER", "S-PER B-PER", (2, 2, 2)),  # and so after S-
+        ("S-PER E-PER", "B-PER B-PER", (2, 2, 2)),
         ("B-A-B I-A-B", "B-A-B I-B", (0, 1, 2)),  # only the first dash parts prefix and type
         ("B I", "B I", (1, 1, 1)),  # without types
         ("O O", "O O", (0, 0, 0)),

@@ -116,6 +116,13 @@ def test_treebanks_are_read_one_after_the_other(tmp_path):
     assert data.skipped == {"deu_Latn": f"{tmp_path / 'deu_Latn'} has no test set"}
 
 
+def test_treebanks_are_read_by_name(tmp_path):
+    names = ["PUD", "GSD", "AnCora", "COSER", "Zed", "B", "M", "1"]
+    files = {f"spa_Latn/{name}/test.tsv": f"{name}\tX\n" for name in names}
+    data = read_tagging_task(write(tmp_path, source(POS) | files), "pos")
+    assert data.test["spa_Latn"].words == [[name] for name in sorted(names)]
+
+
 def test_two_files_of_a_split_are_refused(tmp_path):
     files = source(POS) | {"deu_Latn/test.tsv": POS, "deu_Latn/test.conllu": CONLLU}
     data = read_tagging_task(write(tmp_path, files), "pos")
