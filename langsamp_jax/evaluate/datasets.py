@@ -63,7 +63,10 @@ def source_files(folder: Path, source: str) -> tuple[str, list[Path], list[Path]
             return name, train, dev
         if train or dev:
             missing = "dev" if train else "train"
-            raise UserError(f"{folder} has no {missing} set of the source language {name}")
+            raise UserError(
+                f"{folder} has no {missing} set of the source language {name}; add it, or choose "
+                "another source"
+            )
     raise UserError(
         f"{folder} has no training data of {source}: expected {source}/train.tsv or "
         f"{source}/TREEBANK/train.tsv (also .txt, .conllu, .iob2 or no ending), or "

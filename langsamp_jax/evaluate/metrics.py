@@ -69,7 +69,8 @@ def bare_tag_f1(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     - S is the prefix of entities of one word: a run of SCONJ or SYM is as many entities;
     - SCONJ and CCONJ are of one type, CONJ: one predicted for the other is right, and where they
       stand side by side, entities are lost or too long;
-    - X has no rest and gets the type of O: at the edges of sentences it is lost.
+    - X has no rest and gets the type of O: beside the end of a sentence, its entity is lost or too
+      long.
 
     Args:
       true, predicted: universal part-of-speech tags of every sentence, of the same lengths.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langsamp_jax.corpus import aligned_lines, corpus_files
+from langsamp_jax.corpus import aligned_corpus, aligned_lines, corpus_files, text_lines
 from langsamp_jax.errors import UserError
 
 
@@ -93,3 +93,29 @@ def test_utf16_is_refused_on_its_first_line(tmp_path):
     file = tmp_path / "deu_Latn.txt"
     file.write_bytes("ein Satz\n".encode("utf-16"))
     assert refused(lambda: aligned_lines(file)).startswith(f"{file}, line 1: not UTF-8")
+
+
+def test_lines_keep_their_white_space_but_not_their_end(tmp_path):
+    file = tmp_path / "eng_Latn.txt"
+    file.write_bytes("\ufeffa\t\r\n \u2028b\n\n\tc".encode())
+    assert text_lines(file) == ["a\t", " \u2028b", "", "\tc"]
+
+
+def test_what_is_not_aligned_with_the_pivot_is_left_out_and_named(tmp_path):
+    texts = {"eng_Latn": "a\n\nc\n", "deu_Latn": "A\nB\n\n", "fra_Latn": "A\n", "ita_Latn": ""}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "spa_Latn.txt").write_bytes(b"a\n\xff\nc\n")
+    lines, skipped = aligned_corpus(tmp_path, "eng_Latn")
+    assert lines == {"deu_Latn": ["A", "B", ""], "eng_Latn": ["a", "", "c"]}
+    assert skipped["fra_Latn"] == f"{tmp_path / 'fra_Latn.txt'} has 1 lines, eng_Latn.txt 3"
+    assert skipped["ita_Latn"] == f"{tmp_path / 'ita_Latn.txt'} has 0 lines, eng_Latn.txt 3"
+    assert skipped["spa_Latn"].startswith(f"{tmp_path / 'spa_Latn.txt'}, line 2: not UTF-8")
+
+
+def test_the_pivot_must_be_there(tmp_path):
+    (tmp_path / "eng_Latn.txt").write_text("")
+    assert "has no deu_Latn.txt" in refused(lambda: aligned_corpus(tmp_path, "deu_Latn"))
+    assert "eng_Latn.txt is empty" in refused(lambda: aligned_corpus(tmp_path, "eng_Latn"))
+    (tmp_path / "eng_Latn.txt").write_bytes(b"\xff\n")
+    assert "line 1: not UTF-8" in refused(lambda: aligned_corpus(tmp_path, "eng_Latn"))
