@@ -72,5 +72,8 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         "corpus",
     )
     parser.add_argument(
+        "--pivot", default="eng_Latn", help="whose lines the others translate (default eng_Latn)"
+    )
+    parser.add_argument(
         "--sentences", type=int, metavar="N", help="the first N lines (default: all)"
     )

@@ -8,16 +8,14 @@ is taken away (``_centred``). ``top1`` is how often a sentence's nearest in the 
 its translation, the mean of both directions. The definitions are ours; the paper leaves them open.
 """
 
-import collections
 import tempfile
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.corpus import aligned_lines, corpus_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.encoder import Encode
 from langsamp_jax.evaluate.journal import Journal
@@ -27,65 +25,41 @@ MEASURES = ("matched", "random", "gap", "matched_centred", "random_centred", "ga
 _TIE = 1e-6  # cosines of float32 states that differ by less are the same
 
 
-class Aligned(NamedTuple):
-    """Lines that say the same in every language; an empty one is missing."""
-
-    lines: dict[str, list[str]]
-    skipped: dict[str, str]
-
-
-def read_aligned(corpus: Path, sentences: int | None) -> Aligned:
-    """The first ``sentences`` lines (None: all) of the files of a folder that are aligned.
-
-    Most files decide how many lines there are; those with another number are left out.
-
-    Raises:
-      UserError: fewer than two languages are left.
-    """
-    lines = {name: aligned_lines(file) for name, file in corpus_files(corpus).items()}
-    sizes = collections.Counter(map(len, lines.values()))
-    (size, _), *_ = sizes.most_common(1)
-    skipped = {
-        name: f"{len(text)} lines, most files have {size}: not aligned"
-        for name, text in lines.items()
-        if len(text) != size
-    }
-    aligned = {name: text[:sentences] for name, text in lines.items() if name not in skipped}
-    if len(aligned) < 2:
-        raise UserError(f"{corpus} has no two files with the same number of lines")
-    return Aligned(aligned, skipped)
-
-
 def evaluate_neutrality(
-    encode: Encode, num_layers: int, hidden_size: int, aligned: Aligned, journal: Journal
+    encode: Encode,
+    num_layers: int,
+    hidden_size: int,
+    lines: Mapping[str, Sequence[str]],
+    journal: Journal,
 ) -> dict[str, Any]:
     """Every measure of every pair of languages at every layer.
 
     Args:
       encode: for all layers, see ``sentence_encoder``.
       num_layers: of ``encode``, the embeddings included.
+      lines: of each language as many, of which line i says the same; an empty one is missing.
 
     Returns:
       ``languages``; ``pairs`` [pairs, 2] of indices into them; ``sentences`` [pairs]; each of
       ``MEASURES`` [pairs, layers]; their ``mean`` over pairs [layers]; ``skipped``; ``truncated``.
     """
-    skipped, names = dict(aligned.skipped), list(aligned.lines)
-    shape = (len(names), num_layers, len(aligned.lines[names[0]]), hidden_size)
-    there, truncated = np.zeros((len(names), shape[2]), bool), {}
+    skipped, names, truncated = {}, list(lines), 0
+    shape = (len(names), num_layers, len(lines[names[0]]), hidden_size)
+    there = np.zeros((len(names), shape[2]), bool)
     # On disk: 205 languages of 1,000 sentences are 8 GB with XLM-R base.
     with tempfile.TemporaryFile() as file:
         vectors = np.memmap(file, np.float32, "w+", shape=shape)
         with Progress("encoding", len(names), "languages") as progress:
             for index, name in enumerate(names):
-                present = np.flatnonzero([bool(line) for line in aligned.lines[name]])
+                present = np.flatnonzero([bool(line) for line in lines[name]])
                 try:
-                    found = encode([aligned.lines[name][i] for i in present], name)
+                    found = encode([lines[name][i] for i in present], name)
                 except UserError as error:
                     skipped[name] = str(error)
                     continue
                 vectors[index][:, present] = found.vectors
                 there[index, present] = True
-                truncated[name] = int(found.truncated.sum())
+                truncated += int(found.truncated.sum())
                 progress.advance(1)
         kept = [index for index in range(len(names)) if names[index] not in skipped]
 
@@ -105,7 +79,7 @@ def evaluate_neutrality(
         "languages": [names[index] for index in kept],
         "num_layers": num_layers,
         **_columns([pair for found in rows for pair in found]),
-        "truncated": sum(truncated.values()),
+        "truncated": truncated,
         "skipped": skipped,
     }
 

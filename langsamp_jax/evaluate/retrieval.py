@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.corpus import aligned_lines, corpus_files
-from langsamp_jax.errors import UserError
+from langsamp_jax.corpus import aligned_corpus
 from langsamp_jax.evaluate.encoder import Encode
 from langsamp_jax.evaluate.journal import Journal
 from langsamp_jax.evaluate.sentence_pairs import SentencePairs
@@ -36,22 +35,15 @@ def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], di
       the pairs of each language, and why others have none.
 
     Raises:
-      UserError: the pivot has no file.
+      UserError: as ``aligned_corpus``.
     """
-    files = corpus_files(corpus)
-    if pivot not in files:
-        raise UserError(f"{corpus} has no {pivot}.txt to take the queries from; choose --pivot")
-    queries = aligned_lines(files.pop(pivot))
-    found, skipped = {}, {}
-    for name, file in files.items():
-        lines = aligned_lines(file)
-        if len(lines) != len(queries):
-            skipped[name] = f"{len(lines)} lines, {pivot} has {len(queries)}: not aligned"
-            continue
-        both = [pair for pair in zip(queries, lines, strict=True) if all(pair)]
+    lines, skipped = aligned_corpus(corpus, pivot)
+    queries, found = lines.pop(pivot), {}
+    for name, pool in lines.items():
+        both = [pair for pair in zip(queries, pool, strict=True) if all(pair)]
         if both:
             sides = map(list, zip(*both, strict=True))
-            found[name] = SentencePairs(*sides, missing=len(lines) - len(both))
+            found[name] = SentencePairs(*sides, missing=len(pool) - len(both))
         else:
             skipped[name] = f"no line that {pivot} has too"
     return found, skipped

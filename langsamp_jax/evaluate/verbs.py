@@ -100,18 +100,23 @@ def pseudo_perplexity(args: argparse.Namespace) -> None:
 
 
 def neutrality(args: argparse.Namespace) -> None:
+    from langsamp_jax.corpus import aligned_corpus
     from langsamp_jax.evaluate.encoder import sentence_encoder
-    from langsamp_jax.evaluate.neutrality import MEASURES, evaluate_neutrality, read_aligned
+    from langsamp_jax.evaluate.neutrality import MEASURES, evaluate_neutrality
 
-    aligned = read_aligned(args.data, args.sentences)
+    lines, skipped = aligned_corpus(args.data, args.pivot)
+    if len(lines) < 2:
+        raise UserError(f"{args.data} has no file that is aligned with {args.pivot}.txt")
+    lines = {name: text[: args.sentences] for name, text in lines.items()}
 
     def measure(trained: Any, journal: Any) -> dict[str, Any]:
         layers = range(trained.config.num_hidden_layers + 1)
         encode = sentence_encoder(trained, layers)
         shape = len(layers), trained.config.hidden_size
-        return evaluate_neutrality(encode, *shape, aligned, journal)
+        results = evaluate_neutrality(encode, *shape, lines, journal)
+        return {**results, "skipped": {**skipped, **results["skipped"]}}
 
-    record = _measured(args, {"sentences": args.sentences}, measure)
+    record = _measured(args, {"pivot": args.pivot, "limit": args.sentences}, measure)
     means = record["mean"]
     rows = [
         {"layer": layer, **{name: means[name][layer] for name in MEASURES}}
