@@ -16,6 +16,7 @@ import numpy as np
 
 from langsamp_jax.corpus import aligned_lines, corpus_files
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.cosine import cosines
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp
 from langsamp_jax.progress import Progress
@@ -83,7 +84,7 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
     Returns:
       int64 [n].
     """
-    similarity = _unit(queries) @ _unit(pool).T
+    similarity = cosines(queries, pool)
     return (similarity >= np.diag(similarity)[:, None] - 1e-10).sum(axis=1) - 1
 
 
@@ -145,8 +146,3 @@ def _pad(
         if len(sentence) > length:
             row[-1] = vocabulary.eos_id
     return tokens, attention_mask
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
