@@ -170,8 +170,9 @@ def donor_selection(
     def correlation(name: str) -> dict[str, Any]:
         rho = rank_correlations(similarities[name], scores)
         found = _mean(rho, "rho", seed, resamples)
-        tested = None if found["rho"] is None else relabelling_test
-        p = tested and tested(similarities[name], scores, permutations, seed)
+        p = None
+        if found["rho"] is not None:
+            p = relabelling_test(similarities[name], scores, permutations, seed)
         return {"similarity": name, **found, "p": p}
 
     return {
@@ -200,7 +201,9 @@ def rank_correlations(similarity: np.ndarray, scores: np.ndarray) -> np.ndarray:
         for masked in (np.where(missing, np.nan, values) for values in (similarity, scores))
     )
     with np.errstate(invalid="ignore"):  # 0 / 0: all equal
-        rho = (first * second).sum(axis=1) / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+        rho = (first * second).sum(axis=1) / np.sqrt(
+            (first**2).sum(axis=1) * (second**2).sum(axis=1)
+        )
     return np.where(count[:, 0] < _FEWEST, np.nan, rho)
 
 
