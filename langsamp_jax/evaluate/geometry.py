@@ -173,7 +173,8 @@ def _layout(table: Table, neighbours: int) -> dict[str, Any]:
 def _correlation(
     table: Table, reference: Reference, permutations: int, seed: int
 ) -> dict[str, Any]:
-    common = [code for code in table.codes if code in set(reference.codes)]
+    known = set(reference.codes)
+    common = [code for code in table.codes if code in known]
     record = {"with": reference.name, "rho": None, "p": None, "languages": len(common)}
     record["permutations"] = permutations
     if len(common) < _FEWEST:

@@ -72,6 +72,9 @@ def test_neighbours_that_tie_stand_in_table_order():
     assert [name for name, _ in near["q00"]] == ["q01", "q02", "q03"]
     assert [name for name, _ in near["q02"]] == ["q01", "q03", "q00"]
     assert nearest(table([[1, 0]]), 5) == {"q00": []}
+    same = table(np.tile([[3, 1], [-1, 3]], (40, 1)))
+    even, odd = same.codes[::2], same.codes[1::2]
+    assert [name for name, _ in nearest(same, 79)["q00"]] == [*even[1:], *odd]
 
 
 # The Mantel test
@@ -104,6 +107,13 @@ def test_p_is_the_share_of_all_relabellings(seed):
     exact = np.mean(every >= every[0] - 1e-9)
     _, p = mantel(first, second, permutations=4000, seed=seed)
     assert abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000)
+
+
+def test_relabellings_that_change_nothing_count():
+    """One language is far from three, which are equally far: 6 of the 24 leave it where it is."""
+    star = np.array([[0, 7, 7, 7], [7, 0, 1, 1], [7, 1, 0, 1], [7, 1, 1, 0]])
+    rho, p = mantel(star, star, permutations=4000)
+    assert rho == pytest.approx(1) and abs(p - 6 / 24) < 4 * np.sqrt(6 / 24 * 18 / 24 / 4000)
 
 
 def test_p_is_uniform_where_nothing_is_related():
