@@ -25,6 +25,7 @@ CORE = [
     "protobuf>=6.33,<7",
     "pycountry>=26.2",
     "safetensors>=0.6",
+    "scipy>=1.15,<2",
     # 0.2.3 carries protobuf code generated for protobuf 7, which refuses the protobuf 6 that
     # apache-beam requires.
     "sentencepiece==0.2.2",

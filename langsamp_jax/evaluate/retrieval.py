@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.corpus import aligned_corpus
+from langsamp_jax.evaluate.cosine import cosines
 from langsamp_jax.evaluate.encoder import Encode
 from langsamp_jax.evaluate.journal import Journal
 from langsamp_jax.evaluate.sentence_pairs import SentencePairs
@@ -92,10 +93,5 @@ def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
     Returns:
       int64 [n].
     """
-    similarity = _unit(queries) @ _unit(pool).T
+    similarity = cosines(queries, pool)
     return (similarity >= np.diag(similarity)[:, None] - 1e-10).sum(axis=1) - 1
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

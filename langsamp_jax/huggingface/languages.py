@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.typology import read_families
 from langsamp_jax.files import (
     full_disk_as_oserror,
     new_folder,
@@ -54,8 +55,8 @@ def add_languages(
     language-script whose rows are copied, or ``random`` (N(0, 0.02)).
 
     Args:
-      families: a text file with a language code and the name of its family on each line,
-        separated by a tab; for ``start="family"``.
+      families: a file that says which family a language is of, see ``typology.read_families``;
+        for ``start="family"``.
 
     Returns:
       one record for each new row: ``table``, ``row``, ``code``, ``start`` (what it began as).
@@ -141,7 +142,7 @@ def _first_values(
         return lambda table, code: [language if table == "languages" else script]
     if (start == "family") != (families is not None):
         raise UserError("--start family and --families FILE.tsv are given together or not at all")
-    family = _read_families(families) if families else {}
+    family = read_families(families) if families else {}
 
     def like(table: str, code: str) -> list[int]:
         if table == "scripts":
@@ -176,20 +177,6 @@ def _tensors(pretrained: Pretrained, config: ModelConfig) -> dict[str, np.ndarra
     tensors = {name: pretrained.weights.read(name) for name in names}
     zeros = np.zeros((1, config.hidden_size), np.float32)
     return with_decoder_bias({types: zeros, **tensors})
-
-
-def _read_families(file: Path) -> dict[str, str]:
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--families {file} cannot be read ({error})") from None
-    families = {}
-    for number, line in enumerate(lines, 1):
-        fields = line.split("\t")
-        if len(fields) != 2:
-            raise UserError(f"{file}, line {number}: expected a code, a tab and a family")
-        families[fields[0]] = fields[1].strip()
-    return families
 
 
 def _said(codes: Sequence[str], rows: Sequence[int]) -> str:
