@@ -8,6 +8,7 @@ import numpy as np
 
 from langsamp_jax.plan.hlo import Computation, Instruction, Module
 
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"  # [2,4]T(1,0)
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 
@@ -104,26 +105,42 @@ def device_groups(kind: str, instruction: Instruction, devices: int) -> list[lis
     """The numbers of the partitions that take part together; of a permutation, its pairs.
 
     HLO writes groups in three ways: ``{{0,1},{2,3}}``, ``[2,2]<=[4]`` (numbers in order, reshaped
-    and transposed) and ``mesh['a'=2,'b'=2] {'a'}`` (along named axes).
+    and transposed) and ``mesh['a'=2,'b'=2] {'a'}`` (along named axes; where the numbers are not in
+    order, ``, device_ids=([2,2]T(1,0))`` stands between).
+
+    Raises:
+      ValueError: they are written in yet another way.
     """
     name = "source_target_pairs" if kind == "collective-permute" else "replica_groups"
     if listed := instruction.attribute(name + r"=\{((?:\{[\d,]*\},?)+)\}"):
         return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed)]
     if iota := re.search(
-        name + r"=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", instruction.attributes
+        name + r"=\[([\d,]+)\]<=" + _IOTA, instruction.attributes
     ):
-        shape, order, axes = (
-            [int(n) for n in (part or "").split(",") if n] for part in iota.groups()
-        )
-        numbers = np.arange(math.prod(order)).reshape(order)
-        return (numbers.transpose(axes) if axes else numbers).reshape(shape).tolist()
-    if named := re.search(name + r"=mesh\[([^\]]*)\]\s*\{([^}]*)\}", instruction.attributes):
+        return _numbers(iota[2], iota[3]).reshape(_integers(iota[1])).tolist()
+    if named := re.search(
+        name + r"=mesh\[([^\]]*)\](?:, device_ids=\(" + _IOTA + r"\))?\s*\{([^}]*)\}",
+        instruction.attributes,
+    ):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        along = re.findall(r"'(\w+)'", named[2])
-        numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        along = re.findall(r"'(\w+)'", named[4])
+        numbers = np.arange(devices) if named[2] is None else _numbers(named[2], named[3])
+        numbers = numbers.reshape(list(sizes.values()))
         names = list(sizes)
         last = [names.index(axis) for axis in along]
         first = [i for i in range(len(names)) if i not in last]
         width = math.prod(sizes[axis] for axis in along)
         return numbers.transpose(*first, *last).reshape(-1, width).tolist()
+    if instruction.attribute(name + r"=(?!\{\})(.)"):
+        raise ValueError(f"groups that cannot be read: {instruction.attributes[:200]}")
     return [list(range(devices))]
+
+
+def _numbers(order: str, axes: str | None) -> np.ndarray:
+    """Of ``[2,4]T(1,0)``: the numbers from 0 on, reshaped and transposed."""
+    numbers = np.arange(math.prod(_integers(order))).reshape(_integers(order))
+    return numbers if axes is None else numbers.transpose(_integers(axes))
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]

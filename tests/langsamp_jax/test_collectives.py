@@ -115,6 +115,9 @@ def program(*lines: str, before: str = "") -> str:
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}", ("fsdp",)),
         ("replica_groups=mesh['a'=2,'b'=4] {'a'}", ("data",)),
         ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", ("data", "fsdp")),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", ("fsdp",)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", ("data",)),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([8]) {'c'}", ("fsdp",)),
         ("replica_groups={}", ("data", "fsdp")),
     ],
 )
