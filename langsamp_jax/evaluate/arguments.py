@@ -14,13 +14,18 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
     """Adds every task to the subparsers ``tasks``, with the functions of ``arguments.py``."""
 
     def task(
-        name: str, call: Callable[[argparse.Namespace], None], summary: str, data: str, example: str
+        name: str,
+        call: Callable[[argparse.Namespace], None],
+        summary: str,
+        data: str | None,
+        example: str,
     ) -> argparse.ArgumentParser:
-        parser = verb(tasks, name, call, summary, f"--model run --data {example}")
+        parser = verb(tasks, name, call, summary, f"--model run {example}")
         model = "RUN" if name == "mlm" else "RUN_OR_HF_DIR"
         parser.add_argument("--model", type=location, required=True, metavar=model)
-        kind = location if data == "STORE" else local
-        parser.add_argument("--data", type=kind, required=True, metavar=data)
+        if data is not None:
+            kind = location if data == "STORE" else local
+            parser.add_argument("--data", type=kind, required=True, metavar=data)
         parser.add_argument(
             "--output",
             type=location,
@@ -33,10 +38,10 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         parser.set_defaults(task=name)
         return parser
 
-    task("mlm", verbs.mlm, "masked-LM loss per language", "STORE", "store")
+    task("mlm", verbs.mlm, "masked-LM loss per language", "STORE", "--data store")
     for name, what, example in (
-        ("retrieval-tatoeba", "pairs of files in the layout of Tatoeba", "tatoeba"),
-        ("retrieval-bible", "line-aligned text, as Bibles", "corpus --pivot eng_Latn"),
+        ("retrieval-tatoeba", "pairs of files in the layout of Tatoeba", "--data tatoeba"),
+        ("retrieval-bible", "line-aligned text, as Bibles", "--data corpus --pivot eng_Latn"),
     ):
         parser = task(name, verbs.retrieval, f"sentence retrieval on {what}", "DIR", example)
         parser.add_argument(
@@ -49,7 +54,9 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         ("pos", "parts of speech, Universal Dependencies"),
     ):
         summary = f"fine-tune on one language, test on all: {what}"
-        parser = task(name, verbs.transfer, summary, "DIR", f"{name} --gin.finetune.num_seeds=1")
+        parser = task(
+            name, verbs.transfer, summary, "DIR", f"--data {name} --gin.finetune.num_seeds=1"
+        )
         parser.add_argument(
             "--source", default="eng_Latn", help="language-script to train on (default eng_Latn)"
         )
@@ -59,7 +66,7 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         verbs.pseudo_perplexity,
         "how well each token of a text is predicted from all others",
         "CORPUS",
-        "corpus",
+        "--data corpus",
     )
     parser.add_argument(
         "--sentences", type=int, default=100, metavar="N", help="of each language (default 100)"
@@ -69,11 +76,56 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         verbs.neutrality,
         "how alike translations are, beyond how alike all sentences are",
         "CORPUS",
-        "corpus",
+        "--data corpus",
     )
     parser.add_argument(
         "--pivot", default="eng_Latn", help="whose lines the others translate (default eng_Latn)"
     )
     parser.add_argument(
         "--sentences", type=int, metavar="N", help="the first N lines (default: all)"
+    )
+    parser = task(
+        "geometry",
+        verbs.geometry,
+        "the two tables: map, neighbours, agreement with distances between languages",
+        None,
+        "--references uriel.npz --families families.tsv",
+    )
+    _references(parser)
+    parser.add_argument(
+        "--families",
+        type=local,
+        metavar="FILE",
+        help="a line a language, its code and its family; or the world.json of a synthetic corpus",
+    )
+    parser = task(
+        "donors",
+        verbs.donors,
+        "the language to fine-tune on, chosen by language vectors and in other ways",
+        "DIR",
+        "--data sib200 --references uriel.npz --gin.finetune.num_seeds=1",
+    )
+    parser.add_argument(
+        "--on", choices=("sib200", "taxi1500"), default="sib200", help="task (default sib200)"
+    )
+    parser.add_argument(
+        "--pivot", default="eng_Latn", help="the usual donor, to compare with (default eng_Latn)"
+    )
+    parser.add_argument(
+        "--donors",
+        nargs="+",
+        metavar="NAME",
+        help="to choose from (default: all that the model was trained on)",
+    )
+    _references(parser)
+    takes_gin(parser)
+
+
+def _references(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--references",
+        type=local,
+        nargs="+",
+        metavar="FILE",
+        help="distances between languages: URIEL vectors as .npz, world.json of a synthetic corpus",
     )

@@ -14,7 +14,9 @@ from scipy.stats import rankdata
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.cosine import cosines
+from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.evaluate.typology import Reference
+from langsamp_jax.inventory import split_language_script
 from langsamp_jax.progress import Progress
 
 _FEWEST = 4  # languages; three have three distances, and six permutations
@@ -38,6 +40,25 @@ class Table:
 
 
 Tables = Mapping[str, Table]  # "language" and "script"; a model may have only one of the two
+
+
+def trained_tables(trained: Trained) -> dict[str, Table]:
+    """The rows that were trained of the two tables of a model; all, where it does not say which.
+
+    Raises:
+      UserError: it has no tables.
+    """
+    if trained.config.placement == "none":
+        raise UserError(f"{trained.path} has no language and script vectors")
+    inventory, known = trained.inventory, trained.inventory.language_scripts
+    codes = {"language": inventory.languages, "script": inventory.scripts}
+    found = {}
+    for kind, vectors in sorted(trained.params["conditioning"].items()):
+        place = ("language", "script").index(kind)  # in the name of a language-script
+        seen = {split_language_script(name)[place] for name in known} if known else codes[kind]
+        rows = [row for row, code in enumerate(codes[kind]) if code in seen]
+        found[kind] = Table(tuple(codes[kind][row] for row in rows), np.asarray(vectors)[rows])
+    return found
 
 
 def geometry(

@@ -35,6 +35,7 @@ class Trained:
       inventory: the names of its language and script rows.
       has_head: False for a plain encoder, which predicts no pieces.
       max_length: the most tokens of a sentence; later positions do not exist or are untrained.
+      tokens: what it was trained on of each language-script; empty where that is not known.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Trained:
     inventory: Inventory
     has_head: bool
     max_length: int
+    tokens: dict[str, int]
     mesh: jax.sharding.Mesh
 
     @property
@@ -90,7 +92,7 @@ def open_trained(path: Path, step: int | None = None) -> Trained:
         run = open_run(path)
         step, params = run.load_params(step)
         parts = run.model(), params, run.tokenizer, run.inventory
-        return Trained(path, step, *parts, True, run.sequence_length, mesh)
+        return Trained(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
     if not (path / "config.json").exists():
         raise UserError(
             f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)"
@@ -114,7 +116,7 @@ def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:
     places = jax.tree.map(lambda _: replicated(mesh), shapes)
     params = load_params(pretrained, model, None, places, InitConfig(), seed=0)
     parts = model, params, tokenizer, inventory
-    return Trained(path, None, *parts, pretrained.has_head, config.max_length, mesh)
+    return Trained(path, None, *parts, pretrained.has_head, config.max_length, {}, mesh)
 
 
 def _tokenizer(path: Path) -> Tokenizer:

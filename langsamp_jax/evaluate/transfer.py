@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.batching import cut, split_lines
 from langsamp_jax.evaluate.datasets import TaskData
+from langsamp_jax.evaluate.donors import Transfer
 from langsamp_jax.evaluate.finetune import (
     NO_LABEL,
     FineTuneConfig,
@@ -21,6 +22,7 @@ from langsamp_jax.evaluate.finetune import (
     Protocol,
     finetune,
 )
+from langsamp_jax.evaluate.groups import averages
 from langsamp_jax.evaluate.journal import Journal
 from langsamp_jax.evaluate.metrics import accuracy, bare_tag_f1, entity_scores, macro_f1
 from langsamp_jax.evaluate.sentence_data import Classified
@@ -104,22 +106,80 @@ def evaluate_transfer(
         {"seed": seed, **journal.part(f"{source}, seed {seed}", lambda seed=seed: one_seed(seed))}
         for seed in range(protocol.num_seeds)
     ]
+    languages = [
+        {
+            "language": name,
+            "examples": len(test.tokens),
+            "truncated": test.truncated,
+            **_over_seeds([seed["languages"][name] for seed in seeds]),
+        }
+        for name, test in tests.items()
+    ]
     return {
         "metric": metric,
         "source": source,
         "protocol": dataclasses.asdict(protocol),
         "seeds": [{k: v for k, v in seed.items() if k != "languages"} for seed in seeds],
-        "languages": [
-            {
-                "language": name,
-                "examples": len(test.tokens),
-                "truncated": test.truncated,
-                **_over_seeds([seed["languages"][name] for seed in seeds]),
-            }
-            for name, test in tests.items()
-        ],
+        "languages": languages,
+        "averages": averages_over_seeds(languages, METRICS[task]) if languages else {},
         "truncated": {"train": train.truncated, "dev": dev.truncated},
         "skipped": skipped,
+    }
+
+
+def transfer_matrix(
+    trained: Trained,
+    task: str,
+    read: Callable[[str], TaskData[Any]],
+    donors: Iterable[str],
+    config: FineTuneConfig,
+    journal: Journal,
+    say: Callable[[str], None],
+) -> tuple[Transfer, dict[str, str]]:
+    """Fine-tunes on each donor, and tests every language with each: means over seeds.
+
+    Args:
+      read: the data of ``task`` with a source language.
+
+    Returns:
+      the scores, and why a donor or a target is not among them.
+    """
+    columns, skipped, metric = {}, {}, METRICS[task][0]
+    for donor in donors:
+        try:
+            data = read(donor)
+            found = evaluate_transfer(trained, task, data, donor, config, journal, say)
+        except UserError as error:
+            skipped[donor] = str(error)
+            continue
+        columns[donor] = {record["language"]: record[metric] for record in found["languages"]}
+        skipped |= found["skipped"]
+        say(f"{donor}: {statistics.fmean(columns[donor].values()):.3f} over all")
+    targets = tuple(sorted(set().union(*columns.values())))
+    scores = [[column.get(name, np.nan) for column in columns.values()] for name in targets]
+    return Transfer(targets, tuple(columns), np.array(scores, np.float64)), skipped
+
+
+def averages_over_seeds(
+    languages: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """``averages`` of records whose ``METRIC_seeds`` lists a value for each seed: the mean of the
+    seeds' averages and their standard deviation (``_std``, None for one seed)."""
+    number = len(languages[0][f"{metrics[0]}_seeds"])
+    each = [
+        averages(
+            [
+                {"language": r["language"], **{m: r[f"{m}_seeds"][seed] for m in metrics}}
+                for r in languages
+            ],
+            metrics,
+        )
+        for seed in range(number)
+    ]
+    return {
+        group: {"languages": found["languages"]}
+        | _over_seeds([{m: seed[group][m] for m in metrics} for seed in each], False)
+        for group, found in each[0].items()
     }
 
 
@@ -176,10 +236,14 @@ def _named(labels: Sequence[np.ndarray], names: Sequence[str]) -> list[list[str]
     return [[names[i] for i in row] for row in labels]
 
 
-def _over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _over_seeds(
+    scores: Sequence[Mapping[str, float]], with_each: bool = True
+) -> dict[str, float | list[float] | None]:
+    found: dict[str, float | list[float] | None] = {}
     for metric in scores[0]:
         values = [score[metric] for score in scores]
         found[metric] = statistics.fmean(values)
         found[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        if with_each:
+            found[f"{metric}_seeds"] = values
     return found

@@ -128,6 +128,72 @@ def neutrality(args: argparse.Namespace) -> None:
     _say_skipped(record)
 
 
+def geometry(args: argparse.Namespace) -> None:
+    from langsamp_jax.evaluate.geometry import geometry, trained_tables
+
+    references, families = _references(args), _families(args)
+
+    def measure(trained: Any, journal: Any) -> dict[str, Any]:
+        tables = trained_tables(trained)
+        return {**geometry(tables, references, families), "skipped": {}}
+
+    record = _measured(args, {"references": list(map(str, args.references or ()))}, measure)
+    for kind, found in record["tables"].items():
+        shares = " and ".join(f"{share:.0%}" for share in found["explained"])
+        print(f"{len(found['names'])} {kind} vectors; two components explain {shares}")
+    for found in record["tables"].get("language", {}).get("correlations", ()):
+        if found["rho"] is None:
+            print(f"{found['with']}: {found['reason']}")
+        else:
+            print(
+                f"{found['with']}: rho {found['rho']:.3f}, p {found['p']:.4f}, "
+                f"{found['languages']} languages"
+            )
+
+
+def donors(args: argparse.Namespace) -> None:
+    import dataclasses
+
+    from langsamp_jax.evaluate.donors import donor_selection, similarities
+    from langsamp_jax.evaluate.finetune import FineTuneConfig
+    from langsamp_jax.evaluate.geometry import trained_tables
+    from langsamp_jax.evaluate.sentence_data import read_sentence_task
+    from langsamp_jax.evaluate.transfer import METRICS, transfer_matrix
+
+    config, references = FineTuneConfig(), _references(args)
+    read = functools.partial(read_sentence_task, args.data, args.on)
+    settings = {"on": args.on, "pivot": args.pivot, "donors": args.donors}
+    settings |= dataclasses.asdict(config)
+
+    def measure(trained: Any, journal: Any) -> dict[str, Any]:
+        names = args.donors or trained.inventory.language_scripts
+        sources = dict.fromkeys([args.pivot, *names])
+        found, skipped = transfer_matrix(trained, args.on, read, sources, config, journal, _say)
+        near = similarities(found.targets, found.donors, trained_tables(trained), references)
+        results = donor_selection(found, near, trained.tokens, args.pivot)
+        return {"on": args.on, "metric": METRICS[args.on][0], **results, "skipped": skipped}
+
+    record = _measured(args, settings, measure)
+    headers = {"choice": "donor by", "targets": "targets:,", "mean": "score:.3f"}
+    print(table(record["choices"], {**headers, "low": "from:.3f", "high": "to:.3f"}))
+    print()
+    headers = {"similarity": "similarity", "rho": "rank correlation:.3f", "p": "p:.4f"}
+    print(table(record["correlations"], {**headers, "low": "from:.3f", "high": "to:.3f"}))
+    _say_skipped(record)
+
+
+def _references(args: argparse.Namespace) -> list[Any]:
+    from langsamp_jax.evaluate.typology import read_references
+
+    return [reference for file in args.references or () for reference in read_references(file)]
+
+
+def _families(args: argparse.Namespace) -> Mapping[str, str]:
+    from langsamp_jax.evaluate.typology import read_families
+
+    return {} if args.families is None else read_families(args.families)
+
+
 def _by_language(
     args: argparse.Namespace,
     settings: Mapping[str, Any],
@@ -149,8 +215,9 @@ def _by_language(
         if not results["languages"]:
             name, why = next(iter(results["skipped"].items()))
             raise UserError(f"no language could be evaluated; {name}: {why}")
-        averaged = [name for name in metrics if not name.endswith("_std")]
-        return {**results, "averages": averages(results["languages"], averaged)}
+        if "averages" not in results:  # those over seeds have their own
+            results["averages"] = averages(results["languages"], list(metrics))
+        return results
 
     record = _measured(args, settings, measured)
     headers = {"language": "language", counted: f"{counted}:,", **metrics, **(more or {})}
@@ -177,7 +244,8 @@ def _measured(
     started, output = time.monotonic(), _output(args)
     trained = open_trained(args.model, args.step)
     asked = {"task": args.task, "model": str(args.model), "step": trained.step}
-    asked["data"] = str(args.data)
+    if "data" in args:
+        asked["data"] = str(args.data)
     with Journal(output, {**asked, **settings}) as journal:
         results = measure(trained, journal)
     record = {**asked, **results, "seconds": round(time.monotonic() - started, 1)}

@@ -114,9 +114,7 @@ def device_groups(kind: str, instruction: Instruction, devices: int) -> list[lis
     name = "source_target_pairs" if kind == "collective-permute" else "replica_groups"
     if listed := instruction.attribute(name + r"=\{((?:\{[\d,]*\},?)+)\}"):
         return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed)]
-    if iota := re.search(
-        name + r"=\[([\d,]+)\]<=" + _IOTA, instruction.attributes
-    ):
+    if iota := re.search(name + r"=\[([\d,]+)\]<=" + _IOTA, instruction.attributes):
         return _numbers(iota[2], iota[3]).reshape(_integers(iota[1])).tolist()
     if named := re.search(
         name + r"=mesh\[([^\]]*)\](?:, device_ids=\(" + _IOTA + r"\))?\s*\{([^}]*)\}",
