@@ -219,6 +219,21 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
     tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
     add_tasks(tasks, _verb, _gin)
+
+    verb = _verb(
+        commands,
+        "compare",
+        verbs.compare,
+        "runs side by side: variants over seeds, on what they were evaluated on",
+        "vanilla_0 vanilla_1 langsamp_0 langsamp_1 --output compared.json",
+    )
+    verb.add_argument(
+        "runs", nargs="+", type=location, metavar="RUN", help="the first is compared with"
+    )
+    verb.add_argument("--output", type=local, metavar="FILE.json")
+    verb.add_argument(
+        "--measures", default="", metavar="TEXT", help="show those whose name holds this"
+    )
     return langsamp
 
 

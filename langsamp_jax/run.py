@@ -41,7 +41,7 @@ from langsamp_jax.store import Manifest, Split
 from langsamp_jax.tokenizer import Tokenizer, open_tokenizer
 
 # What may differ when a run is taken up again: it changes what a step computes by rounding at most.
-_FREE = {
+FREE_SETTINGS = {
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
@@ -179,7 +179,9 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
         return None
     run, settings = open_run(path), settings_of(configs, init_from)
     changed = [
-        key for key in settings if settings[key] != run.settings.get(key) and key not in _FREE
+        key
+        for key in settings
+        if settings[key] != run.settings.get(key) and key not in FREE_SETTINGS
     ]
     if changed:
         was = ", ".join(

@@ -252,6 +252,19 @@ def plan(args: argparse.Namespace) -> None:
     print(json.dumps(record, indent=1) if args.json else show(record))
 
 
+def compare(args: argparse.Namespace) -> None:
+    from langsamp_jax.compare import compare
+    from langsamp_jax.files import write_text
+
+    found = compare(args.runs)
+    if args.output:
+        write_text(args.output, json.dumps(found, indent=1) + "\n")
+    headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
+    headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
+    records = [one for one in found["measures"] if args.measures in one["measure"]]
+    _show(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}, args.output or "")
+
+
 def export(args: argparse.Namespace) -> None:
     from langsamp_jax.huggingface.export import export
     from langsamp_jax.run import open_run
