@@ -229,6 +229,15 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--pivot", default="eng_Latn", help="language-script of the queries (default eng_Latn)"
     )
+
+    verb = _verb(
+        commands,
+        "report",
+        verbs.report,
+        "an HTML page of a run and its evaluations, and its figures for a paper",
+        "--run run",
+    )
+    verb.add_argument("--run", type=location, required=True, metavar="RUN")
     return langsamp
 
 
