@@ -106,7 +106,7 @@ def check_language_script(name: str) -> None:
 
 @functools.cache
 def language_name(name: str) -> str:
-    """The English name of ``deu_Latn`` or ``deu`` in ISO 639-3; the name itself where it has none."""
+    """The English name, in ISO 639-3, of ``deu_Latn`` or ``deu``; without one, what was given."""
     import pycountry
 
     language = pycountry.languages.get(alpha_3=name.partition("_")[0])

@@ -29,10 +29,10 @@ def curves(records: Sequence[Record], x: str, y: str, form: str = ",.3~f") -> al
     names = list(dict.fromkeys(record["series"] for record in records))
     few = [name for name in names if sum(record["series"] == name for record in records) <= 30]
     near = alt.selection_point(nearest=True, on="pointerover", fields=[x], empty=False)
-    legend = alt.Legend(title=None, symbolType="stroke", columns=2) if len(names) > 1 else None
+    legend = alt.Legend(title=None, symbolType="stroke") if len(names) > 1 else None
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
     base = alt.Chart(_data(records)).encode(
-        x=alt.X(f"{x}:Q", title=x, axis=alt.Axis(format=",d", tickMinStep=1, grid=False)),
+        x=_along(x),
         y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(format=form)),
         color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
         tooltip=[
@@ -54,16 +54,16 @@ def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
     """Parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
     names = list(dict.fromkeys(record["series"] for record in records))
     parts = [{**record, "place": names.index(record["series"])} for record in records]
-    chart = alt.Chart(_data(parts)).mark_area(line={"strokeWidth": 1}, opacity=0.85)
+    chart = alt.Chart(_data(parts)).mark_area(opacity=0.9)
     return _wide(
         chart.encode(
-            x=alt.X(f"{x}:Q", title=x, axis=alt.Axis(format=",d", tickMinStep=1, grid=False)),
+            x=_along(x),
             y=alt.Y("value:Q", title=y, stack="zero"),
             order=alt.Order("place:Q"),
             color=alt.Color(
                 "series:N",
                 scale=alt.Scale(domain=names),
-                legend=alt.Legend(title="from below", columns=2),
+                legend=alt.Legend(title="from below"),
             ),
             tooltip=["series:N"],
         ),
@@ -71,40 +71,42 @@ def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
     )
 
 
-def by_language(records: Sequence[Record], y: str, form: str, what: Record) -> alt.LayerChart:
-    """One ``value`` of each language-script, and what it compares with.
+def by_language(
+    records: Sequence[Record], y: str, form: str, what: dict[str, str]
+) -> alt.LayerChart:
+    """One ``value`` of each language-script, perhaps a ``second``, and a ``reference`` to compare.
 
     Args:
-      records: ``language``, ``name``, ``group``, ``value``, ``reference`` and perhaps ``second``,
-        in the order in which they are to stand.
-      y: the title of the values.
-      what: the titles of the fields ``value``, ``second`` and ``reference``.
+      records: ``language``, ``name``, ``group`` and what ``what`` names, in the order in which
+        they are to stand.
+      y: the title of the values, which are shown in the format ``form``.
+      what: the titles of those of the three fields that there are.
     """
     records = _ranked(records)
     tooltip = ["language:N", "name:N", "group:N"]
     tooltip += [alt.Tooltip(f"{k}:Q", title=title, format=form) for k, title in what.items()]
     base = alt.Chart(_data(records)).encode(tooltip=tooltip)
     axis = alt.Axis(format=form)
-    groups = list(dict.fromkeys(record["group"] for record in records))
+    groups = sorted({record["group"] for record in records})
 
     def at(field: str) -> alt.Chart:
         return base.encode(**_placed(records, f"{field}:Q", title=y, axis=axis))
 
-    side, other = ("x", "x2") if len(records) <= NAMED else ("y", "y2")
-    span = at("value").mark_rule(style="stem").encode(**{other: "reference:Q"})
-    reference = at("reference").mark_point(shape="diamond", size=34, style="reference")
-    dots = at("value").mark_point(size=70).encode(**_kinds("group", groups))
-    layers = [span, reference, dots]
+    other, size = ("x2", 70) if len(records) <= NAMED else ("y2", 24)
+    layers = [at("value").mark_point(size=size).encode(**_kinds("group", groups))]
     if "second" in what:
-        hollow = at("second").mark_point(size=34, filled=False, strokeWidth=1.5)
+        hollow = at("second").mark_point(size=size / 2, filled=False, strokeWidth=1.5)
         layers.append(hollow.encode(**_kinds("group", groups)))
-    scaled = alt.layer(*layers).resolve_scale(**{side: "shared"})
-    return _wide(scaled, _height(records))
+    if "reference" in what:
+        span = at("value").mark_rule(style="stem", strokeWidth=size**0.5 / 4)
+        reference = at("reference").mark_point(shape="diamond", size=size / 2, style="reference")
+        layers = [span.encode(**{other: "reference:Q"}), reference, *layers]
+    return _wide(alt.layer(*layers), _height(records))
 
 
 def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt.LayerChart:
     """``value`` over ``reference`` of each language-script, and the line where they are equal."""
-    groups = list(dict.fromkeys(record["group"] for record in records))
+    groups = sorted({record["group"] for record in records})
     ends = [record[field] for record in records for field in ("value", "reference")]
     diagonal = alt.Chart(_data([{"at": min(ends)}, {"at": max(ends)}]))
     line = diagonal.mark_line(style="reference", strokeDash=[4, 4])
@@ -136,7 +138,7 @@ def shares(records: Sequence[Record]) -> alt.Chart:
     names = list(dict.fromkeys(record["series"] for record in records))
     positive = [record for record in _ranked(records) if record["share"] > 0]
     scale = alt.Scale(type="log", nice=True)
-    axis = alt.Axis(format="~%", tickCount=6)
+    axis = alt.Axis(format="~%", tickCount=6, grid=False)
     tooltip = ["language:N", "name:N", "series:N", alt.Tooltip("share:Q", format=".3%")]
     chart = alt.Chart(_data(positive)).mark_point(size=52, filled=False, strokeWidth=1.8)
     return _wide(
@@ -153,15 +155,14 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
     """A colour for the ``value`` of each pair ``one``, ``other`` of language-scripts."""
     named = len(order) <= NAMED
     axis = alt.Axis(title=None, labels=named, ticks=False, domain=False, grid=False)
-    scale = alt.Scale(domain=list(order))
     fields = ["one:N", "other:N", alt.Tooltip("value:Q", title=value, format=".4f")]
     chart = alt.Chart(
         _data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
     ).mark_rect()  # thousands of cells: a canvas draws them at once
     return _wide(
         chart.encode(
-            x=alt.X("one:N", axis=axis, scale=scale),
-            y=alt.Y("other:N", axis=axis, scale=scale),
+            x=alt.X("one:N", axis=axis, sort=list(order)),
+            y=alt.Y("other:N", axis=axis, sort=list(order)),
             color=alt.Color(
                 "value:Q",
                 scale=alt.Scale(scheme="viridis"),
@@ -188,7 +189,7 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
         tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in known)],
         **(_kinds("kind", kinds) if len(kinds) > 1 else {}),
     )
-    names = base.mark_text(style="label", dy=-11).encode(text="label:N")
+    names = base.mark_text(style="label", fontSize=11, dy=-11).encode(text="label:N")
     return _wide(dots + names if len(records) <= NAMED else alt.layer(dots), 420)
 
 
@@ -210,9 +211,15 @@ def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
     return _wide(bars + means, 34 * len(records) + 20)
 
 
+def _along(x: str) -> alt.X:
+    """Whole numbers, from the first to the last there is."""
+    axis = alt.Axis(format="~s", tickMinStep=1, grid=False)
+    return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
+
+
 def _kinds(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
     """Colour and shape by ``field``, with one legend for both; none where there is one kind."""
-    legend = alt.Legend(title=None, columns=3) if len(names) > 1 else None
+    legend = alt.Legend(title=None) if len(names) > 1 else None
     scale = alt.Scale(domain=list(names), range=list(shapes[: len(names)]))
     return {
         "color": alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names)), legend=legend),

@@ -62,8 +62,8 @@ def neutrality(evidence: Evidence) -> Part:
             "neutrality-by-layer",
             "Similarity by layer",
             "Mean cosine of translations (matched) and of other sentences (random), and their "
-            "difference. Only a wider gap is neutrality: both similarities alone can rise. Centred: "
-            "after each language's mean was taken away. Layer 0 is the embeddings.",
+            "difference, the gap. Only a wider gap is neutrality: both can rise without it. "
+            "Centred: after each language's mean was taken away. Layer 0 is the embeddings.",
             f"Gap by layer: {', '.join(f'{value:.3f}' for value in mean['gap'])}.",
             by_layer,
             charts.curves(by_layer, "layer", "mean cosine", ".2~f"),
@@ -75,7 +75,7 @@ def neutrality(evidence: Evidence) -> Part:
             "common.",
             f"Gap of {len(cells)} pairs of {len(names)} language-scripts at layer {layer}; the "
             f"widest is {closest['one']} with {closest['other']}, {closest['value']:.3f}.",
-            cells,
+            [{"one": c["one"], "other": c["other"], "gap": c["value"]} for c in cells],
             charts.heat_map(cells, [names[at] for at in order], "gap"),
         ),
     ]
@@ -197,7 +197,7 @@ def tasks(evidence: Evidence) -> Part:
         for stem, found in there.items()
     ]
     headers = ["task", "metric", *_GROUPS.values(), "seeds"]
-    title = "Unweighted means over languages (number of languages); ± over seeds"
+    title = "Unweighted means over languages, in percent (number of languages); ± over seeds"
     tables = [Table(title, headers, rows)]
     tables += [_each_language(_label(stem), found) for stem, found in there.items()]
     text = "Fine-tuned on English only and applied elsewhere as it is. " if _tuned(there) else ""
@@ -259,7 +259,7 @@ def _alike_together(gap: np.ndarray) -> list[int]:
     distance = filled.max() - filled
     np.fill_diagonal(distance, 0)
     close = squareform((distance + distance.T) / 2, checks=False)
-    return leaves_list(linkage(close, "average", optimal_ordering=True)).tolist()
+    return leaves_list(linkage(close, "average")).tolist()
 
 
 def _points(evidence: Evidence, of: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -300,9 +300,10 @@ def _each_language(label: str, found: dict[str, Any]) -> Table:
         [each["language"], *(_cell(field, each.get(field)) for field in fields)]
         for each in sorted(found["languages"], key=lambda each: each["language"])
     ]
-    rows += [[name, f"skipped: {why}"] for name, why in found.get("skipped", {}).items()]
     headers = ["language", *(field.replace("_", " ") for field in fields)]
-    return Table(f"{label}: every language-script", headers, rows, folded=True)
+    skipped = [f"{name} ({why})" for name, why in found.get("skipped", {}).items()]
+    note = f"Skipped: {', '.join(skipped)}." if skipped else ""
+    return Table(f"{label}: every language-script", headers, rows, folded=True, note=note)
 
 
 def _cell(field: str, value: Any) -> str:
@@ -331,7 +332,14 @@ def _is_share(metric: str) -> bool:
 
 
 def _retrieved(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    return {k: found for k, found in evidence.evaluations.items() if k.startswith("retrieval")}
+    """By stem: SR-B and SR-T first, then what else there is."""
+    there = evidence.evaluations
+    stems = [stem for stem in there if stem.startswith("retrieval") and stem not in _TASKS]
+    return {
+        stem: there[stem]
+        for stem in [*_TASKS, *stems]
+        if stem.startswith("retrieval") and stem in there
+    }
 
 
 def _tuned(there: dict[str, dict[str, Any]]) -> bool:

@@ -60,6 +60,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     folded: bool = False
     words: bool = False  # the columns are text, not numbers
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

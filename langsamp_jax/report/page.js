@@ -7,8 +7,10 @@ let drawing = Promise.resolve();
 async function draw() {
   for (const place of document.querySelectorAll("[data-chart]")) {
     drawn.get(place)?.finalize();
+    const theme = darkness.matches ? dark : light;
+    const columns = Math.max(1, Math.floor(place.clientWidth / 150));
     const options = {
-      config: darkness.matches ? dark : light,
+      config: { ...theme, legend: { ...theme.legend, columns } },
       tooltip: { theme: darkness.matches ? "dark" : "light" },
       renderer: "svg",
       actions: false,

@@ -15,21 +15,22 @@ _ON_PAGE = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Aria
 
 def light() -> dict[str, Any]:
     """For a page on white."""
-    return _config("#20252b", "#57606a", "#e7e9ec", _ON_LIGHT, _ON_PAGE)
+    return _config("#20252b", "#57606a", "#c9ced4", "#e7e9ec", _ON_LIGHT, _ON_PAGE)
 
 
 def dark() -> dict[str, Any]:
     """For a page on nearly black."""
-    return _config("#e8eaed", "#a3abb5", "#2d333b", _ON_DARK, _ON_PAGE)
+    return _config("#e8eaed", "#a3abb5", "#4a525c", "#2d333b", _ON_DARK, _ON_PAGE)
 
 
 def paper() -> dict[str, Any]:
     """For PNG and SVG files: as light, on white, in a font that is everywhere."""
-    config = _config("#20252b", "#4b535c", "#e7e9ec", _ON_LIGHT, "Arial, Helvetica, sans-serif")
-    return {**config, "background": "white", "padding": 8}
+    return {**light(), "background": "white", "padding": 8, "font": "Arial, Helvetica, sans-serif"}
 
 
-def _config(ink: str, quiet: str, faint: str, palette: list[str], font: str) -> dict[str, Any]:
+def _config(
+    ink: str, quiet: str, stem: str, faint: str, palette: list[str], font: str
+) -> dict[str, Any]:
     return {
         "background": "transparent",
         "padding": {"left": 2, "right": 6, "top": 4, "bottom": 4},
@@ -61,12 +62,14 @@ def _config(ink: str, quiet: str, faint: str, palette: list[str], font: str) -> 
             "labelFontSize": 12,
             "titleFontSize": 12,
             "symbolSize": 80,
+            "columns": 4,
+            "labelLimit": 120,
             "columnPadding": 16,
             "offset": 12,
         },
         "style": {
-            "reference": {"stroke": quiet, "fill": quiet, "strokeWidth": 1.5},
-            "stem": {"stroke": faint, "strokeWidth": 2},
-            "label": {"fill": ink, "fontSize": 11},
+            "reference": {"color": quiet},
+            "stem": {"color": stem},
+            "label": {"color": ink},
         },
     }

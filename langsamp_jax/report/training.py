@@ -3,7 +3,6 @@
 import datetime
 import shlex
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,75 +18,69 @@ from langsamp_jax.store import Counts, Manifest
 
 _POINTS = 600  # the most of a curve; of more, neighbours are averaged
 _PHASES = ("step", "input", "validation", "checkpoint")
+_CURVES = (  # title, title and format of the values, series and their keys, caption
+    (
+        "Loss",
+        "cross-entropy (nats)",
+        ".3~f",
+        {"training": "train/loss", "validation": "eval/loss"},
+        "Lower is better. Validation is on rows held out from training, with masks that never "
+        "change.",
+    ),
+    (
+        "Throughput",
+        "tokens per second",
+        ".3~s",
+        {"with padding": "tokens_per_second", "without padding": "real_tokens_per_second"},
+        "Over the time of input and steps; validation and checkpoints are not counted.",
+    ),
+    (
+        "Model FLOPs utilisation",
+        "share of the peak",
+        ".1%",
+        {"MFU": "mfu"},
+        "Useful FLOPs over what the devices could do at their bf16 peak.",
+    ),
+    ("Learning rate", "learning rate", ".2~g", {"rate": "learning_rate"}, "Of each update."),
+)
 
 
 def curves(evidence: Evidence) -> Part:
     """Loss, speed and time over the steps."""
-    figures = []
-    losses = {"training": "train/loss", "validation": "eval/loss"}
-    speeds = {"with padding": "tokens_per_second", "without padding": "real_tokens_per_second"}
-    for name, title, y, form, series, caption in (
-        (
-            "loss",
-            "Loss",
-            "cross-entropy (nats)",
-            ".3~f",
-            losses,
-            "Lower is better. Validation is on "
-            "rows held out from training, with masks that never change.",
-        ),
-        (
-            "throughput",
-            "Throughput",
-            "tokens per second",
-            ".3~s",
-            speeds,
-            "Time of input and steps; validation and checkpoints are not counted.",
-        ),
-        (
-            "mfu",
-            "Model FLOPs utilisation",
-            "share of the peak",
-            ".1%",
-            {"MFU": "mfu"},
-            "Useful FLOPs over what the devices could do at their bf16 peak.",
-        ),
-        (
-            "learning-rate",
-            "Learning rate",
-            "learning rate",
-            ".1~e",
-            {"learning rate": "learning_rate"},
-            "The rate of each update.",
-        ),
-    ):
-        records, averaged = _series(evidence, series)
-        if records:
-            last = {record["series"]: record["value"] for record in records}
-            ends = ", ".join(f"{label} {value:.4g}" for label, value in last.items())
-            alt = f"{title} over {evidence.step:,} steps; at the end: {ends}."
-            chart = charts.curves(records, "step", y, form)
-            figures.append(Figure(name, title, caption + averaged, alt, records, chart))
-    records, averaged = _series(evidence, {k: f"time/{k}" for k in _PHASES})
-    if records:
-        title, y = "Where the time of a step goes", "seconds a step"
-        mean = {
-            k: statistics.mean(value for _, value in evidence.column(f"time/{k}"))
-            for k in _PHASES
-            if evidence.column(f"time/{k}")
-        }
-        alt = "Seconds a step, on average: " + ", ".join(f"{k} {v:.3g}" for k, v in mean.items())
-        caption = (
-            "Step: dispatching, or waiting for the device. Input: waiting for a batch. Validation "
-            "and checkpoints: the loop stands still; their time is spread over the steps of a line."
-        )
-        chart = charts.stacked(records, "step", y)
-        figures.append(Figure("step-time", title, caption + averaged, alt, records, chart))
-    return Part(
-        "training",
-        "Training",
-        figures=figures,
-        command="" if figures else f"langsamp train --output {path(evidence)} ...",
+    found = [_curve(evidence, *of) for of in _CURVES] + [_step_time(evidence)]
+    figures = [figure for figure in found if figure]
+    command = "" if figures else f"langsamp train --output {path(evidence)} ..."
+    return Part("training", "Training", figures=figures, command=command)
+
+
+def _curve(
+    evidence: Evidence, title: str, y: str, form: str, series: dict[str, str], caption: str
+) -> Figure | None:
+    records, averaged = _series(evidence, series)
+    if not records:
+        return None
+    last = {record["series"]: record["value"] for record in records}
+    ends = ", ".join(f"{label} {value:.4g}" for label, value in last.items())
+    alt = f"{title} over {evidence.step:,} steps; at the end: {ends}."
+    chart = charts.curves(records, "step", y, form)
+    name = title.lower().replace(" ", "-")
+    return Figure(name, title, caption + averaged, alt, records, chart)
+
+
+def _step_time(evidence: Evidence) -> Figure | None:
+    records, averaged = _series(evidence, {phase: f"time/{phase}" for phase in _PHASES})
+    if not records:
+        return None
+    seconds = {phase: [r["value"] for r in records if r["series"] == phase] for phase in _PHASES}
+    means = [f"{phase} {statistics.mean(each):.3g}" for phase, each in seconds.items() if each]
+    return Figure(
+        "step-time",
+        "Where the time of a step goes",
+        "Step: dispatching, or waiting for the device. Input: waiting for a batch. Validation and "
+        f"checkpoints: the loop stands still; their time is spread over the steps.{averaged}",
+        f"Seconds a step, on average: {', '.join(means)}.",
+        records,
+        charts.stacked(records, "step", "seconds a step"),
     )
 
 
@@ -298,7 +291,7 @@ def _series(evidence: Evidence, keys: dict[str, str]) -> tuple[list[dict[str, An
             steps, values = zip(*points[start : start + many], strict=True)
             mean = statistics.mean(values)
             records.append({"step": steps[-1], "series": series, "value": mean})
-    return records, f" Each point is the mean of {together} log lines." if together > 1 else ""
+    return records, f" Of many log lines, {together} are averaged." if together > 1 else ""
 
 
 def _identity(evidence: Evidence, name: str) -> dict[str, str]:

@@ -119,7 +119,7 @@ def _task(stem: str, metric: str, names: Sequence[str], rng: np.random.Generator
     languages = []
     for place, name in enumerate(names):
         record = {"language": name, "group": "head" if place < _HEAD else "tail"}
-        record[metric] = 0.9 - 0.04 * place + 0.02 * rng.random()
+        record[metric] = 0.9 - 0.5 * place / len(names) + 0.02 * rng.random()
         if metric == "top10":
             top1 = record[metric] / 2
             record |= {"sentences": 500, "top1": top1, "chance_top1": 0.002, "chance_top10": 0.02}
