@@ -19,12 +19,15 @@ _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down
 _SHARE = ".0%"
 
 
-def curves(records: Sequence[Record], x: str, y: str, form: str = ",.3~f") -> alt.LayerChart:
+def curves(
+    records: Sequence[Record], x: str, y: str, form: str, zero: bool = True
+) -> alt.LayerChart:
     """Lines over ``x`` (a field, and its title), one for each ``series``; of few points, dots too.
 
     Args:
       records: ``x``, ``series``, ``value``, in order.
       y: the title of the values, which are shown in the format ``form``.
+      zero: whether the values' axis begins there.
     """
     names = list(dict.fromkeys(record["series"] for record in records))
     few = [name for name in names if sum(record["series"] == name for record in records) <= 30]
@@ -33,7 +36,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str = ",.3~f") -> al
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
     base = alt.Chart(_data(records)).encode(
         x=_along(x),
-        y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(format=form)),
+        y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=alt.Axis(format=form)),
         color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
         tooltip=[
             alt.Tooltip(f"{x}:Q", format=",d"),
@@ -92,15 +95,18 @@ def by_language(
     def at(field: str) -> alt.Chart:
         return base.encode(**_placed(records, f"{field}:Q", title=y, axis=axis))
 
-    other, size = ("x2", 70) if len(records) <= NAMED else ("y2", 24)
+    named = len(records) <= NAMED
+    size = 70 if named else 24
     layers = [at("value").mark_point(size=size).encode(**_kinds("group", groups))]
     if "second" in what:
         hollow = at("second").mark_point(size=size / 2, filled=False, strokeWidth=1.5)
         layers.append(hollow.encode(**_kinds("group", groups)))
     if "reference" in what:
-        span = at("value").mark_rule(style="stem", strokeWidth=size**0.5 / 4)
         reference = at("reference").mark_point(shape="diamond", size=size / 2, style="reference")
-        layers = [span.encode(**{other: "reference:Q"}), reference, *layers]
+        layers.insert(0, reference)
+        if named:
+            span = at("value").mark_rule(style="stem", strokeWidth=2).encode(x2="reference:Q")
+            layers.insert(0, span)
     return _wide(alt.layer(*layers), _height(records))
 
 

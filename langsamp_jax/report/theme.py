@@ -38,6 +38,7 @@ def _config(
         "view": {"stroke": None},
         "range": {"category": palette, "ramp": {"scheme": "viridis"}},
         "mark": {"color": palette[0]},
+        "rule": {"color": palette[0]},
         "point": {"size": 64, "filled": True, "opacity": 1},
         "axis": {
             "labelColor": quiet,

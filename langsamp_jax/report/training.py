@@ -62,7 +62,7 @@ def _curve(
     last = {record["series"]: record["value"] for record in records}
     ends = ", ".join(f"{label} {value:.4g}" for label, value in last.items())
     alt = f"{title} over {evidence.step:,} steps; at the end: {ends}."
-    chart = charts.curves(records, "step", y, form)
+    chart = charts.curves(records, "step", y, form, zero=title != "Loss")
     name = title.lower().replace(" ", "-")
     return Figure(name, title, caption + averaged, alt, records, chart)
 
