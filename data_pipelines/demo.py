@@ -63,12 +63,12 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     print(report(world, results))
     say("6/6", f"a page about it -> {output / 'run' / 'report'}")
-    _write_evaluations(run, results)
+    write_evaluations(run, results)
     print(f"open {write_report(run.path)}")
     return results
 
 
-def _write_evaluations(run: Run, results: dict[str, Any]) -> None:
+def write_evaluations(run: Run, results: dict[str, Any]) -> None:
     """Puts the results where the report of the run finds them."""
     folder, step = run.path / "evaluation", results["step"]
     folder.mkdir(exist_ok=True)

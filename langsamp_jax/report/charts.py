@@ -19,9 +19,7 @@ _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down
 _SHARE = ".0%"
 
 
-def curves(
-    records: Sequence[Record], x: str, y: str, form: str, zero: bool = True
-) -> alt.LayerChart:
+def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> alt.LayerChart:
     """Lines over ``x`` (a field, and its title), one for each ``series``; of few points, dots too.
 
     Args:

@@ -35,9 +35,8 @@ def neutrality(evidence: Evidence) -> Part:
     """How much closer translations are than other sentences: by pair at one layer, and by layer."""
     title = "Language neutrality"
     found = evidence.evaluations.get("neutrality")
-    if found is None:
-        command = evaluate("neutrality", "CORPUS", evidence)
-        return Part("neutrality", title, command=command)
+    if found is None or not found["pairs"]:
+        return Part("neutrality", title, command=evaluate("neutrality", "CORPUS", evidence))
     names, mean, layers = found["languages"], found["mean"], found["num_layers"]
     layer = round((layers - 1) * 2 / 3)  # where sentences are taken from for retrieval
     gap = np.full((len(names), len(names)), np.nan)
@@ -56,7 +55,7 @@ def neutrality(evidence: Evidence) -> Part:
         for key, series in lines.items()
         for k, value in enumerate(mean.get(key, ()))
     ]
-    closest = max(cells, key=lambda cell: cell["value"])
+    widest = max(cells, key=lambda cell: cell["value"])
     figures = [
         Figure(
             "neutrality-by-layer",
@@ -66,7 +65,7 @@ def neutrality(evidence: Evidence) -> Part:
             "Centred: after each language's mean was taken away. Layer 0 is the embeddings.",
             f"Gap by layer: {', '.join(f'{value:.3f}' for value in mean['gap'])}.",
             by_layer,
-            charts.curves(by_layer, "layer", "mean cosine", ".2~f"),
+            charts.curves(by_layer, "layer", "mean cosine", ".2~f", zero=True),
         ),
         Figure(
             "neutrality-pairs",
@@ -74,7 +73,7 @@ def neutrality(evidence: Evidence) -> Part:
             "Languages that behave alike stand together. A pair without a cell has no sentences in "
             "common.",
             f"Gap of {len(cells)} pairs of {len(names)} language-scripts at layer {layer}; the "
-            f"widest is {closest['one']} with {closest['other']}, {closest['value']:.3f}.",
+            f"widest is {widest['one']} with {widest['other']}, {widest['value']:.3f}.",
             [{"one": c["one"], "other": c["other"], "gap": c["value"]} for c in cells],
             charts.heat_map(cells, [names[at] for at in order], "gap"),
         ),
@@ -132,7 +131,7 @@ def retrieval(evidence: Evidence) -> Part:
                 "Mean over all pairs of languages. Layer 0 is the embeddings.",
                 f"Top-1 accuracy by layer, highest at layer {best['layer']}: {best['value']:.1%}.",
                 records,
-                charts.curves(records, "layer", "top-1 accuracy", ".0%"),
+                charts.curves(records, "layer", "top-1 accuracy", ".0%", zero=True),
             )
         )
     command = "" if _retrieved(evidence) else _measure("retrieval-bible", evidence)

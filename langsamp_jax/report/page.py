@@ -14,6 +14,7 @@ from langsamp_jax.progress import Progress
 from langsamp_jax.report import evaluated, theme, training
 from langsamp_jax.report.figures import Part
 from langsamp_jax.report.read import Evidence, read_evidence
+from langsamp_jax.storage import absolute
 
 _PARTS = (
     training.curves,
@@ -30,7 +31,7 @@ _PARTS = (
 
 def write_report(run: Path) -> Path:
     """Writes RUN/report/index.html and, for a paper, RUN/report/figures/ with a PNG, an SVG and a
-    CSV of each chart. What stands there from before is replaced.
+    CSV of each chart. Files of an earlier report are replaced.
 
     Returns:
       the page.
@@ -64,7 +65,7 @@ def render(evidence: Evidence, parts: list[Part]) -> str:
     )
     charts = {figure.name: figure.spec for part in parts for figure in part.figures}
     return environment.get_template("page.html").render(
-        name=evidence.run.path.absolute().name,
+        name=absolute(evidence.run.path).name,
         summary=_summary(evidence),
         tiles=_tiles(evidence),
         parts=[part for part in parts if part.figures or part.tables],
@@ -131,11 +132,9 @@ def _short(value: float) -> str:
 @functools.cache
 def _library() -> str:
     """Vega, Vega-Lite and vega-embed: JavaScript that goes into a script element."""
-    import altair
     import vl_convert
 
-    version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
-    return vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
 
 
 def _asset(name: str) -> Any:

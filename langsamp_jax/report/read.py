@@ -13,14 +13,14 @@ from langsamp_jax.run import Run, open_run, read_metrics
 
 _HEAD = 0.1  # of the language-scripts, by tokens, where XLM-R has seen none of them
 
-# What a part cannot do without, of a file and of each of its ``languages``.
+# What a part cannot do without: fields of a file, the members of one of them, fields of each.
 _NEEDED = {
-    "mlm": ("loss unigram_entropy languages", "language loss unigram_entropy"),
-    "neutrality": ("languages pairs gap mean num_layers", ""),
-    "geometry": ("tables", ""),
-    "donors": ("choices metric on", ""),
+    "mlm": ("loss unigram_entropy", "languages", "language loss unigram_entropy"),
+    "neutrality": ("languages pairs gap mean num_layers", "", ""),
+    "geometry": ("", "tables", "names coordinates explained"),
+    "donors": ("metric on", "choices", "choice mean"),
 }
-_NEEDED_OF_TASKS = ("metric languages averages", "language")
+_NEEDED_OF_TASKS = ("metric averages", "languages", "language")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +83,16 @@ def read_evidence(path: Path) -> Evidence:
 
 
 def _evaluation(file: Path) -> dict[str, Any]:
-    fields, of_each = _NEEDED.get(file.stem, _NEEDED_OF_TASKS)
+    fields, container, of_each = _NEEDED.get(file.stem, _NEEDED_OF_TASKS)
     try:
         record = json.loads(file.read_bytes())
-        _require(record, fields)
-        if of_each:
-            metric = [record["metric"]] if "metric" in fields else []
-            for language in record["languages"]:
-                _require(language, of_each, *metric)
+        _require(record, *fields.split(), *container.split())
+        members = record[container] if container else []
+        metric = [record["metric"]] if container == "languages" and "metric" in record else []
+        for member in members.values() if isinstance(members, dict) else members:
+            _require(member, *of_each.split(), *metric)
+        if file.stem == "neutrality":
+            _require(record["mean"], "gap")
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{file} is damaged: {error}; remove it, or evaluate again with --output {file}"
@@ -98,8 +100,8 @@ def _evaluation(file: Path) -> dict[str, Any]:
     return record
 
 
-def _require(record: Any, fields: str, *more: str) -> None:
+def _require(record: Any, *fields: str) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    if missing := [field for field in (*fields.split(), *more) if field not in record]:
+    if missing := [field for field in fields if field not in record]:
         raise ValueError(f"it has no {missing[0]!r}")

@@ -18,11 +18,12 @@ from langsamp_jax.store import Counts, Manifest
 
 _POINTS = 600  # the most of a curve; of more, neighbours are averaged
 _PHASES = ("step", "input", "validation", "checkpoint")
-_CURVES = (  # title, title and format of the values, series and their keys, caption
+_CURVES = (  # title, title of the values, format, from zero, series and their keys, caption
     (
         "Loss",
         "cross-entropy (nats)",
         ".3~f",
+        False,
         {"training": "train/loss", "validation": "eval/loss"},
         "Lower is better. Validation is on rows held out from training, with masks that never "
         "change.",
@@ -31,6 +32,7 @@ _CURVES = (  # title, title and format of the values, series and their keys, cap
         "Throughput",
         "tokens per second",
         ".3~s",
+        True,
         {"with padding": "tokens_per_second", "without padding": "real_tokens_per_second"},
         "Over the time of input and steps; validation and checkpoints are not counted.",
     ),
@@ -38,10 +40,11 @@ _CURVES = (  # title, title and format of the values, series and their keys, cap
         "Model FLOPs utilisation",
         "share of the peak",
         ".1%",
+        True,
         {"MFU": "mfu"},
         "Useful FLOPs over what the devices could do at their bf16 peak.",
     ),
-    ("Learning rate", "learning rate", ".2~g", {"rate": "learning_rate"}, "Of each update."),
+    ("Learning rate", "rate", ".2~g", True, {"rate": "learning_rate"}, "Of each update."),
 )
 
 
@@ -54,7 +57,13 @@ def curves(evidence: Evidence) -> Part:
 
 
 def _curve(
-    evidence: Evidence, title: str, y: str, form: str, series: dict[str, str], caption: str
+    evidence: Evidence,
+    title: str,
+    y: str,
+    form: str,
+    zero: bool,
+    series: dict[str, str],
+    caption: str,
 ) -> Figure | None:
     records, averaged = _series(evidence, series)
     if not records:
@@ -62,7 +71,7 @@ def _curve(
     last = {record["series"]: record["value"] for record in records}
     ends = ", ".join(f"{label} {value:.4g}" for label, value in last.items())
     alt = f"{title} over {evidence.step:,} steps; at the end: {ends}."
-    chart = charts.curves(records, "step", y, form, zero=title != "Loss")
+    chart = charts.curves(records, "step", y, form, zero)
     name = title.lower().replace(" ", "-")
     return Figure(name, title, caption + averaged, alt, records, chart)
 
@@ -97,7 +106,7 @@ def validation(evidence: Evidence) -> Part:
             "reference": each["unigram_entropy"],
         }
         for each in found["languages"]
-        if each["loss"] is not None
+        if each["loss"] is not None and each["unigram_entropy"] is not None
     ]
     records.sort(key=lambda record: (record["value"], record["language"]))
     titles = {"value": "validation loss", "reference": "unigram entropy"}
@@ -291,7 +300,7 @@ def _series(evidence: Evidence, keys: dict[str, str]) -> tuple[list[dict[str, An
             steps, values = zip(*points[start : start + many], strict=True)
             mean = statistics.mean(values)
             records.append({"step": steps[-1], "series": series, "value": mean})
-    return records, f" Of many log lines, {together} are averaged." if together > 1 else ""
+    return records, f" A point is the mean of {together} log lines." if together > 1 else ""
 
 
 def _identity(evidence: Evidence, name: str) -> dict[str, str]:
