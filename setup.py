@@ -13,11 +13,13 @@ def _version() -> str:
 
 
 CORE = [
+    "altair>=6.1,<7",
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "fonttools>=4.60,<5",
     "gin-config>=0.5,<0.6",
     "jax>=0.10.2,<0.11",
+    "jinja2>=3.1,<4",
     "matplotlib>=3.10,<4",
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
@@ -34,6 +36,7 @@ CORE = [
     "tensorstore>=0.1.86,<0.2",
     "tokenizers>=0.23,<0.24",
     "tqdm>=4.67,<5",
+    "vl-convert-python>=1.9,<2",
 ]
 
 DATA = [
@@ -71,6 +74,7 @@ DEV = [
     "hypothesis>=6.100,<7",
     "libtpu==0.0.42",  # what jax[tpu] asks for: tests compile for TPUs, which needs none
     "moto[s3]>=5.2,<6",
+    "playwright>=1.55,<2",
     "pytest>=9,<10",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.17,<0.18",
@@ -88,7 +92,11 @@ setup(
         *find_packages(include=["langsamp_jax*", "data_pipelines*"]),
         "gin_configs",  # no code: the shipped configurations
     ],
-    package_data={"langsamp_jax": ["*.json"], "gin_configs": ["*.gin", "*/*.gin"]},
+    package_data={
+        "langsamp_jax": ["*.json"],
+        "langsamp_jax.report": ["page.*"],
+        "gin_configs": ["*.gin", "*/*.gin"],
+    },
     install_requires=CORE,
     extras_require={
         "data": DATA,

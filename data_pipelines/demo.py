@@ -1,4 +1,4 @@
-"""`langsamp demo`: the whole path on the synthetic world, and what came of it as a table."""
+"""`langsamp demo`: the whole path on the synthetic world; what came of it as a table and a page."""
 
 import json
 import statistics
@@ -9,10 +9,11 @@ from typing import Any
 from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
 from data_pipelines.tokenizer_training import train_tokenizer
-from langsamp_jax.evaluate.masked_lm import evaluate_masked_lm
-from langsamp_jax.evaluate.retrieval import evaluate_retrieval, run_encoder
+from langsamp_jax.evaluate import tasks
+from langsamp_jax.evaluate.tasks import Job
 from langsamp_jax.files import write_text
 from langsamp_jax.progress import table
+from langsamp_jax.report.page import write_report
 from langsamp_jax.store import Store
 from langsamp_jax.train import Configs, train
 
@@ -21,10 +22,11 @@ PIVOT = "qaa_Latn"  # the head language of the world; queries are its sentences
 _VOCAB_SIZE = 6000
 _SEQUENCE_LENGTH = 64
 _VALIDATION_FRACTION = 0.05
+_RETRIEVAL = ("top1", "top10", "chance_top1", "chance_top10")
 
 
 def demo(output: Path, configs: Configs) -> dict[str, Any]:
-    """Synthesize, train a tokenizer, prepare, train, evaluate; prints as it goes.
+    """Synthesize, train a tokenizer, prepare, train, evaluate, report; prints as it goes.
 
     Every part goes on from what stands in ``output``. Retrieval uses sentences that were held out
     from the corpus.
@@ -34,31 +36,35 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     """
     output = Path(output)
     corpus, tokenizer = output / "corpus", output / "tokenizer.model"
-    say("1/5", f"a synthetic world of 16 language-scripts -> {corpus}")
+    say("1/6", f"a synthetic world of 16 language-scripts -> {corpus}")
     world = synthesize(corpus)
-    say("2/5", f"a tokenizer of {_VOCAB_SIZE} pieces -> {tokenizer}")
+    say("2/6", f"a tokenizer of {_VOCAB_SIZE} pieces -> {tokenizer}")
     if not tokenizer.exists():
         train_tokenizer(corpus, _VOCAB_SIZE, tokenizer)
-    say("3/5", f"packed rows of {_SEQUENCE_LENGTH} tokens -> {output / 'store'}")
+    say("3/6", f"packed rows of {_SEQUENCE_LENGTH} tokens -> {output / 'store'}")
     prepare(corpus, tokenizer, output / "store", _SEQUENCE_LENGTH, _VALIDATION_FRACTION)
-    say("4/5", f"{configs.train.num_steps} steps of training -> {output / 'run'}")
+    say("4/6", f"{configs.train.num_steps} steps of training -> {output / 'run'}")
     started = time.perf_counter()
     run = train(Store(output / "store"), output / "run", configs)
     seconds = time.perf_counter() - started
-    say("5/5", "validation loss, and retrieval of held-out sentences")
-    step, params = run.load_params()
-    masked_lm = evaluate_masked_lm(run, params, Store(output / "store"))
-    embed = run_encoder(run, params)
-    retrieval = evaluate_retrieval(embed, corpus / "held_out", PIVOT)
+    say("5/6", "validation loss, retrieval of held-out sentences, neutrality, the two tables")
+    held_out, tree = corpus / "held_out", corpus / "world.json"
+    masked_lm = tasks.masked_lm(Job("mlm", run.path, output / "store"))
+    retrieval = tasks.retrieval(Job("retrieval-bible", run.path, held_out), PIVOT)
+    tasks.neutrality(Job("neutrality", run.path, held_out), PIVOT, sentences=300)
+    if configs.model.placement != "none":
+        tasks.geometry(Job("geometry", run.path), [tree], tree)
 
     results = {
-        "step": step,
+        "step": masked_lm["step"],
         "training_seconds": seconds,
         "masked_lm": masked_lm,
-        "retrieval": {"pivot": PIVOT, "languages": retrieval},
+        "retrieval": retrieval,
     }
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     print(report(world, results))
+    say("6/6", f"a page about it -> {run.path / 'report'}")
+    print(f"open {write_report(run.path)}")
     return results
 
 
@@ -84,7 +90,7 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
     lm = results["masked_lm"]
     mean = {
         key: statistics.mean(record[key] for record in results["retrieval"]["languages"])
-        for key in ("top1", "top10", "chance_top1", "chance_top10")
+        for key in _RETRIEVAL
     }
     return "\n".join(
         [

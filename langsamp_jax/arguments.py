@@ -234,6 +234,15 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--measures", default="", metavar="TEXT", help="show those whose name holds this"
     )
+
+    verb = _verb(
+        commands,
+        "report",
+        verbs.report,
+        "an HTML page of a run and its evaluations, and its figures for a paper",
+        "--run run",
+    )
+    verb.add_argument("--run", type=location, required=True, metavar="RUN")
     return langsamp
 
 

@@ -105,6 +105,15 @@ def check_language_script(name: str) -> None:
 
 
 @functools.cache
+def language_name(name: str) -> str:
+    """The English name, in ISO 639-3, of ``deu_Latn`` or ``deu``; without one, what was given."""
+    import pycountry
+
+    language = pycountry.languages.get(alpha_3=name.partition("_")[0])
+    return name if language is None else language.name
+
+
+@functools.cache
 def _known_codes() -> tuple[frozenset[str], frozenset[str]]:
     import pycountry  # reads several JSON databases: only where codes are checked
 

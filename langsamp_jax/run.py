@@ -83,6 +83,8 @@ class Run:
     store: str  # fingerprint of the store it is trained on
     sequence_length: int  # of that store; later positions of the model are untrained
     tokens: dict[str, int]  # training tokens of each of its language-scripts
+    lines: dict[str, int] | None  # the same of lines and rows; None: an older run has not written
+    rows: dict[str, int] | None  # them down
 
     @property
     def checkpoints(self) -> Path:
@@ -100,6 +102,10 @@ class Run:
         inventory = self.inventory
         sizes = self.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
         return LangSamp(self.config(ModelConfig), *sizes)
+
+    def shapes(self) -> Any:
+        """Shape and type of every parameter, without a device."""
+        return nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
 
     def check_store(self, store: Data) -> None:
         """Raises UserError where a store has another tokenizer, long rows or unknown languages."""
@@ -123,9 +129,9 @@ class Run:
         if not self.checkpoints.is_dir():
             raise UserError(f"{self.path} has no checkpoint yet")
         everywhere = replicated(make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)))
-        shapes = nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+            self.shapes(),
         )
         with contextlib.closing(Checkpoints.reader(self.checkpoints)) as checkpoints:
             chosen = step
@@ -158,13 +164,14 @@ def open_run(path: Path) -> Run:
         identity = record["id"], record["started"]
         settings, fingerprint = record["settings"], record["tokenizer"]
         data = record["store"], record["sequence_length"], record["tokens"]
+        counts = record.get("lines"), record.get("rows")
         inventory = Inventory.from_json((path / "inventory.json").read_bytes())
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
     tokenizer = open_tokenizer(path)
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{path / tokenizer.file_name} is not the tokenizer of this run")
-    return Run(path, *identity, settings, inventory, tokenizer, *data)
+    return Run(path, *identity, settings, inventory, tokenizer, *data, *counts)
 
 
 def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | None) -> Run | None:
@@ -238,13 +245,17 @@ def _make_folder(
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,
         "sequence_length": manifest.sequence_length,
-        "tokens": {name: manifest.counts["train"][name].tokens for name in manifest.names},
+        **{field: _train_counts(manifest, field) for field in ("tokens", "lines", "rows")},
     }
     with new_folder(path) as folder:
         write_bytes(folder / tokenizer.file_name, tokenizer.model)
         write_text(folder / "inventory.json", inventory.to_json())
         write_text(folder / "config.gin", operative_config())
         write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def _train_counts(manifest: Manifest, field: str) -> dict[str, int]:
+    return dict(zip(manifest.names, manifest.column("train", field).tolist(), strict=True))
 
 
 def table_rows(store: Data, known: Inventory | None) -> Inventory:
@@ -283,7 +294,7 @@ class MetricsLog:
         if not self._writes:
             return
         file = run / "metrics.jsonl"
-        kept = [line for line in _records(file) if line["step"] <= step]
+        kept = [line for line in read_metrics(file) if line["step"] <= step]
         self._stream = growing_file(file, b"".join(map(_line, kept)))
         events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._board = RecordWriter(growing_file(run / "tensorboard" / events))
@@ -326,7 +337,10 @@ def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a kill can have cut the last one."""
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``; the last may be half written, or cut by a kill.
+
+    Raises ValueError where another line is no JSON.
+    """
     text = file.read_bytes().decode() if file.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

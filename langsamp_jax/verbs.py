@@ -284,6 +284,15 @@ def languages_add(args: argparse.Namespace) -> None:
     )
 
 
+def report(args: argparse.Namespace) -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # a look takes no device away from a training
+    from langsamp_jax.report.page import write_report
+
+    print(write_report(args.run))
+
+
 def _show(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str], where: object) -> None:
     from langsamp_jax.progress import table
 

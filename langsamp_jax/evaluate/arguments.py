@@ -126,6 +126,7 @@ def _references(parser: argparse.ArgumentParser) -> None:
         "--references",
         type=local,
         nargs="+",
+        default=[],
         metavar="FILE",
         help="distances between languages: URIEL vectors as .npz, world.json of a synthetic corpus",
     )

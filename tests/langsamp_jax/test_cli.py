@@ -64,12 +64,13 @@ def test_imports_load_neither_tensorflow_nor_torch(statement):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "report"])
 def test_commands_load_neither_tensorflow_nor_torch(verb, store_path, run, tmp_path):
     calls = {
         "train": ["train", "--data", store_path, "--output", tmp_path / "run", *TINY],
         "evaluate": ["evaluate", "mlm", "--model", run, "--data", store_path]
         + ["--output", tmp_path / "mlm.json"],
+        "report": ["report", "--run", run],
     }
     code = (
         "import sys; from langsamp_jax.cli import main; status = main(sys.argv[1:]); "
@@ -94,7 +95,7 @@ def test_help_needs_no_jax():
 @pytest.mark.parametrize(
     "verb",
     ["demo", "synthesize", "tokenizer train", "prepare", "mixture", "inspect", "train"]
-    + ["evaluate mlm", "evaluate retrieval"],
+    + ["evaluate mlm", "evaluate retrieval", "report"],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:

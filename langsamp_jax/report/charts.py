@@ -1,0 +1,270 @@
+"""From records to charts: pure functions, each giving an Altair chart as wide as its container.
+
+A series, a group or a family is told by colour and by shape or dash, never by colour alone.
+Language-scripts have a row each as long as they are few; many stand along an axis by rank, and
+say who they are when they are pointed at.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+Record = dict[str, Any]
+
+NAMED = 40  # the most language-scripts that have a row of their own
+_LINE, _ROW = 260, 19  # pixels: the height of a chart, and of a row
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
+_SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
+_SHARE = ".0%"
+
+
+def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> alt.LayerChart:
+    """Lines over ``x`` (a field, and its title), one for each ``series``; of few points, dots too.
+
+    Args:
+      records: ``x``, ``series``, ``value``, in order.
+      y: the title of the values, which are shown in the format ``form``.
+      zero: whether the values' axis begins there.
+    """
+    names = list(dict.fromkeys(record["series"] for record in records))
+    few = [name for name in names if sum(record["series"] == name for record in records) <= 30]
+    near = alt.selection_point(nearest=True, on="pointerover", fields=[x], empty=False)
+    legend = alt.Legend(title=None, symbolType="stroke") if len(names) > 1 else None
+    dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
+    base = alt.Chart(_data(records)).encode(
+        x=_along(x),
+        y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=alt.Axis(format=form)),
+        color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
+        tooltip=[
+            alt.Tooltip(f"{x}:Q", format=",d"),
+            alt.Tooltip("series:N"),
+            alt.Tooltip("value:Q", title=y, format=form),
+        ],
+    )
+    shown = alt.when(alt.FieldOneOfPredicate(field="series", oneOf=few)).then(alt.value(1))
+    lines = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("series:N", scale=dashes, legend=legend)
+    )
+    dots = base.mark_point(size=46).encode(opacity=shown.when(near).then(alt.value(1))
+                                           .otherwise(alt.value(0)))  # fmt: skip
+    return _wide(lines + dots.add_params(near), _LINE)
+
+
+def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
+    """Parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
+    names = list(dict.fromkeys(record["series"] for record in records))
+    parts = [{**record, "place": names.index(record["series"])} for record in records]
+    chart = alt.Chart(_data(parts)).mark_area(opacity=0.9)
+    return _wide(
+        chart.encode(
+            x=_along(x),
+            y=alt.Y("value:Q", title=y, stack="zero"),
+            order=alt.Order("place:Q"),
+            color=alt.Color(
+                "series:N",
+                scale=alt.Scale(domain=names),
+                legend=alt.Legend(title="from below"),
+            ),
+            tooltip=["series:N"],
+        ),
+        _LINE,
+    )
+
+
+def by_language(
+    records: Sequence[Record], y: str, form: str, what: dict[str, str]
+) -> alt.LayerChart:
+    """One ``value`` of each language-script, perhaps a ``second``, and a ``reference`` to compare.
+
+    Args:
+      records: ``language``, ``name``, ``group`` and what ``what`` names, in the order in which
+        they are to stand.
+      y: the title of the values, which are shown in the format ``form``.
+      what: the titles of those of the three fields that there are.
+    """
+    records = _ranked(records)
+    tooltip = ["language:N", "name:N", "group:N"]
+    tooltip += [alt.Tooltip(f"{k}:Q", title=title, format=form) for k, title in what.items()]
+    base = alt.Chart(_data(records)).encode(tooltip=tooltip)
+    axis = alt.Axis(format=form)
+    groups = sorted({record["group"] for record in records})
+
+    def at(field: str) -> alt.Chart:
+        return base.encode(**_placed(records, f"{field}:Q", title=y, axis=axis))
+
+    named = len(records) <= NAMED
+    size = 70 if named else 24
+    layers = [at("value").mark_point(size=size).encode(**_kinds("group", groups))]
+    if "second" in what:
+        hollow = at("second").mark_point(size=size / 2, filled=False, strokeWidth=1.5)
+        layers.append(hollow.encode(**_kinds("group", groups)))
+    if "reference" in what:
+        reference = at("reference").mark_point(shape="diamond", size=size / 2, style="reference")
+        layers.insert(0, reference)
+        if named:
+            span = at("value").mark_rule(style="stem", strokeWidth=2).encode(x2="reference:Q")
+            layers.insert(0, span)
+    return _wide(alt.layer(*layers), _height(records))
+
+
+def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt.LayerChart:
+    """``value`` over ``reference`` of each language-script, and the line where they are equal."""
+    groups = sorted({record["group"] for record in records})
+    ends = [record[field] for record in records for field in ("value", "reference")]
+    diagonal = alt.Chart(_data([{"at": min(ends)}, {"at": max(ends)}]))
+    line = diagonal.mark_line(style="reference", strokeDash=[4, 4])
+    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(format=form)
+    dots = (
+        alt.Chart(_data(records))
+        .mark_point(size=70)
+        .encode(
+            x=alt.X("reference:Q", title=x, scale=scale, axis=axis),
+            y=alt.Y("value:Q", title=y, scale=scale, axis=axis),
+            tooltip=[
+                *("language:N", "name:N", "group:N"),
+                alt.Tooltip("reference:Q", title=x, format=".3f"),
+                alt.Tooltip("value:Q", title=y, format=".3f"),
+            ],
+            **_kinds("group", groups),
+        )
+    )
+    return _wide(line.encode(x=alt.X("at:Q", title=x), y=alt.Y("at:Q", title=y)) + dots, 340)
+
+
+def shares(records: Sequence[Record]) -> alt.Chart:
+    """Shares of each language-script on a log scale, a mark for each ``series``.
+
+    Args:
+      records: ``language``, ``name``, ``series``, ``share``, in the order in which the
+        language-scripts are to stand.
+    """
+    names = list(dict.fromkeys(record["series"] for record in records))
+    positive = [record for record in _ranked(records) if record["share"] > 0]
+    scale = alt.Scale(type="log", nice=True)
+    axis = alt.Axis(format="~%", tickCount=6, grid=False)
+    tooltip = ["language:N", "name:N", "series:N", alt.Tooltip("share:Q", format=".3%")]
+    chart = alt.Chart(_data(positive)).mark_point(size=52, filled=False, strokeWidth=1.8)
+    return _wide(
+        chart.encode(
+            **_placed(records, "share:Q", title="share (log scale)", scale=scale, axis=axis),
+            **_kinds("series", names, ["diamond", "circle", "cross"]),
+            tooltip=tooltip,
+        ),
+        _height(records),
+    )
+
+
+def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt.Chart:
+    """A colour for the ``value`` of each pair ``one``, ``other`` of language-scripts."""
+    named = len(order) <= NAMED
+    axis = alt.Axis(title=None, labels=named, ticks=False, domain=False, grid=False)
+    fields = ["one:N", "other:N", alt.Tooltip("value:Q", title=value, format=".4f")]
+    chart = alt.Chart(
+        _data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
+    ).mark_rect()  # thousands of cells: a canvas draws them at once
+    return _wide(
+        chart.encode(
+            x=alt.X("one:N", axis=axis, sort=list(order)),
+            y=alt.Y("other:N", axis=axis, sort=list(order)),
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(title=value, gradientLength=180, format=".2~f"),
+            ),
+            tooltip=fields,
+        ),
+        max(200, 18 * len(order)) if named else 560,
+    )
+
+
+def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> alt.LayerChart:
+    """Points of a plane, by ``kind``; as long as they are few, with their ``label`` beside them.
+
+    Args:
+      records: ``label``, ``name``, ``script``, ``family``, ``kind``, ``x``, ``y``.
+    """
+    base = alt.Chart(_data(records)).encode(
+        x=alt.X("x:Q", title=x, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
+        y=alt.Y("y:Q", title=y, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
+    )
+    known = [field for field in ("name", "family", "script") if field in records[0]]
+    dots = base.mark_point(size=80).encode(
+        tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in known)],
+        **(_kinds("kind", kinds) if len(kinds) > 1 else {}),
+    )
+    names = base.mark_text(style="label", fontSize=11, dy=-11).encode(text="label:N")
+    return _wide(dots + names if len(records) <= NAMED else alt.layer(dots), 420)
+
+
+def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
+    """A mean and its interval ``low`` to ``high`` for each ``choice``, from above in order."""
+    title = alt.Axis(format=form)
+    row = alt.Y("choice:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170))
+    base = alt.Chart(_data(records)).encode(
+        y=row,
+        tooltip=[
+            "choice:N",
+            *(alt.Tooltip(f"{field}:Q", format=form) for field in ("mean", "low", "high")),
+        ],
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title=x, scale=alt.Scale(zero=False), axis=title), x2="high:Q"
+    )
+    means = base.mark_point(size=90).encode(x=alt.X("mean:Q", title=x))
+    return _wide(bars + means, 34 * len(records) + 20)
+
+
+def _along(x: str) -> alt.X:
+    """Whole numbers, from the first to the last there is."""
+    axis = alt.Axis(format="~s", tickMinStep=1, grid=False)
+    return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
+
+
+def _kinds(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
+    """Colour and shape by ``field``, with one legend for both; none where there is one kind."""
+    legend = alt.Legend(title=None) if len(names) > 1 else None
+    scale = alt.Scale(domain=list(names), range=list(shapes[: len(names)]))
+    return {
+        "color": alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names)), legend=legend),
+        "shape": alt.Shape(f"{field}:N", scale=scale, legend=legend),
+    }
+
+
+def _placed(records: Sequence[Record], field: str, **value: Any) -> Record:
+    """A row for each language-script and the field along it; or the field over their rank."""
+    if len(_languages(records)) <= NAMED:
+        names = alt.Axis(grid=True, domain=False, ticks=False)
+        return {
+            "y": alt.Y("language:N", sort=None, title=None, axis=names),
+            "x": alt.X(field, **{"scale": alt.Scale(zero=False), **value}),
+        }
+    rank = alt.X(
+        "rank:Q",
+        title="language-scripts by rank",
+        scale=alt.Scale(nice=False, padding=6),
+        axis=alt.Axis(grid=False, format=",d", tickMinStep=1),
+    )
+    return {"x": rank, "y": alt.Y(field, **{"scale": alt.Scale(zero=False), **value})}
+
+
+def _languages(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(record["language"] for record in records))
+
+
+def _ranked(records: Sequence[Record]) -> list[Record]:
+    rank = {name: place for place, name in enumerate(_languages(records), 1)}
+    return [{**record, "rank": rank[record["language"]]} for record in records]
+
+
+def _height(records: Sequence[Record]) -> int:
+    number = len(_languages(records))
+    return _ROW * number + 10 if number <= NAMED else 340
+
+
+def _data(records: Sequence[Record]) -> alt.InlineData:
+    return alt.InlineData(values=list(records))
+
+
+def _wide(chart: Any, height: int) -> Any:
+    return chart.properties(width="container", height=height)
