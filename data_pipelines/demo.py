@@ -70,20 +70,18 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
 
 def write_evaluations(run: Run, results: dict[str, Any]) -> None:
     """Puts the results where the report of the run finds them."""
-    folder, step = run.path / "evaluation", results["step"]
+    folder = run.path / "evaluation"
     folder.mkdir(exist_ok=True)
     languages = results["retrieval"]["languages"]
     mean = {key: statistics.mean(record[key] for record in languages) for key in _RETRIEVAL}
-    retrieval = {"metric": "top10", "averages": {"all": {"languages": len(languages), **mean}}}
-    for name, record in {
-        "mlm": {"task": "mlm", "step": step, **results["masked_lm"]},
-        "retrieval-held-out": {
-            **{"task": "retrieval-held-out", "step": step, "data": "sentences held out"},
-            **retrieval,
-            **results["retrieval"],
-        },
-    }.items():
-        write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    averages = {"averages": {"all": {"languages": len(languages), **mean}}}
+    evaluations = {
+        "mlm": results["masked_lm"],
+        "retrieval-held-out": {"metric": "top10", **results["retrieval"], **averages},
+    }
+    for task, found in evaluations.items():
+        record = {"task": task, "step": results["step"], **found}
+        write_text(folder / f"{task}.json", json.dumps(record, indent=1) + "\n")
 
 
 def report(world: dict[str, Any], results: dict[str, Any]) -> str:

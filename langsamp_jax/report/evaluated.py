@@ -102,7 +102,7 @@ def retrieval(evidence: Evidence) -> Part:
         if not records:
             continue
         records.sort(key=lambda record: (-record["value"], record["language"]))
-        mean = found["averages"].get("all", {}).get(metric)
+        mean = found.get("averages", {}).get("all", {}).get(metric)
         figures.append(
             Figure(
                 stem,
@@ -313,7 +313,7 @@ def _cell(field: str, value: Any) -> str:
 
 def _average(found: dict[str, Any], group: str) -> str:
     """``53.4 ± 0.8 (354)``: in percent where it is a share."""
-    of, metric = found["averages"].get(group), found["metric"]
+    of, metric = found.get("averages", {}).get(group), found["metric"]
     if not of or of.get(metric) is None:
         return "–"
     scale, form = (100, ".1f") if _is_share(metric) else (1, ".3f")

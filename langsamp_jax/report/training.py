@@ -139,11 +139,10 @@ def validation(evidence: Evidence) -> Part:
         ),
     ]
     tables = [_loss_by_group(records), _loss_of_each(records)]
+    measured = "" if found.get("step") is None else f"Measured at step {found['step']:,}. "
     text = (
-        f"Measured at step {found['step']:,}: {found['loss']:.3f} nats over all targets together, "
-        f"unigram entropy {found['unigram_entropy']:.3f}. {evidence.head_means}"
-        if found.get("step") is not None
-        else evidence.head_means
+        f"{measured}All targets together: {found['loss']:.3f} nats; their unigram entropy, the "
+        f"language unknown, is {found['unigram_entropy']:.3f}. {evidence.head_means}"
     )
     return Part("validation", "Validation loss by language", text, figures, tables)
 
