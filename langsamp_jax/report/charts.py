@@ -30,7 +30,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> 
     names = list(dict.fromkeys(record["series"] for record in records))
     few = [name for name in names if sum(record["series"] == name for record in records) <= 30]
     near = alt.selection_point(nearest=True, on="pointerover", fields=[x], empty=False)
-    legend = alt.Legend(title=None, symbolType="stroke") if len(names) > 1 else None
+    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=500) if len(names) > 1 else None
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
     base = alt.Chart(_data(records)).encode(
         x=_along(x),

@@ -36,7 +36,7 @@ def neutrality(evidence: Evidence) -> Part:
     title = "Language neutrality"
     found = evidence.evaluations.get("neutrality")
     if found is None or not found["pairs"]:
-        return Part("neutrality", title, command=evaluate("neutrality", "CORPUS", evidence))
+        return Part("neutrality", title, command=evaluate("neutrality", "--data CORPUS", evidence))
     names, mean, layers = found["languages"], found["mean"], found["num_layers"]
     layer = round((layers - 1) * 2 / 3)  # where sentences are taken from for retrieval
     gap = np.full((len(names), len(names)), np.nan)
@@ -102,7 +102,7 @@ def retrieval(evidence: Evidence) -> Part:
         if not records:
             continue
         records.sort(key=lambda record: (-record["value"], record["language"]))
-        mean = found["averages"].get("all", {}).get(metric)
+        mean = found.get("averages", {}).get("all", {}).get(metric)
         figures.append(
             Figure(
                 stem,
@@ -134,7 +134,7 @@ def retrieval(evidence: Evidence) -> Part:
                 charts.curves(records, "layer", "top-1 accuracy", ".0%", zero=True),
             )
         )
-    command = "" if _retrieved(evidence) else _measure("retrieval-bible", evidence)
+    command = "" if _retrieved(evidence) else evaluate("retrieval-bible", "--data DIR", evidence)
     text = evidence.head_means if _retrieved(evidence) else ""
     return Part("retrieval", "Sentence retrieval", text, figures, command=command)
 
@@ -143,7 +143,7 @@ def geometry(evidence: Evidence) -> Part:
     """The two tables as planes, their closest rows, what their distances go along with."""
     title, found = "The map of languages", evidence.evaluations.get("geometry")
     if found is None:
-        return Part("map", title, command=evaluate("geometry", "TYPOLOGY", evidence))
+        return Part("map", title, command=evaluate("geometry", "--references URIEL.npz", evidence))
     figures, tables = [], []
     for table, of in found["tables"].items():
         records, kinds = _points(evidence, of)
@@ -183,7 +183,7 @@ def tasks(evidence: Evidence) -> Part:
     there = {stem: evidence.evaluations[stem] for stem in _TASKS if stem in evidence.evaluations}
     there |= _retrieved(evidence)
     missing = [stem for stem in _TASKS if stem not in there]
-    command = _measure(missing[0], evidence) if missing else ""
+    command = evaluate(missing[0], "--data DIR", evidence) if missing else ""
     if not there:
         return Part("tasks", "Downstream tasks", command=command)
     rows = [
@@ -210,7 +210,7 @@ def donors(evidence: Evidence) -> Part:
     """What each way of choosing a donor language is worth."""
     title, found = "Choosing a donor language", evidence.evaluations.get("donors")
     if found is None:
-        return Part("donors", title, command=evaluate("donors", "DIR", evidence))
+        return Part("donors", title, command=evaluate("donors", "--data SIB200", evidence))
     ends = {"oracle": 0, "random": 2}
     records = sorted(
         ({key: each.get(key) for key in ("choice", "mean", "low", "high", "targets")}
@@ -313,7 +313,7 @@ def _cell(field: str, value: Any) -> str:
 
 def _average(found: dict[str, Any], group: str) -> str:
     """``53.4 ± 0.8 (354)``: in percent where it is a share."""
-    of, metric = found["averages"].get(group), found["metric"]
+    of, metric = found.get("averages", {}).get(group), found["metric"]
     if not of or of.get(metric) is None:
         return "–"
     scale, form = (100, ".1f") if _is_share(metric) else (1, ".3f")
@@ -347,12 +347,6 @@ def _tuned(there: dict[str, dict[str, Any]]) -> bool:
 
 def _label(stem: str) -> str:
     return _TASKS.get(stem) or stem.removeprefix("retrieval-").replace("-", " ").capitalize()
-
-
-def _measure(stem: str, evidence: Evidence) -> str:
-    if stem.startswith("retrieval"):
-        return evaluate("retrieval", "CORPUS", evidence, stem)
-    return evaluate(stem, "DIR", evidence)
 
 
 def _at_step(found: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ class Part:
 
 def number(value: float | None, form: str = ",.3f") -> str:
     """For a cell; a dash where there is none."""
-    return "–" if value is None else format(value, form)
+    return "–" if value is None else format(value, form).replace("-", "−")
 
 
 def _finite(value: Any) -> Any:

@@ -95,7 +95,7 @@ def _step_time(evidence: Evidence) -> Figure | None:
 
 def validation(evidence: Evidence) -> Part:
     """The loss of each language-script, beside what unigram frequencies give."""
-    command = evaluate("mlm", "STORE", evidence)
+    command = evaluate("mlm", "--data STORE", evidence)
     found = evidence.evaluations.get("mlm")
     if found is None:
         return _validation_of_metrics(evidence, command)
@@ -139,11 +139,10 @@ def validation(evidence: Evidence) -> Part:
         ),
     ]
     tables = [_loss_by_group(records), _loss_of_each(records)]
+    measured = "" if found.get("step") is None else f"Measured at step {found['step']:,}. "
     text = (
-        f"Measured at step {found['step']:,}: {found['loss']:.3f} nats over all targets together, "
-        f"unigram entropy {found['unigram_entropy']:.3f}. {evidence.head_means}"
-        if found.get("step") is not None
-        else evidence.head_means
+        f"{measured}All targets together: {found['loss']:.3f} nats; their unigram entropy, the "
+        f"language unknown, is {found['unigram_entropy']:.3f}. {evidence.head_means}"
     )
     return Part("validation", "Validation loss by language", text, figures, tables)
 
@@ -281,12 +280,9 @@ def path(evidence: Evidence) -> str:
     return shlex.quote(str(evidence.run.path))
 
 
-def evaluate(task: str, data: str, evidence: Evidence, file: str | None = None) -> str:
+def evaluate(task: str, data: str, evidence: Evidence) -> str:
     """The command that measures what is missing."""
-    run, file = evidence.run.path, file or task
-    output = shlex.quote(f"{run}/evaluation/{file}.json")
-    model = shlex.quote(str(run))
-    return f"langsamp evaluate {task} --model {model} --data {data} --output {output}"
+    return f"langsamp evaluate {task} --model {shlex.quote(str(evidence.run.path))} {data}"
 
 
 def _series(evidence: Evidence, keys: dict[str, str]) -> tuple[list[dict[str, Any]], str]:
