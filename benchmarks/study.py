@@ -66,7 +66,6 @@ def markdown(compared: dict) -> str:
     for measure, title in TABLE.items():
         found = {r["variant"]: r for r in compared["measures"] if r["measure"] == measure}
         rows += [[title, name, *_cells(found[name])] for name in VARIANTS if name in found]
-        title = ""
     headers = ["measure", "variant", "seeds", "mean", "std", "difference", "95 %"]
     return tabulate.tabulate(rows, headers, "github", disable_numparse=True)
 
