@@ -51,15 +51,17 @@ def is_head(language_script: str) -> bool:
 
 
 def averages(
-    records: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+    records: Sequence[Mapping[str, Any]], metrics: Sequence[str], task: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """Means over languages, each counting the same, for all and for every group.
 
     Args:
       records: one a language-script: ``language`` and, for each of ``metrics``, a number or None.
+      task: one of those of ``published_languages``.
 
     Returns:
-      of ``all``, ``head``, ``tail``, ``latin`` and ``non_latin``, those that have languages:
+      of ``all``, ``head``, ``tail``, ``latin``, ``non_latin`` and, where there is a task,
+      ``published`` (the languages of its published averages), those that have languages:
       ``languages``, how many, and the mean of every metric. Where a metric is None for some, the
       mean is over the others (None if there are none) and ``METRIC_languages`` says how many.
     """
@@ -68,6 +70,9 @@ def averages(
     in_group["tail"] = [not head for head in in_group["head"]]
     in_group["latin"] = [record["language"].endswith("_Latn") for record in records]
     in_group["non_latin"] = [not latin for latin in in_group["latin"]]
+    if task is not None:
+        published = published_languages(task)
+        in_group["published"] = [record["language"] in published for record in records]
     return {
         group: _means(
             [record for record, is_in in zip(records, chosen, strict=True) if is_in], metrics

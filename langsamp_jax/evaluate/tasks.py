@@ -86,7 +86,9 @@ def retrieval(job: Job, pivot: str) -> dict[str, Any]:
         layer = protocol_layer(trained)
         encode = sentence_encoder(trained, [layer])
         records, unread = evaluate_pairs(encode, pivot, pairs, journal)
-        languages = _averaged(records, {**skipped, **unread}, [f"top{k}" for k in TOP])
+        published = {"retrieval-tatoeba": "sr_tatoeba", "retrieval-bible": "sr_bible"}[job.task]
+        top = [f"top{k}" for k in TOP]
+        languages = _averaged(records, {**skipped, **unread}, top, published)
         return {"metric": "top10", "pivot": pivot, "layer": layer, **languages}
 
     return _measured(job, {"pivot": pivot}, measure)
@@ -195,13 +197,17 @@ def _measured(job: Job, settings: Mapping[str, Any], measure: Measure) -> dict[s
 
 
 def _averaged(
-    records: list[dict[str, Any]], skipped: Mapping[str, str], metrics: Sequence[str]
+    records: list[dict[str, Any]],
+    skipped: Mapping[str, str],
+    metrics: Sequence[str],
+    published: str | None = None,
 ) -> dict[str, Any]:
     """Raises UserError where there are no records."""
     if not records:
         name, why = next(iter(skipped.items()))
         raise UserError(f"no language could be evaluated; {name}: {why}")
-    return {"languages": records, "averages": averages(records, metrics), "skipped": dict(skipped)}
+    means = averages(records, metrics, published)
+    return {"languages": records, "averages": means, "skipped": dict(skipped)}
 
 
 def _start(job: Job) -> float:

@@ -121,7 +121,7 @@ def evaluate_transfer(
         "protocol": dataclasses.asdict(protocol),
         "seeds": [{k: v for k, v in seed.items() if k != "languages"} for seed in seeds],
         "languages": languages,
-        "averages": averages_over_seeds(languages, METRICS[task]) if languages else {},
+        "averages": averages_over_seeds(languages, METRICS[task], task) if languages else {},
         "truncated": {"train": train.truncated, "dev": dev.truncated},
         "skipped": skipped,
     }
@@ -161,7 +161,7 @@ def transfer_matrix(
 
 
 def averages_over_seeds(
-    languages: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+    languages: Sequence[Mapping[str, Any]], metrics: Sequence[str], task: str
 ) -> dict[str, dict[str, Any]]:
     """``averages`` of records whose ``METRIC_seeds`` lists a value for each seed: the mean of the
     seeds' averages and their standard deviation (``_std``, None for one seed)."""
@@ -173,6 +173,7 @@ def averages_over_seeds(
                 for r in languages
             ],
             metrics,
+            task,
         )
         for seed in range(number)
     ]

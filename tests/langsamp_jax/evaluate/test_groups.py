@@ -105,3 +105,14 @@ def test_what_has_no_value_is_left_out_and_said():
 
 def test_the_lists_are_installed():
     assert (resources.files("langsamp_jax") / "published_task_languages.json").is_file()
+
+
+def test_published_averages_are_over_the_published_languages():
+    records = [{"language": name, "top10": score} for name, score in (("deu_Latn", 0.5),)]
+    records += [{"language": "xho_Latn", "top10": 1.0}, {"language": "qaa_Latn", "top10": 0.0}]
+    found = averages(records, ["top10"], "sr_tatoeba")
+    assert (found["all"]["languages"], found["all"]["top10"]) == (3, 0.5)
+    assert set(published_languages("sr_tatoeba")) >= {"deu_Latn", "xho_Latn"}
+    assert found["published"] == {"languages": 2, "top10": 0.75}
+    assert "published" not in averages(records, ["top10"])
+    assert "published" not in averages(records[2:], ["top10"], "sr_tatoeba")
