@@ -48,7 +48,7 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
         if not masked:
             raise UserError("no tokens")
         rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
-        limits = trained.tokens_at_once, trained.mesh.size
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         found = []
         with placed_on(trained.mesh):
             for padded in by_length(rows, vocabulary.pad_id, *limits):
