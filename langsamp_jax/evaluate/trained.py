@@ -69,8 +69,7 @@ class Trained:
         Raises:
           UserError: it needs them and has none for this language-script.
         """
-        needed = self.config.placement == "input"
-        return self.inventory.ids(language_script) if needed else (0, 0)
+        return self._ids(language_script) if self.config.placement == "input" else (0, 0)
 
     def head_ids(self, language_script: str) -> tuple[int, int]:
         """The rows of the tables that the language-modelling head needs.
@@ -78,7 +77,16 @@ class Trained:
         Raises:
           UserError: the model has tables, and no row for this language-script.
         """
-        return (0, 0) if self.config.placement == "none" else self.inventory.ids(language_script)
+        return (0, 0) if self.config.placement == "none" else self._ids(language_script)
+
+    def _ids(self, language_script: str) -> tuple[int, int]:
+        """A table that the model does not have needs no row."""
+        any_code, known = self.inventory.extended([language_script]), self.inventory
+        tables = Inventory(
+            known.languages if self.config.use_language else any_code.languages,
+            known.scripts if self.config.use_script else any_code.scripts,
+        )
+        return tables.ids(language_script)
 
 
 def open_trained(path: Path, step: int | None = None) -> Trained:
