@@ -8,6 +8,7 @@ is taken away (``_centred``). ``top1`` is how often a sentence's nearest in the 
 its translation, the mean of both directions. The definitions are ours; the paper leaves them open.
 """
 
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,6 +67,9 @@ def evaluate_neutrality(
                     truncated += int(found.truncated.sum())
                 progress.advance(1)
         kept = [index for index in range(len(names)) if names[index] not in skipped]
+        if not any((there[a] & there[b]).sum() > 1 for a, b in itertools.combinations(kept, 2)):
+            reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
+            raise UserError(f"no two languages have two lines in common{reasons}")
 
         def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
             first = kept.index(names.index(name))
@@ -79,9 +83,6 @@ def evaluate_neutrality(
             return found
 
         rows, _ = journal.each("languages", [names[index] for index in kept], row)
-    if not any(rows):
-        reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
-        raise UserError(f"no two languages have two lines in common{reasons}")
     return {
         "languages": [names[index] for index in kept],
         "num_layers": num_layers,

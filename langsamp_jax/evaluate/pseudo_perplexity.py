@@ -61,7 +61,7 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
                 arguments = trained.place((batch, Masked(padded.tokens, at, aim, weights)))
                 found.append(losses(trained.params, *arguments))
         nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
-        # Of each line that was measured; a tokenizer may drop all of one, as a lone zero-width space.
+        # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
         share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
         characters = sum(len(line) * part for line, part in zip(lines, share, strict=True))
         return {

@@ -96,18 +96,23 @@ def open_trained(path: Path, step: int | None = None) -> Trained:
       UserError: it is neither, or its files do not fit together.
     """
     path, mesh = location(path), make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
-    if (path / "run.json").exists():
+    if is_run(path):
         run = open_run(path)
         step, params = run.load_params(step)
         parts = run.model(), params, run.tokenizer, run.inventory
         return Trained(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
-    if not (path / "config.json").exists():
-        raise UserError(
-            f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)"
-        )
     if step is not None:
         raise UserError(f"{path} is a Hugging Face model, which has no steps; leave --step")
     return _from_hugging_face(path, mesh)
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run and no Hugging Face model; raises UserError where it is neither."""
+    if (path / "run.json").exists():
+        return True
+    if (path / "config.json").exists():
+        return False
+    raise UserError(f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)")
 
 
 def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:

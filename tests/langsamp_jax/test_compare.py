@@ -1,4 +1,4 @@
-"""Variants over seeds: means worked by hand, intervals as SciPy has them, what cannot be compared."""
+"""Variants over seeds: means worked by hand, SciPy's intervals, what cannot be compared."""
 
 import json
 import shutil

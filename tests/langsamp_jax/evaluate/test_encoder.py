@@ -18,6 +18,7 @@ import pytest
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.batching import split_lines
 from langsamp_jax.evaluate.encoder import sentence_encoder
+from langsamp_jax.evaluate.pseudo_perplexity import pseudo_perplexity
 from langsamp_jax.evaluate.retrieval import protocol_layer
 from langsamp_jax.evaluate.trained import Trained, open_trained
 from langsamp_jax.tokenizer import Tokenizer
@@ -27,8 +28,10 @@ LAYER = 2  # two thirds of the way through 3
 
 
 def main(model: Path, lines: Path, output: Path) -> None:
-    encode = sentence_encoder(open_trained(model), range(4))
-    np.save(output, encode(lines.read_text("utf-8").splitlines(), "qaa_Latn").vectors)
+    trained, text = open_trained(model), lines.read_text("utf-8").splitlines()
+    vectors = sentence_encoder(trained, range(4))(text, "qaa_Latn").vectors
+    measured = pseudo_perplexity(trained)("qaa_Latn", text[:5])["pseudo_perplexity"]
+    np.savez(output, vectors=vectors, pseudo_perplexity=measured)
     print(jax.device_count())
 
 
@@ -123,12 +126,15 @@ def test_several_devices(pair, theirs, lines, tmp_path):
         "XLA_FLAGS": "--xla_force_host_platform_device_count=3 --xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
     }
-    files = [pair[1].path, tmp_path / "lines.txt", tmp_path / "vectors.npy"]
+    files = [pair[1].path, tmp_path / "lines.txt", tmp_path / "found.npz"]
     command = [sys.executable, __file__, *map(str, files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3"
-    assert_same(np.load(tmp_path / "vectors.npy"), theirs[:, :25])
+    with np.load(tmp_path / "found.npz") as found:
+        assert_same(found["vectors"], theirs[:, :25])
+        here = pseudo_perplexity(pair[1])("qaa_Latn", lines[:5])["pseudo_perplexity"]
+        assert found["pseudo_perplexity"] == pytest.approx(here, rel=1e-5)
 
 
 # One sentence and others

@@ -88,7 +88,9 @@ def test_nothing_is_left_of_an_evaluation_without_parts(tmp_path):
         assert journal.part("a", lambda: 1) == 1
 
 
-@pytest.mark.parametrize("damage", [b"years of work\n", b"[1, 2]\n", b'{"task": "x"}\n3\n', b"\0\n"])
+@pytest.mark.parametrize(
+    "damage", [b"years of work\n", b"[1, 2]\n", b'{"task": "x"}\n3\n', b"\0\n"]
+)
 def test_what_is_no_journal_is_left_alone(damage, tmp_path):
     output = tmp_path / "result.json"
     parts(output).write_bytes(damage)

@@ -22,7 +22,9 @@ def slowly(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> dict[str, floa
     for suffix in ("", "_centred"):
         x, y = a, b
         if suffix:
-            x, y = ({i: v - np.mean(list(z.values()), axis=0) for i, v in z.items()} for z in (a, b))
+            x, y = (
+                {i: v - np.mean(list(z.values()), axis=0) for i, v in z.items()} for z in (a, b)
+            )
         both = sorted(a.keys() & b.keys())
         matched = [cosine(x[i], y[i]) for i in both]
         other = [cosine(x[i], y[j]) for i in both for j in both if i != j]

@@ -16,17 +16,18 @@ EOS, UNK = 2, 3
 
 
 def slowly(model, trained, lines: list[str]) -> list[float]:
-    """Nats of each token between the specials: one sentence, one masked position at a time."""
+    """Nats of each token between the specials, each masked in a copy of its own sentence."""
     torch = pytest.importorskip("torch")
     nats = []
     for ids in split_lines(*trained.tokenizer.encode(lines)):
         ids = ids if len(ids) <= 32 else np.append(ids[:31], EOS)
-        for position in range(1, len(ids) - 1):
-            tokens = torch.tensor(ids)[None].long()
-            tokens[0, position] = trained.tokenizer.vocabulary.mask_id
-            with torch.no_grad():
-                predicted = model(tokens).logits[0, position].double().log_softmax(dim=-1)
-            nats.append(-predicted[ids[position]].item())
+        inside = range(1, len(ids) - 1)
+        tokens = torch.tensor(ids).long().repeat(len(inside), 1)
+        for row, position in zip(tokens, inside, strict=True):
+            row[position] = trained.tokenizer.vocabulary.mask_id
+        with torch.no_grad():
+            predicted = model(tokens).logits.double().log_softmax(dim=-1)
+        nats += [-predicted[i, at, ids[at]].item() for i, at in enumerate(inside)]
     return nats
 
 

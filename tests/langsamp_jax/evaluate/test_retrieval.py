@@ -185,7 +185,12 @@ def test_each_sentence_of_the_pivot_is_encoded_once(journal):
 def test_what_cannot_be_measured_is_named(write, tmp_path, journal, random_model):
     """Another number of lines, nothing in common, bytes that are no text, no row in the tables."""
     lines = ["1 a", "2 b", ""]
-    others = {"qab_Cyrl": lines, "qac_Latn": lines, "qad_Latn": lines[:2], "qae_Latn": ["", "", "c"]}
+    others = {
+        "qab_Cyrl": lines,
+        "qac_Latn": lines,
+        "qad_Latn": lines[:2],
+        "qae_Latn": ["", "", "c"],
+    }
     folder = write(tmp_path / "c", qaa_Latn=lines, **others)
     (folder / "qaf_Latn.txt").write_bytes(b"1 a\n2 \xff\n\n")
     encode = sentence_encoder(random_model(placement="input"), [2])

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.demo import write_evaluations
 from langsamp_jax.cli import main
 from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.report import charts
 from langsamp_jax.report.page import write_report
 from langsamp_jax.report.read import read_evidence
-from langsamp_jax.run import open_run
 from langsamp_jax.store import Store
 
 FIGURES = {
@@ -222,22 +220,6 @@ def test_it_is_made_anew_while_the_run_goes_on(new_run, log, tmp_path):
     assert "step 20 of 100" in page.text and "at step 20" in page.text
     assert len(numbers(run, "validation-loss")) == 14  # from the metrics: no mlm.json
     assert "langsamp evaluate mlm" in page.text
-
-
-def test_the_demo_puts_its_results_where_they_are_found(new_run, tmp_path):
-    run = new_run(tmp_path / "run")
-    scores = {"top1": 0.25, "top10": 0.5, "chance_top1": 0.01, "chance_top10": 0.1}
-    loss = {"language": "qab_Cyrl", "loss": 5.0, "unigram_entropy": 6.0}
-    results = {
-        "step": 60,
-        "masked_lm": {"loss": 5.0, "unigram_entropy": 6.0, "languages": [loss]},
-        "retrieval": {"pivot": "qaa_Latn", "languages": [{"language": "qab_Cyrl", **scores}]},
-    }
-    write_evaluations(open_run(run), results)
-    page = Reader(write_report(run))
-    assert {"validation-loss", "retrieval-held-out"} <= page.specs.keys()
-    assert "50.0 (1)" in page.text and "at step 60" in page.text
-    assert numbers(run, "retrieval-held-out")[0]["top-10"] == "0.5"
 
 
 def test_a_run_of_an_older_version_has_no_mixture(new_run, tmp_path):
