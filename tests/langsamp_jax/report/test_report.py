@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import struct
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langsamp_jax.arguments import parser
 from langsamp_jax.cli import main
 from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.report import charts
@@ -201,8 +203,9 @@ def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
     assert {"mixture", "configuration", "absent"} <= page.ids
     assert "no validation yet" in page.text
     for task in ("mlm", "neutrality", "retrieval", "geometry", "donors"):
-        assert f"langsamp evaluate {task} --model {run} " in page.text
-    assert f"--output {run}/evaluation/mlm.json" in page.text
+        assert f"langsamp evaluate {task}" in page.text
+    for command in re.findall(rf"langsamp (evaluate \S+ --model {run} --\S+ \S+)", page.text):
+        assert parser().parse_args(command.split()).model == run
 
 
 def test_it_is_made_anew_while_the_run_goes_on(new_run, log, tmp_path):
