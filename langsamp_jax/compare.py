@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,9 +130,9 @@ def _variants(runs: Sequence[Run]) -> list[str]:
         members[kind].append(run.path.name)
     names = {}
     for kind, folders in members.items():
-        shared = os.path.commonprefix(folders)
-        name = shared.rstrip("-_.0123456789") if len(folders) > 1 else shared
-        name = name or folders[0]
+        name = folders[0]
+        if len(folders) > 1:  # what begins a number is not shared: seed10 and seed11 are "seed"
+            name = re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(folders)) or name
         names[kind] = name if name not in names.values() else f"{name} ({folders[0]})"
     return [names[kind] for kind in kinds]
 
@@ -170,8 +171,8 @@ def _values(run: Path) -> Iterator[tuple[str, float]]:
     for file in sorted((run / "evaluation").glob("*.json")):
         try:
             found = json.loads(file.read_bytes())
-            yield from _measures(found["task"], found)
-        except (ValueError, KeyError, TypeError) as error:
+            yield from [(name, float(value)) for name, value in _measures(found["task"], found)]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
 
 

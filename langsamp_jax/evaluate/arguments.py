@@ -69,7 +69,7 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         "--data corpus",
     )
     parser.add_argument(
-        "--sentences", type=int, default=100, metavar="N", help="of each language (default 100)"
+        "--sentences", type=_count, default=100, metavar="N", help="of each language (default 100)"
     )
     parser = task(
         "neutrality",
@@ -82,7 +82,7 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         "--pivot", default="eng_Latn", help="whose lines the others translate (default eng_Latn)"
     )
     parser.add_argument(
-        "--sentences", type=int, metavar="N", help="the first N lines (default: all)"
+        "--sentences", type=_count, metavar="N", help="the first N lines (default: all)"
     )
     parser = task(
         "geometry",
@@ -130,3 +130,9 @@ def _references(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="distances between languages: URIEL vectors as .npz, world.json of a synthetic corpus",
     )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return int(text)

@@ -33,7 +33,11 @@ def cut(
 
 
 def by_length(
-    sentences: Sequence[np.ndarray], pad_id: int, tokens_at_once: int, devices: int
+    sentences: Sequence[np.ndarray],
+    pad_id: int,
+    max_length: int,
+    tokens_at_once: int,
+    devices: int,
 ) -> Iterator[Padded]:
     """Batches of sentences of about the same length, the longest first.
 
@@ -41,12 +45,13 @@ def by_length(
     shapes are compiled for any text; all batches but the last are full.
 
     Args:
+      max_length: of the model, which has no position for padding beyond it.
       tokens_at_once: of a batch, padding included; a longer sentence is a batch of its own.
     """
     order = np.argsort([-len(ids) for ids in sentences], kind="stable")
     start = 0
     while start < len(order):
-        length = rounded(len(sentences[order[start]]))
+        length = min(rounded(len(sentences[order[start]])), max_length)
         rows = max(1, tokens_at_once // (length * devices)) * devices
         chosen = order[start : start + rows]
         yield Padded(chosen, *padded([sentences[i] for i in chosen], rows, length, pad_id))

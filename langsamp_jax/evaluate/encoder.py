@@ -44,7 +44,7 @@ def sentence_encoder(trained: Trained, layers: Sequence[int]) -> Encode:
         sentences = split_lines(*trained.tokenizer.encode(lines))
         sentences, truncated = cut(sentences, trained.max_length, vocabulary.eos_id)
         tables = trained.encoder_ids(language_script)
-        limits = trained.tokens_at_once, trained.mesh.size
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         found = []
         with placed_on(trained.mesh):
             for batch in by_length(sentences, vocabulary.pad_id, *limits):

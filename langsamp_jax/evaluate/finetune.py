@@ -166,7 +166,7 @@ class FineTuner:
         """int [labels]: the most likely label where an example has one, for each."""
         trained, found = self.trained, []
         pad_id = trained.tokenizer.vocabulary.pad_id
-        limits = trained.tokens_at_once, trained.mesh.size
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         with placed_on(trained.mesh):
             for batch in by_length(examples.tokens, pad_id, *limits):
                 arguments = batch.tokens, batch.attention_mask, _rows(ids, len(batch.tokens))

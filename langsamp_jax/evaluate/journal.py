@@ -14,26 +14,30 @@ class Journal:
     """Finished parts of the evaluation whose result will be ``output``, a JSON object a line.
 
     The first line says what is evaluated and how; parts of another evaluation are not taken up.
-    Use as a context manager, and call ``forget`` when the result is written.
+    Use as a context manager, and call ``forget`` when the result is written. Where no part was
+    finished, no file is left.
 
     Raises:
-      UserError: the file is of another evaluation.
+      UserError: the file is of another evaluation, or damaged.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]):
         self.path = output.with_name(output.name + ".parts")
         settings = json.loads(json.dumps(settings))  # as it is read back
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        records = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        if records and records[0] != settings:
-            differ = [k for k in {**records[0], **settings} if records[0].get(k) != settings.get(k)]
+        whole = [line for line in lines if line.endswith(b"\n")]  # it may have been killed writing
+        try:
+            was, *parts = [json.loads(line) for line in whole] or [settings]
+            self._parts = {record["part"]: record["result"] for record in parts}
+            differ = [k for k in {**was, **settings} if was.get(k) != settings.get(k)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is damaged ({error!r}); remove it") from None
+        if self._parts and differ:
             raise UserError(
                 f"{self.path} holds parts of another evaluation ({', '.join(sorted(differ))} "
                 "differ): remove it, or name another --output"
             )
-        self._parts = {record["part"]: record["result"] for record in records[1:]}
-        whole = [settings, *records[1:]]
-        self._stream = growing_file(self.path, b"".join(map(_line, whole)))
+        self._stream = growing_file(self.path, b"".join(map(_line, [settings, *parts])))
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of a part: what stands here, or else what ``compute`` gives."""
@@ -70,6 +74,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+        if not self._parts:
+            self.forget()
 
 
 def _line(record: Any) -> bytes:

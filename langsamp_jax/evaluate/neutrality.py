@@ -8,6 +8,7 @@ is taken away (``_centred``). ``top1`` is how often a sentence's nearest in the 
 its translation, the mean of both directions. The definitions are ours; the paper leaves them open.
 """
 
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from langsamp_jax.progress import Progress
 
 MEASURES = ("matched", "random", "gap", "matched_centred", "random_centred", "gap_centred", "top1")
 _TIE = 1e-6  # cosines of float32 states that differ by less are the same
+_ROUNDING = 1e-5  # of a vector's length: without its language's mean, less than that is nothing
 
 
 def evaluate_neutrality(
@@ -42,6 +44,9 @@ def evaluate_neutrality(
     Returns:
       ``languages``; ``pairs`` [pairs, 2] of indices into them; ``sentences`` [pairs]; each of
       ``MEASURES`` [pairs, layers]; their ``mean`` over pairs [layers]; ``skipped``; ``truncated``.
+
+    Raises:
+      UserError: no two languages have two lines in common.
     """
     skipped, names, truncated = {}, list(lines), 0
     shape = (len(names), num_layers, len(lines[names[0]]), hidden_size)
@@ -56,12 +61,15 @@ def evaluate_neutrality(
                     found = encode([lines[name][i] for i in present], name)
                 except UserError as error:
                     skipped[name] = str(error)
-                    continue
-                vectors[index][:, present] = found.vectors
-                there[index, present] = True
-                truncated += int(found.truncated.sum())
+                else:
+                    vectors[index][:, present] = found.vectors
+                    there[index, present] = True
+                    truncated += int(found.truncated.sum())
                 progress.advance(1)
         kept = [index for index in range(len(names)) if names[index] not in skipped]
+        if not any((there[a] & there[b]).sum() > 1 for a, b in itertools.combinations(kept, 2)):
+            reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
+            raise UserError(f"no two languages have two lines in common{reasons}")
 
         def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
             first = kept.index(names.index(name))
@@ -85,6 +93,7 @@ def evaluate_neutrality(
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")  # else accelerators keep 8 or 10 bits of each number
 def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> jax.Array:
     """float32 [measures, layers] of states [layers, n, hidden]; bool [n] says what there is."""
     both = (in_a & in_b).astype(jnp.float32)
@@ -99,7 +108,7 @@ def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> ja
             random = (everything - matched) / (count * (count - 1))
             found += [matched / count, random, matched / count - random]
         x, y = (_unit(x, here, False) for x, here in zip(states, (in_a, in_b), strict=True))
-        cosine = jnp.matmul(x, y.T, precision="highest")
+        cosine = x @ y.T
         right = (_nearest(cosine, both) + _nearest(cosine.T, both)) / 2
         return jnp.stack([*found, right])
 
@@ -108,9 +117,11 @@ def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> ja
 
 def _unit(x: jax.Array, here: jax.Array, centred: bool) -> jax.Array:
     weight = here[:, None].astype(jnp.float32)
+    least = _ROUNDING * jnp.linalg.norm(x, axis=-1, keepdims=True)
     if centred:
         x = x - (x * weight).sum(axis=0) / jnp.maximum(weight.sum(), 1)
-    return weight * x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return jnp.where(norm <= least, 0, weight * x / jnp.maximum(norm, 1e-12))
 
 
 def _nearest(cosine: jax.Array, both: jax.Array) -> jax.Array:
@@ -125,5 +136,5 @@ def _columns(pairs: list[tuple[int, int, int, list[list[float]]]]) -> dict[str, 
         "sentences": [sentences for *_, sentences, _ in pairs],
     }
     columns |= {name: [pair[3][i] for pair in pairs] for i, name in enumerate(MEASURES)}
-    means = {name: np.mean(columns[name], axis=0).tolist() if pairs else [] for name in MEASURES}
+    means = {name: np.mean(columns[name], axis=0).tolist() for name in MEASURES}
     return {**columns, "mean": means}

@@ -48,7 +48,7 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
         if not masked:
             raise UserError("no tokens")
         rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
-        limits = trained.tokens_at_once, trained.mesh.size
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         found = []
         with placed_on(trained.mesh):
             for padded in by_length(rows, vocabulary.pad_id, *limits):
@@ -61,7 +61,8 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
                 arguments = trained.place((batch, Masked(padded.tokens, at, aim, weights)))
                 found.append(losses(trained.params, *arguments))
         nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
-        share = [(len(a) - 2) / (len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
+        # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
+        share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
         characters = sum(len(line) * part for line, part in zip(lines, share, strict=True))
         return {
             "language": name,

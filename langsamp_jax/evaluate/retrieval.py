@@ -6,7 +6,6 @@ the queries, another language's the pool, compared by cosine. The language and s
 no part, except in the input-side ablation, whose encoder needs them.
 """
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,19 +61,22 @@ def evaluate_pairs(
     Returns:
       records with ``language``, ``sentences``, ``truncated`` (of both sides), ``top1``,
       ``chance_top1`` and so on; and why a language that the encoder cannot read has none.
+
+    Raises:
+      UserError: the encoder cannot read the pivot.
     """
     queries = sorted({line for pair in pairs.values() for line in pair.pivot})
     row = {line: i for i, line in enumerate(queries)}
-    asked = functools.cache(lambda: encode(queries, pivot))
+    asked = encode(queries, pivot)
 
     def accuracies(name: str) -> dict[str, Any]:
         rows = [row[line] for line in pairs[name].pivot]
         pool = encode(pairs[name].other, name)
-        rank = ranks(asked().vectors[0, rows], pool.vectors[0])
+        rank = ranks(asked.vectors[0, rows], pool.vectors[0])
         return {
             "language": name,
             "sentences": len(rank),
-            "truncated": int(asked().truncated[rows].sum() + pool.truncated.sum()),
+            "truncated": int(asked.truncated[rows].sum() + pool.truncated.sum()),
             **{f"top{k}": float((rank < k).mean()) for k in TOP},
             **{f"chance_top{k}": min(1.0, k / len(rank)) for k in TOP},
         }

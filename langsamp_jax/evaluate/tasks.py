@@ -28,7 +28,7 @@ from langsamp_jax.evaluate.retrieval import TOP, evaluate_pairs, folder_pairs, p
 from langsamp_jax.evaluate.sentence_data import read_sentence_task
 from langsamp_jax.evaluate.sentence_pairs import read_sentence_pairs
 from langsamp_jax.evaluate.tagged_data import read_tagging_task
-from langsamp_jax.evaluate.trained import Trained, open_trained
+from langsamp_jax.evaluate.trained import Trained, is_run, open_trained
 from langsamp_jax.evaluate.transfer import METRICS, evaluate_transfer, transfer_matrix
 from langsamp_jax.evaluate.typology import read_families, read_references
 from langsamp_jax.files import write_text
@@ -58,7 +58,7 @@ class Job:
             if self.output.is_dir():
                 raise UserError(f"--output {self.output} is a folder; name the .json file to write")
             return self.output
-        if not (self.model / "run.json").exists():
+        if not is_run(self.model):
             raise UserError(f"{self.model} is no run; say where the result goes with --output")
         return self.model / "evaluation" / f"{self.task}.json"
 

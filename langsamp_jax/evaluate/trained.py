@@ -69,8 +69,7 @@ class Trained:
         Raises:
           UserError: it needs them and has none for this language-script.
         """
-        needed = self.config.placement == "input"
-        return self.inventory.ids(language_script) if needed else (0, 0)
+        return self._ids(language_script) if self.config.placement == "input" else (0, 0)
 
     def head_ids(self, language_script: str) -> tuple[int, int]:
         """The rows of the tables that the language-modelling head needs.
@@ -78,7 +77,16 @@ class Trained:
         Raises:
           UserError: the model has tables, and no row for this language-script.
         """
-        return (0, 0) if self.config.placement == "none" else self.inventory.ids(language_script)
+        return (0, 0) if self.config.placement == "none" else self._ids(language_script)
+
+    def _ids(self, language_script: str) -> tuple[int, int]:
+        """A table that the model does not have needs no row."""
+        any_code, known = self.inventory.extended([language_script]), self.inventory
+        tables = Inventory(
+            known.languages if self.config.use_language else any_code.languages,
+            known.scripts if self.config.use_script else any_code.scripts,
+        )
+        return tables.ids(language_script)
 
 
 def open_trained(path: Path, step: int | None = None) -> Trained:
@@ -88,18 +96,23 @@ def open_trained(path: Path, step: int | None = None) -> Trained:
       UserError: it is neither, or its files do not fit together.
     """
     path, mesh = location(path), make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
-    if (path / "run.json").exists():
+    if is_run(path):
         run = open_run(path)
         step, params = run.load_params(step)
         parts = run.model(), params, run.tokenizer, run.inventory
         return Trained(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
-    if not (path / "config.json").exists():
-        raise UserError(
-            f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)"
-        )
     if step is not None:
         raise UserError(f"{path} is a Hugging Face model, which has no steps; leave --step")
     return _from_hugging_face(path, mesh)
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run and no Hugging Face model; raises UserError where it is neither."""
+    if (path / "run.json").exists():
+        return True
+    if (path / "config.json").exists():
+        return False
+    raise UserError(f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)")
 
 
 def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:

@@ -17,6 +17,11 @@ FORBIDDEN = (
     "wandb",
 )
 
+TASKS = (
+    *("mlm", "retrieval-tatoeba", "retrieval-bible", "taxi1500", "sib200", "ner", "pos"),
+    *("pseudo-perplexity", "neutrality", "geometry", "donors"),
+)
+
 TINY = [
     "--gin.model.hidden_size=32",
     "--gin.model.num_hidden_layers=2",
@@ -54,7 +59,7 @@ def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "statement",
     [
         "import langsamp_jax",
-        "import langsamp_jax.cli, langsamp_jax.train, langsamp_jax.evaluate.retrieval",
+        "import langsamp_jax.cli, langsamp_jax.train, langsamp_jax.evaluate.tasks",
         "import data_pipelines.demo",
     ],
 )
@@ -95,7 +100,8 @@ def test_help_needs_no_jax():
 @pytest.mark.parametrize(
     "verb",
     ["demo", "synthesize", "tokenizer train", "prepare", "mixture", "inspect", "train"]
-    + ["evaluate mlm", "evaluate retrieval", "report"],
+    + [f"evaluate {task}" for task in TASKS]
+    + ["compare", "report"],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -142,17 +148,6 @@ def test_tensorboard_has_the_scalars_of_the_log(run):
         for name, value in line.items():
             if name != "step":
                 assert found[line["step"], name] == pytest.approx(value, rel=1e-6)
-
-
-def test_retrieval_writes_a_table_and_json(run, corpus, tmp_path, capsys):
-    output = tmp_path / "retrieval.json"
-    call = ["evaluate", "retrieval", "--model", run, "--data", corpus / "held_out"]
-    assert main([*map(str, call), "--output", str(output), "--pivot", "qaa_Latn"]) == 0
-    records = json.loads(output.read_text())["languages"]
-    names = {file.stem for file in (corpus / "held_out").glob("*.txt")} - {"qaa_Latn"}
-    assert {record["language"] for record in records} == names
-    assert all(record["chance_top1"] == 1 / record["sentences"] for record in records)
-    assert "top-10" in capsys.readouterr().out
 
 
 def test_mixture_and_dry_run_show_the_rates_and_write_nothing(store_path, tmp_path, capsys):
