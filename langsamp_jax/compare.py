@@ -41,7 +41,8 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
       ``variants``: of each its ``name``, ``seeds`` and the settings by which it differs; and
       ``measures``: records with ``measure``, ``variant``, ``seeds`` (how many runs), ``mean``,
       ``std`` and, against the first variant that has it, ``difference``, ``low``, ``high`` (95 %)
-      and ``paired``. None where one run alone cannot say.
+      and ``paired``. None where one run alone cannot say; ``data``: of each task, what the runs were
+      evaluated on, which should be one thing.
 
     Raises:
       UserError: a path is no run, a run occurs twice, or nothing was evaluated on two variants.
@@ -75,7 +76,15 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
         raise UserError(
             "there is nothing to compare: no evaluation in RUN/evaluation/ is there of two variants"
         )
-    return {"variants": _described(order, names, runs), "measures": records}
+    data = collections.defaultdict(set)
+    for run in runs:
+        for file, found in _results(run.path):
+            data[file.stem].add(str(found.get("data")))
+    return {
+        "variants": _described(order, names, runs),
+        "measures": records,
+        "data": {task: sorted(places) for task, places in data.items()},
+    }
 
 
 def difference(
@@ -168,12 +177,22 @@ def _described(
 
 def _values(run: Path) -> Iterator[tuple[str, float]]:
     """Measures of a run, from every result in its folder ``evaluation``."""
-    for file in sorted((run / "evaluation").glob("*.json")):
+    for file, found in _results(run):
         try:
-            found = json.loads(file.read_bytes())
             yield from [(name, float(value)) for name, value in _measures(found["task"], found)]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
+
+
+def _results(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for file in sorted((run / "evaluation").glob("*.json")):
+        try:
+            found = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}); evaluate again") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{file} is damaged (it is no object); evaluate again")
+        yield file, found
 
 
 def _measures(task: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

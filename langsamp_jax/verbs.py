@@ -263,6 +263,9 @@ def compare(args: argparse.Namespace) -> None:
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
     records = [one for one in found["measures"] if args.measures in one["measure"]]
     _show(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}, args.output or "")
+    for task, places in found["data"].items():
+        if len(places) > 1:
+            print(f"{task}: not all runs were evaluated on the same data: {', '.join(places)}")
 
 
 def export(args: argparse.Namespace) -> None:

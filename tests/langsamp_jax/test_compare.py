@@ -252,3 +252,17 @@ def test_the_command(new_run, tmp_path, capsys):
     assert main(["compare", *runs, "--measures", "nothing"]) == 0
     assert main(["compare", runs[0]]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_runs_that_were_evaluated_on_different_data_are_pointed_out(new_run, capsys):
+    def result(data: str) -> dict[str, Any]:
+        return {"data": data, "averages": {"all": {"languages": 3, "top10": 0.5}}}
+
+    runs = [
+        new_run("vanilla", 0, VANILLA, ner=result("uner"), sib200=result("sib")),
+        new_run("langsamp", 0, ner=result("wikiann"), sib200=result("sib")),
+    ]
+    assert compare(runs)["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib"]}
+    assert main(["compare", *map(str, runs)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "ner: not all runs were evaluated on the same data: uner, wikiann"
