@@ -41,8 +41,8 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
       ``variants``: of each its ``name``, ``seeds`` and the settings by which it differs; and
       ``measures``: records with ``measure``, ``variant``, ``seeds`` (how many runs), ``mean``,
       ``std`` and, against the first variant that has it, ``difference``, ``low``, ``high`` (95 %)
-      and ``paired``. None where one run alone cannot say; ``data``: of each task, what the runs were
-      evaluated on, which should be one thing.
+      and ``paired``. None where one run alone cannot say; ``data``: of each task, what the runs
+      were evaluated on, which should be one thing.
 
     Raises:
       UserError: a path is no run, a run occurs twice, or nothing was evaluated on two variants.
