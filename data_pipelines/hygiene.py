@@ -117,7 +117,7 @@ class Cleaner:
             self.counts["overlong"] += len(lines) - len(short)
             lines = short
         if self._held_out is not None and lines:
-            known = np.isin(_hashes(match_keys(lines)), self._held_out)
+            known = _among(_hashes(match_keys(lines)), self._held_out)
             self.counts["held_out"] += int(known.sum())
             lines = [line for line, drop in zip(lines, known, strict=True) if not drop]
         return lines
@@ -271,6 +271,13 @@ def _word(line: str) -> str:
 def _hashes(lines: Sequence[str]) -> np.ndarray:
     digests = [hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines]
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """bool [hashes]: which are among ``known``, which is sorted; np.isin would sort it each time."""
+    if not len(known):
+        return np.zeros(len(hashes), bool)
+    return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes
 
 
 @functools.cache
