@@ -8,6 +8,7 @@ one label, at ``<s>``; a word has its own at its first piece.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +50,8 @@ class FineTuneConfig:
         for field in ("learning_rate", "num_epochs", "batch_size", "max_length", "num_seeds"):
             value = getattr(self, field)
             require(value is None or value > 0, self, field, "a number above 0, or None")
+        fits = self.max_length is None or self.max_length > 2
+        require(fits, self, "max_length", "room for a piece between <s> and </s>: 3 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,15 @@ class Protocol:
         """This protocol with what a config says differently."""
         given = {name: value for name, value in dataclasses.asdict(config).items() if value}
         defect = given.pop("accumulation") == "published" and self.parts > 1
-        return dataclasses.replace(self, **given, published_defect=defect)
+        changed = dataclasses.replace(self, **given, published_defect=defect)
+        whole = not defect or changed.batch_size % self.parts == 0
+        require(whole, config, "batch_size", f"a multiple of {self.parts}, the published parts")
+        return changed
+
+    @property
+    def part_size(self) -> int:
+        """Examples whose gradient an update takes: of a whole batch, or of its last part."""
+        return self.batch_size // (self.parts if self.published_defect else 1)
 
 
 class Labelled(NamedTuple):
@@ -120,12 +131,12 @@ class TaskHead(nn.Module):
 class FineTuner:
     """The compiled functions of one task, for as many seeds as are wanted."""
 
-    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_updates: int):
+    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_examples: int):
         self.trained, self.protocol = trained, protocol
         self._head = TaskHead(trained.config, num_labels, protocol.pooled)
         optimizer = OptimizerConfig(protocol.learning_rate, clip_norm=protocol.clip_norm)
         # The published schedule is as long as if every part were an update.
-        scheduled = num_updates * (protocol.parts if protocol.published_defect else 1)
+        scheduled = protocol.num_epochs * math.ceil(num_examples / protocol.part_size)
         self._optimizer = make_optimizer(optimizer, scheduled)
         self._update = jax.jit(self._one_update, donate_argnums=0)
         self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
@@ -209,9 +220,7 @@ def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.nd
     """Which examples each update of an epoch sees, in an order that (seed, epoch) decides."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     whole = [order[i : i + protocol.batch_size] for i in range(0, count, protocol.batch_size)]
-    if not protocol.published_defect:
-        return whole
-    part = protocol.batch_size // protocol.parts
+    part = protocol.part_size
     return [batch[(len(batch) - 1) // part * part :] for batch in whole]  # only the last part
 
 

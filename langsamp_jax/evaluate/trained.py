@@ -105,7 +105,7 @@ def open_trained(path: Path, step: int | None = None) -> Trained:
 def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:
     pretrained = open_pretrained(path)
     inventory = pretrained.inventory or EMPTY
-    fields = {"placement": "none", **pretrained.fields}
+    fields = {"placement": "none", **pretrained.dropout, **pretrained.fields}
     config, tokenizer = ModelConfig(**fields), _tokenizer(path)
     sizes = len(inventory.languages), len(inventory.scripts)
     model = LangSamp(config, tokenizer.vocab_size, *sizes)

@@ -89,8 +89,7 @@ def evaluate_transfer(
         for name, examples in data.test.items()
         if name in ids
     }
-    updates = protocol.num_epochs * math.ceil(len(train.tokens) / protocol.batch_size)
-    tuner = FineTuner(trained, protocol, len(data.labels), updates)
+    tuner = FineTuner(trained, protocol, len(data.labels), len(train.tokens))
     metric = METRICS[task][0]
 
     def one_seed(seed: int) -> dict[str, Any]:
