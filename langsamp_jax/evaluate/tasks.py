@@ -222,4 +222,5 @@ def _write(job: Job, started: float, record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-_say = functools.partial(print, file=sys.stderr)
+def _say(line: object) -> None:
+    print(line, file=sys.stderr, flush=True)
