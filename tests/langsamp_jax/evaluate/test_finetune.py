@@ -20,10 +20,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.tokenizer_training import train_tokenizer
-from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.finetune import (
     NO_LABEL,
-    FineTuneConfig,
     FineTuner,
     Labelled,
     Protocol,
@@ -33,7 +31,7 @@ from langsamp_jax.evaluate.finetune import (
 from langsamp_jax.evaluate.metrics import macro_f1
 from langsamp_jax.evaluate.sentence_data import read_sentence_task
 from langsamp_jax.evaluate.trained import Trained, open_trained
-from langsamp_jax.evaluate.transfer import PROTOCOLS, label_sentences
+from langsamp_jax.evaluate.transfer import label_sentences
 from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
 from langsamp_jax.tokenizer import load_tokenizer
 
@@ -326,36 +324,6 @@ def test_the_published_batches_are_the_last_parts():
         assert [len(part) for part in parts] == [8] * (len(whole) - 1) + [last]
         for batch, part in zip(whole, parts, strict=True):
             np.testing.assert_array_equal(batch[-len(part) :], part)
-
-
-def test_a_config_changes_what_it_names():
-    sib200 = PROTOCOLS["sib200"]
-    assert sib200.changed(FineTuneConfig()) == sib200
-    config = FineTuneConfig(learning_rate=1e-3, num_epochs=2, accumulation="published")
-    changed = sib200.changed(config)
-    expected = dataclasses.replace(sib200, learning_rate=1e-3, num_epochs=2, published_defect=True)
-    assert changed == expected
-    assert not PROTOCOLS["ner"].changed(config).published_defect  # its loop does as it says
-
-
-@pytest.mark.parametrize(
-    ("fields", "line"),
-    [
-        ({"num_epochs": 0}, "finetune.num_epochs = 0: expected a number above 0, or None"),
-        ({"learning_rate": -1.0}, "finetune.learning_rate = -1.0: expected a number above 0"),
-        ({"max_length": 2}, "finetune.max_length = 2: expected room for a piece"),
-        ({"num_seeds": 1.5}, "finetune.num_seeds = 1.5: expected a whole number or None"),
-        ({"accumulation": "none"}, "expected one of 'mended', 'published'"),
-        (
-            {"batch_size": 5, "accumulation": "published"},
-            "batch_size = 5: expected a multiple of 2",
-        ),
-    ],
-)
-def test_bad_configs_are_refused(fields, line):
-    with pytest.raises(UserError) as refused:
-        PROTOCOLS["sib200"].changed(FineTuneConfig(**fields))
-    assert line in str(refused.value)
 
 
 # What is learnt, and what is kept of it

@@ -1,5 +1,6 @@
 """``langsamp evaluate`` of tasks that fine-tune, and of the tables, from end to end."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 from langsamp_jax.cli import main
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.finetune import FineTuneConfig
 from langsamp_jax.evaluate.sentence_data import LABELS
 from langsamp_jax.evaluate.tagged_data import UPOS
+from langsamp_jax.evaluate.transfer import PROTOCOLS
 
 LANGUAGES = ("eng_Latn", "qaa_Latn", "qab_Latn", "xho_Latn")
 SPLITS = {"train": 16, "dev": 8, "test": 12}
@@ -181,6 +185,39 @@ def test_bad_calls_are_one_line(topics, tags, run, capsys, tmp_path):
     line = refused(capsys, "sib200", run, *data, *arguments)
     assert "finetune.batch_size = 5: expected a multiple of 2" in line
     assert not (tmp_path / "out.json").exists()
+
+
+# What can be set
+
+
+def test_a_config_changes_what_it_names():
+    sib200 = PROTOCOLS["sib200"]
+    assert sib200.changed(FineTuneConfig()) == sib200
+    config = FineTuneConfig(learning_rate=1e-3, num_epochs=2, accumulation="published")
+    changed = sib200.changed(config)
+    expected = dataclasses.replace(sib200, learning_rate=1e-3, num_epochs=2, published_defect=True)
+    assert changed == expected
+    assert not PROTOCOLS["ner"].changed(config).published_defect  # its loop does as it says
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"num_epochs": 0}, "finetune.num_epochs = 0: expected a number above 0, or None"),
+        ({"learning_rate": -1.0}, "finetune.learning_rate = -1.0: expected a number above 0"),
+        ({"max_length": 2}, "finetune.max_length = 2: expected room for a piece"),
+        ({"num_seeds": 1.5}, "finetune.num_seeds = 1.5: expected a whole number or None"),
+        ({"accumulation": "none"}, "expected one of 'mended', 'published'"),
+        (
+            {"batch_size": 5, "accumulation": "published"},
+            "batch_size = 5: expected a multiple of 2",
+        ),
+    ],
+)
+def test_bad_configs_are_refused(fields, line):
+    with pytest.raises(UserError) as refused:
+        PROTOCOLS["sib200"].changed(FineTuneConfig(**fields))
+    assert line in str(refused.value)
 
 
 # Killed
