@@ -274,7 +274,7 @@ def _hashes(lines: Sequence[str]) -> np.ndarray:
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """bool [hashes]: which are among ``known``, which is sorted; np.isin would sort it each time."""
+    """bool [hashes]: which are among ``known``, which is sorted; np.isin would sort it anew."""
     if not len(known):
         return np.zeros(len(hashes), bool)
     return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes

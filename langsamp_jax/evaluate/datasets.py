@@ -19,6 +19,7 @@ from langsamp_jax.inventory import check_language_script, is_language_script
 
 SPLITS = ("train", "dev", "test")
 _SUFFIXES = ("", ".tsv", ".txt", ".conllu", ".iob2")
+_NAMED = 10  # languages with training data, where the source has none
 CODE = r"[a-z]{3}(?:_[A-Z][a-z]{3})?"  # of a language, with or without its script
 
 
@@ -67,8 +68,14 @@ def source_files(folder: Path, source: str) -> tuple[str, list[Path], list[Path]
                 f"{folder} has no {missing} set of the source language {name}; add it, or choose "
                 "another source"
             )
+    others = [
+        name
+        for name in _names(folder)
+        if all(split_files(folder, name, split) for split in ("train", "dev"))
+    ]
+    there = f", as there is of {', '.join(others[:_NAMED])}" if others else ""
     raise UserError(
-        f"{folder} has no training data of {source}: expected {source}/train.tsv or "
+        f"{folder} has no training data of {source}{there}: expected {source}/train.tsv or "
         f"{source}/TREEBANK/train.tsv (also .txt, .conllu, .iob2 or no ending), or "
         f"{source}_train.tsv, each with its dev"
     )

@@ -8,6 +8,7 @@ one label, at ``<s>``; a word has its own at its first piece.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 import optax
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.batching import by_length, padded
 from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.layers import Dropout
@@ -49,6 +51,8 @@ class FineTuneConfig:
         for field in ("learning_rate", "num_epochs", "batch_size", "max_length", "num_seeds"):
             value = getattr(self, field)
             require(value is None or value > 0, self, field, "a number above 0, or None")
+        fits = self.max_length is None or self.max_length > 2
+        require(fits, self, "max_length", "room for a piece between <s> and </s>: 3 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,15 @@ class Protocol:
         """This protocol with what a config says differently."""
         given = {name: value for name, value in dataclasses.asdict(config).items() if value}
         defect = given.pop("accumulation") == "published" and self.parts > 1
-        return dataclasses.replace(self, **given, published_defect=defect)
+        changed = dataclasses.replace(self, **given, published_defect=defect)
+        whole = not defect or changed.batch_size % self.parts == 0
+        require(whole, config, "batch_size", f"a multiple of {self.parts}, the published parts")
+        return changed
+
+    @property
+    def part_size(self) -> int:
+        """Examples whose gradient an update takes: of a whole batch, or of its last part."""
+        return self.batch_size // (self.parts if self.published_defect else 1)
 
 
 class Labelled(NamedTuple):
@@ -120,12 +132,12 @@ class TaskHead(nn.Module):
 class FineTuner:
     """The compiled functions of one task, for as many seeds as are wanted."""
 
-    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_updates: int):
+    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_examples: int):
         self.trained, self.protocol = trained, protocol
         self._head = TaskHead(trained.config, num_labels, protocol.pooled)
         optimizer = OptimizerConfig(protocol.learning_rate, clip_norm=protocol.clip_norm)
         # The published schedule is as long as if every part were an update.
-        scheduled = num_updates * (protocol.parts if protocol.published_defect else 1)
+        scheduled = protocol.num_epochs * math.ceil(num_examples / protocol.part_size)
         self._optimizer = make_optimizer(optimizer, scheduled)
         self._update = jax.jit(self._one_update, donate_argnums=0)
         self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
@@ -152,7 +164,7 @@ class FineTuner:
         rows = -(-len(examples.tokens) // devices) * devices
         longest = max(map(len, examples.tokens))
         length = max(16, 1 << (longest - 1).bit_length())  # few shapes: each compiles for long
-        length = min(length, max(longest, self.protocol.max_length))
+        length = min(length, self.protocol.max_length, self.trained.max_length)
         pad_id = self.trained.tokenizer.vocabulary.pad_id
         tokens, attention_mask = padded(examples.tokens, rows, length, pad_id)
         labels = np.full((rows, 1 if self.protocol.pooled else length), NO_LABEL, np.int32)
@@ -209,9 +221,7 @@ def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.nd
     """Which examples each update of an epoch sees, in an order that (seed, epoch) decides."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     whole = [order[i : i + protocol.batch_size] for i in range(0, count, protocol.batch_size)]
-    if not protocol.published_defect:
-        return whole
-    part = protocol.batch_size // protocol.parts
+    part = protocol.part_size
     return [batch[(len(batch) - 1) // part * part :] for batch in whole]  # only the last part
 
 
@@ -233,6 +243,9 @@ def finetune(
     Returns:
       the parameters after the first of the best epochs, and its ``epoch`` (from 1), ``dev`` score
       and mean training ``loss``.
+
+    Raises:
+      UserError: the loss is no longer finite.
     """
     state, best, kept = tuner.start(seed), None, None
     for epoch in range(1, tuner.protocol.num_epochs + 1):
@@ -242,6 +255,10 @@ def finetune(
             state, loss = tuner.update(state, part, ids, seed)
             losses.append(loss)
         mean = float(np.mean([float(loss) for loss in losses]))
+        if not math.isfinite(mean):
+            raise UserError(
+                f"seed {seed}, epoch {epoch}: the loss is {mean}; lower finetune.learning_rate"
+            )
         found = {"epoch": epoch, "dev": score(tuner.predict(state.params, dev, ids)), "loss": mean}
         say(f"seed {seed}, epoch {epoch}: loss {mean:.4f}, dev {found['dev']:.4f}")
         if best is None or found["dev"] > best["dev"]:

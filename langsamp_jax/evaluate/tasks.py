@@ -176,8 +176,8 @@ def donors(
 
     def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
         vectors = tables.trained_tables(trained)
-        sources = dict.fromkeys([pivot, *(names or trained.inventory.language_scripts)])
-        found, skipped = transfer_matrix(trained, on, read, sources, config, journal, _say)
+        others = names or trained.inventory.language_scripts
+        found, skipped = transfer_matrix(trained, on, read, pivot, others, config, journal, _say)
         near = donor_choices.similarities(found.targets, found.donors, vectors, known)
         results = donor_choices.donor_selection(found, near, trained.tokens, pivot)
         return {"on": on, "metric": METRICS[on][0], **results, "skipped": skipped}
@@ -228,4 +228,5 @@ def _write(job: Job, started: float, record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-_say = functools.partial(print, file=sys.stderr)
+def _say(line: object) -> None:
+    print(line, file=sys.stderr, flush=True)

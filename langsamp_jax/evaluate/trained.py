@@ -118,7 +118,7 @@ def is_run(path: Path) -> bool:
 def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:
     pretrained = open_pretrained(path)
     inventory = pretrained.inventory or EMPTY
-    fields = {"placement": "none", **pretrained.fields}
+    fields = {"placement": "none", **pretrained.dropout, **pretrained.fields}
     config, tokenizer = ModelConfig(**fields), _tokenizer(path)
     sizes = len(inventory.languages), len(inventory.scripts)
     model = LangSamp(config, tokenizer.vocab_size, *sizes)

@@ -69,7 +69,8 @@ def evaluate_transfer(
       the epoch that was kept of each and its score on the source's dev set; ``skipped``.
 
     Raises:
-      UserError: the encoder needs a vector of the source language and has none.
+      UserError: the encoder needs a vector of the source language and has none, no language can be
+        tested, or the training diverged.
     """
     protocol = PROTOCOLS[task].changed(config)
     max_length = min(protocol.max_length, trained.max_length)
@@ -89,8 +90,10 @@ def evaluate_transfer(
         for name, examples in data.test.items()
         if name in ids
     }
-    updates = protocol.num_epochs * math.ceil(len(train.tokens) / protocol.batch_size)
-    tuner = FineTuner(trained, protocol, len(data.labels), updates)
+    if not tests:
+        name, why = next(iter(skipped.items()))
+        raise UserError(f"no language can be tested; {name}: {why}")
+    tuner = FineTuner(trained, protocol, len(data.labels), len(train.tokens))
     metric = METRICS[task][0]
 
     def one_seed(seed: int) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def evaluate_transfer(
         "protocol": dataclasses.asdict(protocol),
         "seeds": [{k: v for k, v in seed.items() if k != "languages"} for seed in seeds],
         "languages": languages,
-        "averages": averages_over_seeds(languages, METRICS[task], task) if languages else {},
+        "averages": averages_over_seeds(languages, METRICS[task], task),
         "truncated": {"train": train.truncated, "dev": dev.truncated},
         "skipped": skipped,
     }
@@ -131,7 +134,8 @@ def transfer_matrix(
     trained: Trained,
     task: str,
     read: Callable[[str], TaskData[Any]],
-    donors: Iterable[str],
+    pivot: str,
+    others: Iterable[str],
     config: FineTuneConfig,
     journal: Journal,
     say: Callable[[str], None],
@@ -140,16 +144,22 @@ def transfer_matrix(
 
     Args:
       read: the data of ``task`` with a source language.
+      pivot: the donor that the others are compared with.
 
     Returns:
       the scores, and why a donor or a target is not among them.
+
+    Raises:
+      UserError: nothing can be trained on the pivot.
     """
     columns, skipped, metric = {}, {}, METRICS[task][0]
-    for donor in donors:
+    for donor in dict.fromkeys([pivot, *others]):
         try:
             data = read(donor)
             found = evaluate_transfer(trained, task, data, donor, config, journal, say)
         except UserError as error:
+            if donor == pivot:
+                raise
             skipped[donor] = str(error)
             continue
         columns[donor] = {record["language"]: record[metric] for record in found["languages"]}

@@ -32,6 +32,10 @@ _SAME_NAME = (
     "intermediate_size",
     "layer_norm_eps",
 )
+_DROPOUT = {
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
 
 
 def prefix(architecture: str) -> str:
@@ -140,6 +144,11 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
     return {"architecture": architecture, **fields}
 
 
+def dropout_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The rates of dropout that a ``config.json`` has: how it was trained, not what it is."""
+    return {ours: config[theirs] for ours, theirs in _DROPOUT.items() if theirs in config}
+
+
 def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     """The ``config.json`` of a plain masked LM with the shapes of ``model``."""
     first = first_position(model.architecture, vocabulary.pad_id)
@@ -152,8 +161,7 @@ def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
         "vocab_size": vocabulary.size,
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
-        "hidden_dropout_prob": model.hidden_dropout,
-        "attention_probs_dropout_prob": model.attention_dropout,
+        **{theirs: getattr(model, ours) for ours, theirs in _DROPOUT.items()},
         "initializer_range": model.initializer_range,
         "bos_token_id": vocabulary.bos_id,
         "pad_token_id": vocabulary.pad_id,

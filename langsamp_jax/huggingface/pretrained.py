@@ -30,6 +30,7 @@ class Pretrained:
 
     Attributes:
       fields: what it decides of ``ModelConfig``.
+      dropout: the rates of its own training, which another may change.
       vocab_size: rows of its embeddings.
       inventory: the names of its language and script rows; None where it has no tables.
       has_head: False for a plain encoder.
@@ -38,6 +39,7 @@ class Pretrained:
 
     path: Path
     fields: dict[str, Any]
+    dropout: dict[str, Any]
     vocab_size: int
     pad_id: int
     inventory: Inventory | None
@@ -135,6 +137,7 @@ def open_pretrained(path: Path) -> Pretrained:
     return Pretrained(
         path,
         {**fields, **table_fields},
+        layout.dropout_fields(config),
         config["vocab_size"],
         config.get("pad_token_id", 1),
         inventory,

@@ -124,7 +124,7 @@ def test_languages_that_cannot_be_read_are_named(folder, tmp_path, write, capsys
     assert set(record["skipped"]) == {"fra_Latn", "ita_Latn", "nld_Latn"}
     assert "skipped fra_Latn: " in text and "not UTF-8" in text
     counts = {group: means["languages"] for group, means in record["averages"].items()}
-    assert counts == {"all": 2, "head": 2, "latin": 1, "non_latin": 1}
+    assert counts == {"all": 2, "head": 2, "latin": 1, "non_latin": 1, "published": 2}
     assert record["averages"]["all"]["top1"] == 1
 
 
