@@ -29,7 +29,7 @@ LINES = [
     ("large", "v6e:4x4", []),
     ("base", "v4:2x2x2", []),
     ("xl", "v5p:4x4x4", ["mesh.data=2", "mesh.fsdp=32"]),
-    ("xl", "v6e:16x16", ["mesh.fsdp=32", "mesh.tensor=8"]),
+    ("xl", "v6e:16x16", ["mesh.fsdp=64", "mesh.tensor=4"]),
     ("xxl", "v5p:4x4x4", ["mesh.fsdp=16", "mesh.tensor=4"]),
 ]
 
