@@ -108,7 +108,8 @@ def retrieval(evidence: Evidence) -> Part:
                 stem,
                 f"{label}: translations found",
                 "Large marks: the translation is among the ten closest sentences. Small hollow "
-                "marks: it is the closest. Grey diamonds: ten at random.",
+                "marks: it is the closest. Grey diamonds: ten at random."
+                + (f" Sentences: {found['data']}." if found.get("data") else ""),
                 f"Top-10 accuracy of {len(records)} language-scripts, "
                 f"{number(mean, '.1%')} on average; best {records[0]['language']} "
                 f"{records[0]['value']:.1%}, worst {records[-1]['language']} "
@@ -199,7 +200,11 @@ def tasks(evidence: Evidence) -> Part:
     title = "Unweighted means over languages, in percent (number of languages); ± over seeds"
     tables = [Table(title, headers, rows)]
     tables += [_each_language(_label(stem), found) for stem, found in there.items()]
-    text = "Fine-tuned on English only and applied elsewhere as it is. " if _tuned(there) else ""
+    sources = {stem: found["source"] for stem, found in there.items() if "source" in found}
+    text = ""
+    if sources:
+        each = ", ".join(f"{_label(stem)} on {source}" for stem, source in sources.items())
+        text = f"Fine-tuned on one language ({each}) and applied to all others as it is. "
     text += evidence.head_means
     if missing:
         text += f" Not measured yet: {', '.join(map(_label, missing))}; the first of them:"
@@ -339,10 +344,6 @@ def _retrieved(evidence: Evidence) -> dict[str, dict[str, Any]]:
         for stem in [*_TASKS, *stems]
         if stem.startswith("retrieval") and stem in there
     }
-
-
-def _tuned(there: dict[str, dict[str, Any]]) -> bool:
-    return any(found.get("seeds") for found in there.values())
 
 
 def _label(stem: str) -> str:
