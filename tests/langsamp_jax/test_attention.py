@@ -43,7 +43,7 @@ CPU = Case("cpu", jnp.float32, 64, 512, False)
 def interpret_splash(patch: pytest.MonkeyPatch) -> None:
     make = functools.partial(splash_attention_kernel.make_splash_mha, interpret=True)
     patch.setattr(splash_attention_kernel, "make_splash_mha", make)
-    patch.setattr(attention, "_platform", lambda: "tpu")
+    patch.setattr(attention, "platform", lambda: "tpu")
 
 
 @pytest.fixture(params=["xla", "splash", "cudnn"])
