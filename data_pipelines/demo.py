@@ -22,7 +22,6 @@ PIVOT = "qaa_Latn"  # the head language of the world; queries are its sentences
 _VOCAB_SIZE = 6000
 _SEQUENCE_LENGTH = 64
 _VALIDATION_FRACTION = 0.05
-_RETRIEVAL = ("top1", "top10", "chance_top1", "chance_top10")
 
 
 def demo(output: Path, configs: Configs) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
     lm = results["masked_lm"]
     mean = {
         key: statistics.mean(record[key] for record in results["retrieval"]["languages"])
-        for key in _RETRIEVAL
+        for key in ("top1", "top10", "chance_top1", "chance_top10")
     }
     return "\n".join(
         [

@@ -27,11 +27,12 @@ _SEED = "train.seed"
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one run reached, by seed and by measure (``task/group/metric``)."""
+    """What one run reached, by measure (``task/group/metric``), and on which data of each task."""
 
     variant: str
     seed: int
     values: dict[str, float]
+    data: dict[str, str]
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
@@ -49,10 +50,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     """
     runs = [open_run(path) for path in paths]
     names = _variants(runs)
-    measured = [
-        Measured(name, run.settings[_SEED], dict(_values(run.path)))
-        for name, run in zip(names, runs, strict=True)
-    ]
+    measured = [_measured(name, run) for name, run in zip(names, runs, strict=True)]
     twice = collections.Counter((one.variant, one.seed) for one in measured)
     for (variant, seed), count in twice.items():
         if count > 1:
@@ -76,14 +74,13 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
         raise UserError(
             "there is nothing to compare: no evaluation in RUN/evaluation/ is there of two variants"
         )
-    data = collections.defaultdict(set)
-    for run in runs:
-        for file, found in _results(run.path):
-            data[file.stem].add(str(found.get("data")))
+    tasks = dict.fromkeys(task for one in measured for task in one.data)
     return {
         "variants": _described(order, names, runs),
         "measures": records,
-        "data": {task: sorted(places) for task, places in data.items()},
+        "data": {
+            task: sorted({one.data[task] for one in measured if task in one.data}) for task in tasks
+        },
     }
 
 
@@ -175,24 +172,17 @@ def _described(
     ]
 
 
-def _values(run: Path) -> Iterator[tuple[str, float]]:
-    """Measures of a run, from every result in its folder ``evaluation``."""
-    for file, found in _results(run):
-        try:
-            yield from [(name, float(value)) for name, value in _measures(found["task"], found)]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
-
-
-def _results(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for file in sorted((run / "evaluation").glob("*.json")):
+def _measured(variant: str, run: Run) -> Measured:
+    """From every result in the run's folder ``evaluation``."""
+    values, data = {}, {}
+    for file in sorted((run.path / "evaluation").glob("*.json")):
         try:
             found = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}); evaluate again") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{file} is damaged (it is no object); evaluate again")
-        yield file, found
+            values |= {name: float(value) for name, value in _measures(found["task"], found)}
+            data[file.stem] = str(found["data"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
+    return Measured(variant, run.settings[_SEED], values, data)
 
 
 def _measures(task: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -40,10 +40,10 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
     files = corpus_files(corpus)
     if pivot not in files:
         raise UserError(f"{corpus} has no {pivot}.txt, which the other files are aligned with")
-    expected = len(aligned_lines(files[pivot]))
+    lines, skipped = {pivot: aligned_lines(files.pop(pivot))}, {}
+    expected = len(lines[pivot])
     if not expected:
-        raise UserError(f"{files[pivot]} is empty")
-    lines, skipped = {}, {}
+        raise UserError(f"{corpus}/{pivot}.txt is empty")
     for name, file in files.items():
         try:
             found = aligned_lines(file)
@@ -54,7 +54,7 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
             lines[name] = found
         else:
             skipped[name] = f"{file} has {len(found):,} lines, {pivot}.txt {expected:,}"
-    return lines, skipped
+    return dict(sorted(lines.items())), skipped
 
 
 def aligned_lines(file: Path) -> list[str]:

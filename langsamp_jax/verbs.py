@@ -255,17 +255,19 @@ def plan(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     from langsamp_jax.compare import compare
     from langsamp_jax.files import write_text
+    from langsamp_jax.progress import table
 
     found = compare(args.runs)
-    if args.output:
-        write_text(args.output, json.dumps(found, indent=1) + "\n")
     headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
     records = [one for one in found["measures"] if args.measures in one["measure"]]
-    _show(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}, args.output or "")
+    print(table(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}))
     for task, places in found["data"].items():
         if len(places) > 1:
             print(f"{task}: not all runs were evaluated on the same data: {', '.join(places)}")
+    if args.output:
+        write_text(args.output, json.dumps(found, indent=1) + "\n")
+        print(args.output)
 
 
 def export(args: argparse.Namespace) -> None:

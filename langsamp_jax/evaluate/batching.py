@@ -69,6 +69,11 @@ def padded(
     return tokens, attention_mask
 
 
+def for_rows(ids: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [rows] each: the rows of the language and script tables, for every row of a batch."""
+    return np.full(rows, ids[0], np.int32), np.full(rows, ids[1], np.int32)
+
+
 def rounded(length: int) -> int:
     """``length`` rounded up to a multiple of 8, of 16 past 64, of 32 past 128, and so on."""
     step = 1 << max(3, (length - 1).bit_length() - 3)

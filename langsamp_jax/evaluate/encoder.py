@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.evaluate.batching import by_length, cut, split_lines
+from langsamp_jax.evaluate.batching import by_length, cut, for_rows, split_lines
 from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.model import LangSamp
 from langsamp_jax.sharding import placed_on
@@ -48,7 +48,7 @@ def sentence_encoder(trained: Trained, layers: Sequence[int]) -> Encode:
         found = []
         with placed_on(trained.mesh):
             for batch in by_length(sentences, vocabulary.pad_id, *limits):
-                ids = tuple(np.full(len(batch.tokens), row, np.int32) for row in tables)
+                ids = for_rows(tables, len(batch.tokens))
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids))
                 found.append((batch.chosen, mean_states(params, *arguments)))
         vectors = np.zeros((len(layers), len(lines), model.config.hidden_size), np.float32)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +20,13 @@ import optax
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluate.batching import by_length, padded
+from langsamp_jax.evaluate.batching import by_length, for_rows, padded
 from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.layers import Dropout
 from langsamp_jax.model import ModelConfig
 from langsamp_jax.optimizer import OptimizerConfig, make_optimizer
 from langsamp_jax.sharding import placed_on
+from langsamp_jax.step import TrainState
 
 NO_LABEL = -1
 
@@ -101,14 +101,6 @@ class Labelled(NamedTuple):
     truncated: int = 0  # examples that lost their end
 
 
-class State(flax.struct.PyTreeNode):
-    """``params`` holds the encoder's as ``model`` and the new head's as ``head``."""
-
-    step: jax.Array
-    params: Any
-    opt_state: optax.OptState
-
-
 class TaskHead(nn.Module):
     """XLM-R's classification head, or its linear head for tokens (``pooled`` False)."""
 
@@ -142,16 +134,16 @@ class FineTuner:
         self._update = jax.jit(self._one_update, donate_argnums=0)
         self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
 
-    def start(self, seed: int) -> State:
-        """The trained encoder with a random head."""
+    def start(self, seed: int) -> TrainState:
+        """The trained encoder and a random head; ``params`` has them as ``model`` and ``head``."""
         width = jnp.zeros((1, 1, self.trained.config.hidden_size))
         head = self._head.init(jax.random.key(seed), width, True)["params"]
         params = jax.tree.map(jnp.copy, {"model": self.trained.params, "head": head})
-        return State(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
     def update(
-        self, state: State, examples: Labelled, ids: tuple[int, int], seed: int
-    ) -> tuple[State, jax.Array]:
+        self, state: TrainState, examples: Labelled, ids: tuple[int, int], seed: int
+    ) -> tuple[TrainState, jax.Array]:
         """One step on the mean loss over the labels of ``examples``; uses ``state`` up.
 
         Args:
@@ -170,7 +162,7 @@ class FineTuner:
         labels = np.full((rows, 1 if self.protocol.pooled else length), NO_LABEL, np.int32)
         for row, label in zip(labels, examples.labels, strict=False):
             row[: len(label)] = label
-        batch = tokens, attention_mask, _rows(ids, rows), labels
+        batch = tokens, attention_mask, for_rows(ids, rows), labels
         with placed_on(self.trained.mesh):
             return self._update(state, *self.trained.place(batch), jax.random.key(seed))
 
@@ -181,7 +173,7 @@ class FineTuner:
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         with placed_on(trained.mesh):
             for batch in by_length(examples.tokens, pad_id, *limits):
-                arguments = batch.tokens, batch.attention_mask, _rows(ids, len(batch.tokens))
+                arguments = batch.tokens, batch.attention_mask, for_rows(ids, len(batch.tokens))
                 found.append((batch.chosen, self._best(params, *trained.place(arguments))))
         predicted: list[Any] = [None] * len(examples.tokens)
         for chosen, best in found:
@@ -214,7 +206,7 @@ class FineTuner:
         loss, gradients = jax.value_and_grad(mean_loss)(state.params)
         updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, opt_state), loss
+        return TrainState(state.step + 1, params, opt_state), loss
 
 
 def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.ndarray]:
@@ -264,7 +256,3 @@ def finetune(
         if best is None or found["dev"] > best["dev"]:
             best, kept = found, jax.tree.map(jnp.copy, state.params)
     return kept, best
-
-
-def _rows(ids: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(rows, ids[0], np.int32), np.full(rows, ids[1], np.int32)

@@ -48,15 +48,15 @@ class Journal:
         return self._parts[name]
 
     def each(
-        self, unit: str, names: Iterable[str], compute: Callable[[str], Any]
+        self, languages: Iterable[str], compute: Callable[[str], Any]
     ) -> tuple[list[Any], dict[str, str]]:
-        """``compute(name)`` of every name as a part of its own.
+        """``compute(language)`` of every language as a part of its own.
 
         Returns:
-          the results, and why ``compute`` raised UserError for the other names.
+          the results, and why ``compute`` raised UserError for the other languages.
         """
-        found, skipped, names = [], {}, list(names)
-        with Progress("evaluate", len(names), unit) as progress:
+        found, skipped, names = [], {}, list(languages)
+        with Progress("evaluate", len(names), "languages") as progress:
             for name in names:
                 try:
                     found.append(self.part(name, lambda name=name: compute(name)))

@@ -73,16 +73,17 @@ def evaluate_neutrality(
 
         def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
             first = kept.index(names.index(name))
-            found = []
+            a, found = kept[first], []
+            mine = jnp.asarray(vectors[a])  # on the device, once for all pairs
             for second in range(first + 1, len(kept)):
-                a, b = kept[first], kept[second]
+                b = kept[second]
                 both = there[a] & there[b]
                 if both.sum() > 1:
-                    measured = np.asarray(_compare(vectors[a], vectors[b], there[a], there[b]))
+                    measured = np.asarray(_compare(mine, vectors[b], there[a], there[b]))
                     found.append((first, second, int(both.sum()), measured.round(6).tolist()))
             return found
 
-        rows, _ = journal.each("languages", [names[index] for index in kept], row)
+        rows, _ = journal.each([names[index] for index in kept], row)
     return {
         "languages": [names[index] for index in kept],
         "num_layers": num_layers,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluate.batching import by_length, cut, split_lines
+from langsamp_jax.evaluate.batching import by_length, cut, for_rows, split_lines
 from langsamp_jax.evaluate.trained import Trained
 from langsamp_jax.feed import Batch
 from langsamp_jax.objective import Masked, ObjectiveConfig, masked_lm_loss
@@ -53,8 +53,7 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
         with placed_on(trained.mesh):
             for padded in by_length(rows, vocabulary.pad_id, *limits):
                 size, chosen = len(padded.tokens), padded.chosen
-                ids = (np.full(size, row, np.int32) for row in tables)
-                batch = Batch(padded.tokens, padded.attention_mask, *ids)
+                batch = Batch(padded.tokens, padded.attention_mask, *for_rows(tables, size))
                 at = _column([positions[i] for i in chosen], size)
                 aim = _column([targets[i] for i in chosen], size)
                 weights = (np.arange(size) < len(chosen))[:, None]

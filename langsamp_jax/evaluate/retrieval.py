@@ -16,7 +16,7 @@ from langsamp_jax.corpus import aligned_corpus
 from langsamp_jax.evaluate.cosine import cosines
 from langsamp_jax.evaluate.encoder import Encode
 from langsamp_jax.evaluate.journal import Journal
-from langsamp_jax.evaluate.sentence_pairs import SentencePairs
+from langsamp_jax.evaluate.sentence_pairs import SentencePairs, pairs_of
 from langsamp_jax.evaluate.trained import Trained
 
 TOP = (1, 5, 10)
@@ -40,10 +40,8 @@ def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], di
     lines, skipped = aligned_corpus(corpus, pivot)
     queries, found = lines.pop(pivot), {}
     for name, pool in lines.items():
-        both = [pair for pair in zip(queries, pool, strict=True) if all(pair)]
-        if both:
-            sides = map(list, zip(*both, strict=True))
-            found[name] = SentencePairs(*sides, missing=len(pool) - len(both))
+        if (pairs := pairs_of(queries, pool)) is not None:
+            found[name] = pairs
         else:
             skipped[name] = f"no line that {pivot} has too"
     return found, skipped
@@ -81,7 +79,7 @@ def evaluate_pairs(
             **{f"chance_top{k}": min(1.0, k / len(rank)) for k in TOP},
         }
 
-    return journal.each("languages", pairs, accuracies)
+    return journal.each(pairs, accuracies)
 
 
 def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from langsamp_jax.corpus import aligned_lines
@@ -19,6 +20,14 @@ class SentencePairs:
     pivot: list[str]
     other: list[str]
     missing: int
+
+
+def pairs_of(pivot: Sequence[str], other: Sequence[str]) -> SentencePairs | None:
+    """The pairs of as many lines, an empty line being a missing sentence; None: there are none."""
+    both = [pair for pair in zip(pivot, other, strict=True) if all(pair)]
+    if not both:
+        return None
+    return SentencePairs(*map(list, zip(*both, strict=True)), missing=len(pivot) - len(both))
 
 
 def read_sentence_pairs(
@@ -74,8 +83,7 @@ def _read_pair(pivot: Path, other: Path) -> SentencePairs:
         raise UserError(
             f"{other} has {len(other_lines):,} lines, {pivot.name} {len(pivot_lines):,}"
         )
-    both = [pair for pair in zip(pivot_lines, other_lines, strict=True) if all(pair)]
-    if not both:
+    pairs = pairs_of(pivot_lines, other_lines)
+    if pairs is None:
         raise UserError(f"{other} has no sentence that is in {pivot.name} too")
-    pivot_sentences, other_sentences = map(list, zip(*both, strict=True))
-    return SentencePairs(pivot_sentences, other_sentences, len(pivot_lines) - len(both))
+    return pairs

@@ -116,7 +116,7 @@ def pseudo_perplexity(job: Job, sentences: int) -> dict[str, Any]:
             lines = [line for line in aligned_lines(files[name]) if line]
             return measured(name, lines[:sentences])
 
-        records, skipped = journal.each("languages", files, language)
+        records, skipped = journal.each(files, language)
         metrics = ["bits_per_character", "pseudo_perplexity", "unknown"]
         return {"metric": metrics[0], **_averaged(records, skipped, metrics)}
 
@@ -150,10 +150,9 @@ def geometry(job: Job, references: Sequence[Path], families: Path | None) -> dic
     family_of = {} if families is None else read_families(families)
 
     def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
-        found = tables.trained_tables(trained)
-        return journal.part("tables", lambda: tables.geometry(found, known, family_of))
+        return tables.geometry(tables.trained_tables(trained), known, family_of)
 
-    return _measured(job, {"references": [str(file) for file in references]}, measure)
+    return _measured(job, {}, measure)
 
 
 def donors(
@@ -223,9 +222,21 @@ def _asked(job: Job, step: int | None) -> dict[str, Any]:
 
 def _write(job: Job, started: float, record: dict[str, Any]) -> dict[str, Any]:
     record = {**record, "seconds": round(time.monotonic() - started, 1)}
-    write_text(job.result, json.dumps(record, indent=1) + "\n")
+    write_text(job.result, _readable(record))
     _say(job.result)
     return record
+
+
+def _readable(record: Mapping[str, Any]) -> str:
+    """JSON with a line for each field, and for each item of its lists: of many pairs of languages
+    and their layers, a number a line would be ten times as much."""
+    return "{" + ",".join(f"\n {json.dumps(k)}: {_items(v)}" for k, v in record.items()) + "\n}\n"
+
+
+def _items(value: Any) -> str:
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[" + ",".join("\n  " + json.dumps(item) for item in value) + "\n ]"
 
 
 def _say(line: object) -> None:

@@ -297,7 +297,9 @@ def _correlations(table: str, correlations: list[dict[str, Any]]) -> Table:
 
 def _each_language(label: str, found: dict[str, Any]) -> Table:
     metric = found["metric"]
-    fields = list(dict.fromkeys(field for each in found["languages"] for field in each))
+    # What each seed gave is in the result; here its mean and deviation are enough.
+    given = (field for each in found["languages"] for field in each)
+    fields = list(dict.fromkeys(field for field in given if not field.endswith("_seeds")))
     first = [field for field in ("group", metric, f"{metric}_std") if field in fields]
     fields = first + [field for field in fields if field not in ("language", *first)]
     rows = [
@@ -332,7 +334,7 @@ def _interval(record: dict[str, Any], form: str) -> str:
 
 
 def _is_share(metric: str) -> bool:
-    return not metric.startswith("bits")
+    return not metric.startswith(("bits", "pseudo_perplexity"))
 
 
 def _retrieved(evidence: Evidence) -> dict[str, dict[str, Any]]:
