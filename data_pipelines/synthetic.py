@@ -27,10 +27,12 @@ from data_pipelines.grammar import (
     Language,
 )
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.sentence_data import LABELS
 from langsamp_jax.files import new_folder
 
 HEAD_TO_TAIL = 100  # how many times the largest corpus is as large as the smallest
 _ON_TOPIC = 0.9  # share of noun phrases that belong to the topic of their sentence
+_TRAIN, _DEV = 0.7, 0.1  # shares of the labelled sentences, as in SIB-200; the rest is test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Meaning:
     connective: int | None
     second: Clause | None
     punctuation: str
+    topic: int = dataclasses.field(compare=False)  # what its words are mostly about
 
 
 def meanings(rng: np.random.Generator, count: int) -> list[Meaning]:
@@ -78,6 +81,7 @@ def meanings(rng: np.random.Generator, count: int) -> list[Meaning]:
             _only_where(joined, connectives.tolist()),
             _only_where(joined, second),
             punctuation.tolist(),
+            topics.tolist(),
         )
     )
 
@@ -233,7 +237,8 @@ def synthesize(
 
     ``output`` gets one text file for each language-script, named ``qaa_Latn.txt`` and so on, one
     sentence a line; ``held_out/`` with files of the same names that render meanings absent from
-    the main files; and ``world.json``. Where it already holds just that, nothing is done.
+    the main files; ``held_out/labels.tsv``, the topics of those; and ``world.json``. Where it
+    already holds just that, nothing is done.
 
     Args:
       num_languages: language-scripts, 2 to 520; one language counts twice.
@@ -269,6 +274,7 @@ def synthesize(
             lines = render(corpus.language, held_out + main[: corpus.sentences])
             corpus.write(lines[:num_held_out], folder / "held_out" / f"{corpus.name}.txt")
             corpus.write(lines[num_held_out:], folder / f"{corpus.name}.txt")
+        (folder / "held_out" / "labels.tsv").write_text(_labels(held_out), "utf-8")
         world = {
             "parameters": parameters,
             "language_scripts": {corpus.name: _describe(corpus) for corpus in corpora},
@@ -280,6 +286,18 @@ def synthesize(
         text = json.dumps(world, indent=1, ensure_ascii=False) + "\n"
         (folder / "world.json").write_bytes(text.encode("utf-8"))
     return world
+
+
+def _labels(meanings: Sequence[Meaning]) -> str:
+    """The topics of held-out sentences as labels of SIB-200, several topics a label, in its layout:
+    what ``langsamp evaluate sib200 --data OUTPUT/held_out`` reads."""
+    labels = LABELS["sib200"]
+    rows = ["line\tsplit\tcategory"]
+    for number, meaning in enumerate(meanings):
+        share = number / len(meanings)
+        split = "train" if share < _TRAIN else "dev" if share < _TRAIN + _DEV else "test"
+        rows.append(f"{number + 1}\t{split}\t{labels[meaning.topic % len(labels)]}")
+    return "".join(row + "\n" for row in rows)
 
 
 def _check(num_languages: int, num_sentences: int, seed: int, num_held_out: int) -> None:

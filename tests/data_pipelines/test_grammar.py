@@ -165,7 +165,7 @@ def test_inflection_agrees_and_word_order_follows_the_family(languages):
     dogs = synthetic.NounPhrase(noun=3, plural=True, adjective=old, numeral=7)
     cat = synthetic.NounPhrase(noun=4, plural=False, adjective=None, numeral=None)
     clause = synthetic.Clause(dogs, chase, grammar.PAST, True, cat, near, cat, often)
-    meaning = synthetic.Meaning(clause, None, None, "?")
+    meaning = synthetic.Meaning(clause, None, None, "?", topic=0)
     for language in languages:
         forms = language.forms()
         noun, adjective = forms[3][3 + grammar.SUBJECT], forms[old][1]

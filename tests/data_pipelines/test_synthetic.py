@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
 
 from data_pipelines import grammar, synthetic
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluate.sentence_data import read_sentence_task
 from langsamp_jax.inventory import check_language_script
 
 PARAMETERS = {"num_languages": 16, "num_sentences": 1000, "seed": 5, "num_held_out": 50}
@@ -84,7 +88,20 @@ def test_world_json_is_what_is_returned_and_describes_the_files(made):
         name: hashlib.sha256(data).hexdigest() for name, data in files.items()
     }
     names = {f"{name}.txt" for name in world["language_scripts"]}
-    assert set(files) == names | {f"held_out/{name}" for name in names}
+    assert set(files) == names | {f"held_out/{name}" for name in [*names, "labels.tsv"]}
+
+
+def test_labels_say_what_the_held_out_sentences_are_about(tmp_path):
+    synthetic.synthesize(tmp_path, num_languages=2, num_sentences=100, num_held_out=1000)
+    data = read_sentence_task(tmp_path / "held_out", "sib200", "qaa_Latn")
+    assert (len(data.train.texts), len(data.dev.texts)) == (700, 100)
+    assert {len(test.texts) for test in data.test.values()} == {200}
+    assert not data.skipped
+    test = data.test["qaa_Latn"]
+    bag = make_pipeline(CountVectorizer(), MultinomialNB())
+    bag.fit(data.train.texts, data.train.labels)
+    assert bag.score(test.texts, test.labels) > 0.8
+    assert np.bincount(test.labels).max() < 0.5 * len(test.labels)
 
 
 def test_codes_exist(made):
