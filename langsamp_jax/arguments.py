@@ -272,7 +272,7 @@ def _prepare(verb: argparse.ArgumentParser) -> None:
         "--tokenizer",
         type=local,
         metavar="FILE",
-        help="a SentencePiece .model, or WordPiece: vocab.txt or tokenizer.json",
+        help="a SentencePiece .model, a tokenizer.json of XLM-R's kind or BERT's, or vocab.txt",
     )
     corpus.add_argument("--validation_fraction", type=float, metavar="F", help="default 0.01")
     corpus.add_argument("--normalization", choices=("NFC", "none"), help="default NFC")

@@ -8,6 +8,7 @@ import abc
 import functools
 import hashlib
 import itertools
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,11 @@ import numpy as np
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.storage import location
+from langsamp_jax.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
 
@@ -154,12 +156,8 @@ class WordPieceTokenizer(Tokenizer):
         super().__init__(model)
         self._tokenizer = read_backend(model, source)
         kind = type(self._tokenizer.model).__name__
-        if kind == "Unigram":
-            raise UserError(
-                f"{source} is a Unigram model; name the sentencepiece.bpe.model of the same folder"
-            )
         if kind != "WordPiece":
-            raise UserError(f"{source} is a {kind} model; expected WordPiece")
+            raise UserError(f"{source} is a {kind} model; expected WordPiece, or XLM-R's Unigram")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # a line that says [MASK] holds no mask
@@ -183,7 +181,8 @@ TOKENIZER_FILES = (SentencePieceTokenizer.file_name, WordPieceTokenizer.file_nam
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a SentencePiece model, a WordPiece ``tokenizer.json`` or a cased ``vocab.txt``.
+    """Reads a SentencePiece model, a ``tokenizer.json`` (WordPiece, or XLM-R's Unigram, which is
+    read as the SentencePiece model that it was made from) or a cased ``vocab.txt``.
 
     Raises:
       UserError: the file is missing, or none of these.
@@ -200,6 +199,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if path.suffix == ".txt":
         return WordPieceTokenizer(_cased_wordpiece(model, path), str(path))
     if path.suffix == ".json":
+        backend = read_backend(model, str(path))
+        if isinstance(backend.model, Unigram):
+            model = sentencepiece_model(json.loads(backend.to_str()), str(path))
+            return SentencePieceTokenizer(model, str(path))
         return WordPieceTokenizer(model, str(path))
     return SentencePieceTokenizer(model, str(path))
 

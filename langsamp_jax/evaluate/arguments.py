@@ -106,7 +106,10 @@ def add_tasks(tasks: Any, verb: Verb, takes_gin: Callable[[argparse.ArgumentPars
         "--data sib200 --references uriel.npz --gin.finetune.num_seeds=1",
     )
     parser.add_argument(
-        "--on", choices=("sib200", "taxi1500"), default="sib200", help="task (default sib200)"
+        "--on",
+        choices=("sib200", "taxi1500", "ner", "pos"),
+        default="sib200",
+        help="task (default sib200)",
     )
     parser.add_argument(
         "--pivot", default="eng_Latn", help="the usual donor, to compare with (default eng_Latn)"

@@ -17,6 +17,7 @@ from langsamp_jax.corpus import aligned_corpus, aligned_lines, corpus_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate import donors as donor_choices
 from langsamp_jax.evaluate import geometry as tables
+from langsamp_jax.evaluate.datasets import TaskData
 from langsamp_jax.evaluate.encoder import sentence_encoder
 from langsamp_jax.evaluate.finetune import FineTuneConfig
 from langsamp_jax.evaluate.groups import averages
@@ -96,8 +97,7 @@ def retrieval(job: Job, pivot: str) -> dict[str, Any]:
 
 def transfer(job: Job, source: str, config: FineTuneConfig) -> dict[str, Any]:
     """Fine-tunes on ``source``, tests on all: taxi1500, sib200, ner or pos."""
-    read = read_tagging_task if job.task in ("ner", "pos") else read_sentence_task
-    data = read(job.data, job.task, source)
+    data = _read_task(job.data, job.task, source)
 
     def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
         return evaluate_transfer(trained, job.task, data, source, config, journal, _say)
@@ -166,11 +166,11 @@ def donors(
     """Which donor each way of choosing takes, and how well its model does on the targets.
 
     Args:
-      on: ``sib200`` or ``taxi1500``.
+      on: the task: ``sib200``, ``taxi1500``, ``ner`` or ``pos``.
       names: donors to choose from, beside the pivot; None: all that the model was trained on.
     """
     known = [reference for file in references for reference in read_references(file)]
-    read = functools.partial(read_sentence_task, job.data, on)
+    read = functools.partial(_read_task, job.data, on)
     settings = {"on": on, "pivot": pivot, "names": names, **dataclasses.asdict(config)}
 
     def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
@@ -182,6 +182,11 @@ def donors(
         return {"on": on, "metric": METRICS[on][0], **results, "skipped": skipped}
 
     return _measured(job, settings, measure)
+
+
+def _read_task(data: Path, task: str, source: str) -> TaskData[Any]:
+    read = read_tagging_task if task in ("ner", "pos") else read_sentence_task
+    return read(data, task, source)
 
 
 def _measured(job: Job, settings: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
