@@ -85,6 +85,14 @@ def split_language_script(name: str) -> tuple[str, str]:
     return language, script
 
 
+def scripts_by_language(names: Iterable[str]) -> dict[str, str]:
+    """Language code -> what it is written in: ``Latn``, or ``Cyrl, Latn``."""
+    found: dict[str, list[str]] = {}
+    for language, script in sorted(map(split_language_script, names)):
+        found.setdefault(language, []).append(script)
+    return {language: ", ".join(scripts) for language, scripts in found.items()}
+
+
 def check_language_script(name: str) -> None:
     """Raises UserError unless both codes of ``name`` exist.
 

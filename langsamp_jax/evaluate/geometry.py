@@ -5,11 +5,11 @@ Everything is a function of the two tables; no model is run. The definitions are
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
 from langsamp_jax.errors import UserError
@@ -65,6 +65,7 @@ def geometry(
     tables: Tables,
     references: Sequence[Reference],
     families: Mapping[str, str],
+    scripts: Mapping[str, str],
     permutations: int = 9999,
     seed: int = 0,
     neighbours: int = 5,
@@ -76,15 +77,19 @@ def geometry(
       references: distances between languages to compare the language table's with, see
         ``typology.read_references``.
       families: language code -> family, for the colours of a picture.
+      scripts: language code -> what it is written in, in the text that the model was trained on.
+        The script vector holds what languages of one script have in common, so their language
+        vectors say how they differ; relatives can be seen only among languages of one script.
       permutations, seed: of the Mantel test.
       neighbours: how many nearest rows are named for each.
 
     Returns:
       ``{"tables": {"language": record, "script": record}}``. A record has ``names`` [n],
       ``coordinates`` [n, 2] and ``explained`` [2] (``principal_components``), ``neighbours``
-      (name -> [[other, cosine], ...], the nearest first), and ``correlations``, one for each
-      reference: ``with``, ``rho`` and ``p`` (``mantel``), ``languages`` that both have and
-      ``permutations``; where there is no rho, it and p are None and ``reason`` says why. The
+      (name -> [[other, cosine], ...], the nearest first), and ``correlations``, two for each
+      reference, over all pairs and over pairs within a script: ``with``, ``rho`` and ``p``
+      (``mantel``), ``languages`` that are in a pair and ``permutations``; where there is no rho, it
+      and p are None and ``reason`` says why. The
       language table's record also has ``families`` [n], None where unknown; the script table's has
       no correlations, as there are no distances between scripts.
 
@@ -102,7 +107,9 @@ def geometry(
         records["language"] |= {
             "families": [families.get(code) for code in table.codes],
             "correlations": [
-                _correlation(table, reference, permutations, seed) for reference in references
+                _correlation(table, reference, strata, permutations, seed)
+                for reference in references
+                for strata in (None, scripts)
             ],
         }
     return {"tables": records}
@@ -142,7 +149,11 @@ def nearest(table: Table, count: int) -> dict[str, list[tuple[str, float]]]:
 
 
 def mantel(
-    first: np.ndarray, second: np.ndarray, permutations: int = 9999, seed: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    permutations: int = 9999,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Spearman's rank correlation of two distance matrices, and its p (Mantel 1967).
 
@@ -153,19 +164,23 @@ def mantel(
     Args:
       first, second: float [n, n], of which what lies above the diagonal counts; neither may be
         constant there.
+      strata: int [n]; only pairs within one count then, each with its rank less the mean rank of
+        the stratum's pairs, and rows are relabelled within their stratum.
 
     Returns:
       rho and p.
     """
-    above = np.triu_indices(len(first), 1)
-    first, second = (_centred_ranks(matrix[above]) for matrix in (first, second))
+    strata = np.zeros(len(first), int) if strata is None else strata
+    first, second = (_centred_ranks(matrix, strata) for matrix in (first, second))
+    together = np.argsort(strata, kind="stable")
+    order = np.empty(len(strata), int)
     found = np.einsum("ij,ij", first, second)
     scale = np.linalg.norm(first) * np.linalg.norm(second)
     rng = np.random.default_rng(seed)
     as_high = 0
     with Progress("Mantel test", permutations, "permutations") as progress:
         for _ in range(permutations):
-            order = rng.permutation(len(first))
+            order[together] = np.lexsort((rng.random(len(strata)), strata))
             permuted = second[order].take(order, axis=1)
             # The margin: permutations that change nothing may not be lost to rounding.
             as_high += np.einsum("ij,ij", first, permuted) >= found - 1e-10 * scale
@@ -173,9 +188,15 @@ def mantel(
     return float(found / scale), float((1 + as_high) / (1 + permutations))
 
 
-def _centred_ranks(distances: np.ndarray) -> np.ndarray:
-    """Ranks less their mean as a symmetric matrix, 0 on the diagonal. Permuting keeps the ranks."""
-    return squareform(rankdata(distances) - (len(distances) + 1) / 2)
+def _centred_ranks(distances: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Ranks less their stratum's mean as a symmetric matrix, 0 where a pair does not count; so
+    relabelling keeps them."""
+    within, ranks = np.triu(strata[:, None] == strata, 1), np.zeros(distances.shape)
+    ranks[within] = rankdata(distances[within])
+    for stratum in np.unique(strata):
+        pairs = within & (strata == stratum)[:, None]
+        ranks[pairs] -= ranks[pairs].mean() if pairs.any() else 0
+    return ranks + ranks.T
 
 
 def _layout(table: Table, neighbours: int) -> dict[str, Any]:
@@ -192,18 +213,26 @@ def _layout(table: Table, neighbours: int) -> dict[str, Any]:
 
 
 def _correlation(
-    table: Table, reference: Reference, permutations: int, seed: int
+    table: Table,
+    reference: Reference,
+    scripts: Mapping[str, str] | None,
+    permutations: int,
+    seed: int,
 ) -> dict[str, Any]:
-    known = set(reference.codes)
-    common = [code for code in table.codes if code in known]
-    record = {"with": reference.name, "rho": None, "p": None, "languages": len(common)}
+    """Over all pairs, or over those within one of ``scripts``."""
+    everywhere = dict.fromkeys(table.codes, "") if scripts is None else scripts
+    known = [code for code in table.codes if code in set(reference.codes) & everywhere.keys()]
+    sizes = Counter(everywhere[code] for code in known)
+    common = [code for code in known if sizes[everywhere[code]] > 1]
+    name = reference.name if scripts is None else f"{reference.name} within a script"
+    record = {"with": name, "rho": None, "p": None, "languages": len(common)}
     record["permutations"] = permutations
     if len(common) < _FEWEST:
         return record | {"reason": f"fewer than {_FEWEST} languages in common"}
     vectors = table.rows(common)
     pair = 1 - cosines(vectors, vectors), reference.between(common, common)
-    above = np.triu_indices(len(common), 1)
-    if any(np.ptp(matrix[above]) == 0 for matrix in pair):
+    strata = np.unique([everywhere[code] for code in common], return_inverse=True)[1]
+    if not all(_centred_ranks(matrix, strata).any() for matrix in pair):
         return record | {"reason": "all languages are equally far from each other"}
-    rho, p = mantel(*pair, permutations, seed)
+    rho, p = mantel(*pair, permutations, seed, strata)
     return record | {"rho": rho, "p": p}

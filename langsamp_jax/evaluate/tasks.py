@@ -33,6 +33,7 @@ from langsamp_jax.evaluate.trained import Trained, is_run, open_trained
 from langsamp_jax.evaluate.transfer import METRICS, evaluate_transfer, transfer_matrix
 from langsamp_jax.evaluate.typology import read_families, read_references
 from langsamp_jax.files import write_text
+from langsamp_jax.inventory import scripts_by_language
 from langsamp_jax.run import open_run
 from langsamp_jax.storage import is_remote
 from langsamp_jax.store import Store
@@ -150,7 +151,8 @@ def geometry(job: Job, references: Sequence[Path], families: Path | None) -> dic
     family_of = {} if families is None else read_families(families)
 
     def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
-        return tables.geometry(tables.trained_tables(trained), known, family_of)
+        scripts = scripts_by_language(trained.inventory.language_scripts)
+        return tables.geometry(tables.trained_tables(trained), known, family_of, scripts)
 
     return _measured(job, {}, measure)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.inventory import language_name
+from langsamp_jax.inventory import language_name, scripts_by_language
 from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Part, Table, number
 from langsamp_jax.report.read import Evidence
@@ -271,15 +271,13 @@ def _points(evidence: Evidence, of: dict[str, Any]) -> tuple[list[dict[str, Any]
     families = of.get("families") or [None] * len(of["names"])
     sizes = Counter(family for family in families if family)
     largest = [family for family, _ in sizes.most_common(_FAMILIES)]
-    scripts: dict[str, list[str]] = {}
-    for pair in evidence.run.inventory.language_scripts:
-        scripts.setdefault(pair.split("_")[0], []).append(pair.split("_")[1])
+    scripts = scripts_by_language(evidence.run.inventory.language_scripts)
     records = []
     for name, family, (x, y) in zip(of["names"], families, of["coordinates"], strict=True):
         record = {"label": name, "kind": family if family in largest else "other", "x": x, "y": y}
         if of.get("families"):
             record["name"], record["family"] = language_name(name), family or "unknown"
-            record["script"] = ", ".join(scripts.get(name, [])) or "unknown"
+            record["script"] = scripts.get(name, "unknown")
         records.append(record)
     others = ["other"] if any(record["kind"] == "other" for record in records) else []
     return records, largest + others
