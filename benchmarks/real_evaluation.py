@@ -4,18 +4,16 @@
 
 Trains on the Universal Declaration of Human Rights and the first 800 of 1,077 Bible verses, and
 evaluates on text that is none of it: Tatoeba, FLORES with the labels of SIB-200, Universal
-Dependencies, Universal NER. Given again, it goes on: what stands in OUTPUT stays. Appends commands,
-the end of what they print and their wall time to OUTPUT/log.txt, and prints a table in Markdown.
+Dependencies, Universal NER. Given again, it goes on: what stands in OUTPUT stays. Prints a table in
+Markdown; OUTPUT/log.txt says what was run.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import tabulate
+from commands import run_missing
 
 TATOEBA, FLORES, UD, UNER = "data/tatoeba", "data/flores_sib200", "data/ud_pos", "data/ner/uner"
 VERSES = 800
@@ -37,7 +35,6 @@ EVALUATIONS = {  # fine-tuned at rates for a model of this size
     "donors": f"--data {UD} --on pos --references data/typology/uriel_subset.npz"
     f" --donors mar_Deva tel_Telu uig_Arab wol_Latn {RATE}1e-3 {EPOCHS}2",
 }
-LINES = 16  # of a command's output that the log keeps
 GROUPS = {"all": "all", "head": "head", "tail": "tail", "latin": "Latin", "non_latin": "not Latin"}
 TABLE = [  # task, title, metric, its name, format
     ("retrieval-tatoeba", "SR-T, Tatoeba", "top10", "top-10", ".1%"),
@@ -66,9 +63,7 @@ def main() -> None:
     if not (args.output / "data").exists():
         (args.output / "data").symlink_to(args.data.resolve())
     write_corpus(args.output / "data", args.output / "corpus")
-    for command, result in commands(args.steps):
-        if not (args.output / result).exists():
-            run(command, args.output)
+    run_missing(commands(args.steps), args.output)
     print(markdown(args.output / "run" / "evaluation"))
 
 
@@ -83,35 +78,23 @@ def write_corpus(data: Path, corpus: Path) -> None:
         (corpus / name).write_text("".join(f"{line}\n" for line in lines if line), "utf-8")
 
 
-def commands(steps: int) -> list[tuple[list[str], str]]:
-    """Commands of ``langsamp``, and what each leaves in the folder that it is run in."""
+def commands(steps: int) -> dict[str, str]:
+    """What each command leaves -> the command."""
     tokenizer = f"--corpus corpus --vocab_size {VOCAB_SIZE} --output my.model"
     prepare = "--corpus corpus --tokenizer my.model --output store --sequence_length 128"
     prepare += f" --validation_fraction 0.02 --held_out {TATOEBA} {FLORES}/text {UD} {UNER}"
     train = "--gin_file small_text.gin --data store --output run"
-    found = [
-        (f"tokenizer train {tokenizer}", "my.model"),
-        (f"prepare {prepare}", "store/manifest.json"),
-        (f"train {train} --gin.train.num_steps={steps}", f"run/checkpoints/{steps}"),
-    ]
-    for task, options in EVALUATIONS.items():
-        command = f"evaluate {task} --model run {options}"
-        found.append((command, f"run/evaluation/{task}.json"))
-    found.append(("report --run run", "run/report/index.html"))
-    return [(command.split(), result) for command, result in found]
-
-
-def run(command: list[str], folder: Path) -> None:
-    """Runs it in ``folder``, and says so in its log."""
-    started = time.perf_counter()
-    langsamp = [sys.executable, "-m", "langsamp_jax"]
-    done = subprocess.run([*langsamp, *command], cwd=folder, stdout=subprocess.PIPE, text=True)
-    seconds = time.perf_counter() - started
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        print("$ langsamp", *command, file=log)
-        print(*done.stdout.splitlines()[-LINES:], sep="\n", file=log)
-        print(f"  [{seconds:.0f} s, exit {done.returncode}]\n", file=log)
-    done.check_returncode()
+    evaluations = {
+        f"run/evaluation/{task}.json": f"evaluate {task} --model run {options}"
+        for task, options in EVALUATIONS.items()
+    }
+    return {
+        "my.model": f"tokenizer train {tokenizer}",
+        "store/manifest.json": f"prepare {prepare}",
+        f"run/checkpoints/{steps}": f"train {train} --gin.train.num_steps={steps}",
+        **evaluations,
+        "run/report/index.html": "report --run run",
+    }
 
 
 def markdown(results: Path) -> str:

@@ -1,0 +1,31 @@
+"""Commands of ``langsamp`` in a folder, with a log of what was run, and how long it took."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+LINES = 16  # of what a command prints that the log keeps
+
+
+def run_missing(commands: Mapping[str, str], folder: Path) -> None:
+    """Runs, in ``folder``, every command whose result is not there.
+
+    Args:
+      commands: what a command leaves in ``folder`` -> its arguments, with spaces between.
+      folder: appended to its ``log.txt`` are commands, the end of their output and wall times.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for result, command in commands.items():
+        if (folder / result).exists():
+            continue
+        started = time.perf_counter()
+        arguments = [sys.executable, "-m", "langsamp_jax", *command.split()]
+        done = subprocess.run(arguments, cwd=folder, stdout=subprocess.PIPE, text=True)
+        seconds = time.perf_counter() - started
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
+            print("$ langsamp", command, file=log)
+            print(*done.stdout.splitlines()[-LINES:], sep="\n", file=log)
+            print(f"  [{seconds:.0f} s, exit {done.returncode}]\n", file=log)
+        done.check_returncode()
