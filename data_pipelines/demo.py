@@ -10,6 +10,7 @@ from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
 from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax.evaluate import tasks
+from langsamp_jax.evaluate.finetune import FineTuneConfig
 from langsamp_jax.evaluate.tasks import Job
 from langsamp_jax.files import write_text
 from langsamp_jax.progress import table
@@ -46,10 +47,12 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     started = time.perf_counter()
     run = train(Store(output / "store"), output / "run", configs)
     seconds = time.perf_counter() - started
-    say("5/6", "validation loss, retrieval of held-out sentences, neutrality, the two tables")
+    say("5/6", "validation loss; held-out sentences: retrieval, topics, neutrality; the tables")
     held_out, tree = corpus / "held_out", corpus / "world.json"
     masked_lm = tasks.masked_lm(Job("mlm", run.path, output / "store"))
     retrieval = tasks.retrieval(Job("retrieval-bible", run.path, held_out), PIVOT)
+    quick = FineTuneConfig(learning_rate=1e-3, num_epochs=5, num_seeds=1)  # for so small a model
+    tasks.transfer(Job("sib200", run.path, held_out), PIVOT, quick)
     tasks.neutrality(Job("neutrality", run.path, held_out), PIVOT, sentences=300)
     if configs.model.placement != "none":
         tasks.geometry(Job("geometry", run.path), [tree], tree)
