@@ -72,10 +72,11 @@ def write_corpus(data: Path, corpus: Path) -> None:
     text: dict[str, list[str]] = {}
     for folder, lines in (("udhr", None), ("bible", VERSES)):
         for file in sorted((data / folder / "text").glob("*.txt")):
-            text.setdefault(file.name, []).extend(file.read_text("utf-8").split("\n")[:lines])
+            found = file.read_text("utf-8").removesuffix("\n").split("\n")
+            text.setdefault(file.name, []).extend(found[:lines])
     corpus.mkdir(exist_ok=True)
     for name, lines in text.items():
-        (corpus / name).write_text("".join(f"{line}\n" for line in lines if line), "utf-8")
+        (corpus / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def commands(steps: int) -> dict[str, str]:
