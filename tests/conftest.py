@@ -1,12 +1,16 @@
-"""A small world for all tests: a corpus, a tokenizer trained on it, and a store of both."""
+"""A small world for all tests: a corpus, a tokenizer trained on it, and a store of both.
+
+Beside it, files and corpora by hand, and what a user's mistake must come to: one line.
+"""
 
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,6 +25,8 @@ from hypothesis import settings
 from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
 from data_pipelines.tokenizer_training import train_tokenizer
+from langsamp_jax.cli import main
+from langsamp_jax.errors import UserError
 
 # A job in the background of a shell ignores these, and so would all that tests start and signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +61,66 @@ def store_path(
     store = tmp_path_factory.mktemp("store") / "store"
     prepare(corpus, tokenizer_file, store, sequence_length=32, validation_fraction=0.1)
     return store
+
+
+@pytest.fixture(scope="session")
+def write_files() -> Callable[[Path, Mapping[str, str | bytes]], Path]:
+    """``write_files(folder, {"deu_Latn/test.tsv": text, ...})``: gives the folder."""
+
+    def write_files(folder: Path, files: Mapping[str, str | bytes]) -> Path:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            data = text if isinstance(text, bytes) else text.encode("utf-8")
+            (folder / name).write_bytes(data)
+        return folder
+
+    return write_files
+
+
+@pytest.fixture(scope="session")
+def write_corpus() -> Callable[..., Path]:
+    """``write_corpus(folder, qaa_Latn=[line, ...], ...)``: a new folder of text by language."""
+
+    def write_corpus(folder: Path, **languages: Sequence[str]) -> Path:
+        folder.mkdir(parents=True)
+        for name, lines in languages.items():
+            (folder / f"{name}.txt").write_text("".join(line + "\n" for line in lines), "utf-8")
+        return folder
+
+    return write_corpus
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """``refused(call, *arguments, **options)``: the one line of the UserError of that call."""
+
+    def refused(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+        with pytest.raises(UserError) as error:
+            call(*arguments, **options)
+        line = str(error.value)
+        assert "\n" not in line, line
+        return line
+
+    return refused
+
+
+@pytest.fixture
+def command_refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``command_refused("train", "--data", store, ...)``: the one line that ``langsamp`` prints
+    of a bad call, and nothing else; it exits with 2."""
+
+    def command_refused(*arguments: object) -> str:
+        capsys.readouterr()
+        try:
+            status, start = main([str(argument) for argument in arguments]), "langsamp: "
+        except SystemExit as stop:  # argparse's own way out, which names the verb
+            status, start = stop.code, "langsamp"
+        printed, line = capsys.readouterr()
+        assert (status, printed) == (2, ""), line
+        assert line.count("\n") == 1 and line.endswith("\n") and line.startswith(start), line
+        return line
+
+    return command_refused
 
 
 @pytest.fixture(scope="session")

@@ -25,13 +25,6 @@ from langsamp_jax.train import Configs
 LENGTH, FRACTION = 16, 0.2
 
 
-def write(folder: Path, **texts: list[str]) -> Path:
-    folder.mkdir(parents=True)
-    for name, lines in texts.items():
-        (folder / f"{name}.txt").write_text("".join(line + "\n" for line in lines), "utf-8")
-    return folder
-
-
 def numbered(start: int, stop: int, words: str = "a line") -> list[str]:
     return [f"{words} {number}" for number in range(start, stop)]
 
@@ -75,19 +68,19 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.fixture(scope="module")
-def base(tokenizer_file, tmp_path_factory) -> Path:
+def base(tokenizer_file, tmp_path_factory, write_corpus) -> Path:
     """Two language-scripts with rows, and one with too little text. Not to be written to."""
     folder = tmp_path_factory.mktemp("base")
     texts = {"qaa_Latn": numbered(0, 200), "qab_Latn": numbered(0, 150), "qac_Latn": ["one"]}
-    corpus = write(folder / "corpus", **texts)
+    corpus = write_corpus(folder / "corpus", **texts)
     prepare(corpus, tokenizer_file, folder / "store", LENGTH, FRACTION)
     return folder / "store"
 
 
-def test_a_new_language_leaves_the_files_of_the_others(base, tmp_path, sides):
+def test_a_new_language_leaves_the_files_of_the_others(base, tmp_path, sides, write_corpus):
     before = snapshot(base)
     lines = numbered(0, 180, "new words")
-    manifest = grow(base, write(tmp_path / "more", qaa_Cyrl=lines), tmp_path / "store")
+    manifest = grow(base, write_corpus(tmp_path / "more", qaa_Cyrl=lines), tmp_path / "store")
     assert snapshot(base) == before
     assert manifest.names == ("qaa_Cyrl", "qaa_Latn", "qab_Latn")
     old, store = Store(base).manifest, tmp_path / "store"
@@ -106,12 +99,14 @@ def test_a_new_language_leaves_the_files_of_the_others(base, tmp_path, sides):
     assert old.files.items() <= manifest.files.items()
 
 
-def test_more_text_follows_what_is_there(base, tmp_path, sides):
+def test_more_text_follows_what_is_there(base, tmp_path, sides, write_corpus):
     """Old rows keep their numbers; validation fills its last row; what training had dropped
     behind its last row stays out, and lines that are there already are dropped."""
     old, new = numbered(0, 200), numbered(200, 320)
     store = tmp_path / "store"
-    manifest = grow(base, write(tmp_path / "more", qaa_Latn=[*old[50:90], *new, *new[:5]]), store)
+    manifest = grow(
+        base, write_corpus(tmp_path / "more", qaa_Latn=[*old[50:90], *new, *new[:5]]), store
+    )
     for split in SPLITS:
         first = rows_of(base, split, "qaa_Latn")
         tokens = sum(first, []) + sides(new)[split]
@@ -129,21 +124,21 @@ def test_more_text_follows_what_is_there(base, tmp_path, sides):
     assert (met["lines"], met["duplicates"]) == (200 + 165, 45)
 
 
-def test_a_language_without_enough_text_before(base, tmp_path, sides):
+def test_a_language_without_enough_text_before(base, tmp_path, sides, write_corpus):
     """Its few lines were not stored: they are lines like any other."""
     lines = ["one", *numbered(0, 60)]
-    manifest = grow(base, write(tmp_path / "more", qac_Latn=lines), tmp_path / "store")
+    manifest = grow(base, write_corpus(tmp_path / "more", qac_Latn=lines), tmp_path / "store")
     assert manifest.names == ("qaa_Latn", "qab_Latn", "qac_Latn") and manifest.skipped == {}
     for split in SPLITS:
         rows = cut(sides(lines)[split], split == "validation")
         assert rows_of(tmp_path / "store", split, "qac_Latn") == rows
 
 
-def test_grown_twice(base, tmp_path, sides, digests):
+def test_grown_twice(base, tmp_path, sides, digests, write_corpus):
     """A language-script and another one, and then both again; the second base may go."""
     parts = [numbered(n, n + 70) for n in (200, 250, 310)]
-    grow(base, write(tmp_path / "a", qaa_Latn=parts[0], qad_Latn=parts[0]), tmp_path / "one")
-    more = write(tmp_path / "b", qaa_Latn=parts[1], qad_Latn=parts[1])
+    grow(base, write_corpus(tmp_path / "a", qaa_Latn=parts[0], qad_Latn=parts[0]), tmp_path / "one")
+    more = write_corpus(tmp_path / "b", qaa_Latn=parts[1], qad_Latn=parts[1])
     manifest = grow(tmp_path / "one", more, tmp_path / "two")
     before = digests(tmp_path / "two")
     for split in SPLITS:
@@ -159,12 +154,12 @@ def test_grown_twice(base, tmp_path, sides, digests):
     assert Store(tmp_path / "two").manifest == manifest and digests(tmp_path / "two") == before
 
 
-def test_the_same_text_again_is_refused(base, tmp_path):
+def test_the_same_text_again_is_refused(base, tmp_path, write_corpus):
     """The base's own corpus, a copy of a part of it, and what it has grown by."""
     copy = shutil.copytree(base.parent / "corpus", tmp_path / "copy")
     (copy / "qab_Latn.txt").unlink()
     grown = tmp_path / "grown"
-    grow(base, write(tmp_path / "more", qaa_Latn=numbered(200, 300)), grown)
+    grow(base, write_corpus(tmp_path / "more", qaa_Latn=numbered(200, 300)), grown)
     for store, corpus in ((base, copy), (grown, copy), (grown, tmp_path / "more")):
         with pytest.raises(UserError) as error:
             grow(store, corpus, tmp_path / "store")
@@ -173,21 +168,23 @@ def test_the_same_text_again_is_refused(base, tmp_path):
         assert not partial_path(tmp_path / "store").exists()
 
 
-def test_what_is_there_already_is_left_alone_beside_what_is_new(base, tmp_path, digests):
+def test_what_is_there_already_is_left_alone_beside_what_is_new(
+    base, tmp_path, digests, write_corpus
+):
     """The corpus of the base with one more file gives what that file alone gives."""
     copy = shutil.copytree(base.parent / "corpus", tmp_path / "copy")
     lines = numbered(0, 80, "other")
     (copy / "qad_Latn.txt").write_text("".join(line + "\n" for line in lines), "utf-8")
     grow(base, copy, tmp_path / "one")
-    grow(base, write(tmp_path / "alone", qad_Latn=lines), tmp_path / "two")
+    grow(base, write_corpus(tmp_path / "alone", qad_Latn=lines), tmp_path / "two")
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-def test_called_again_nothing_is_done(base, tmp_path):
-    more, store = write(tmp_path / "more", qaa_Latn=numbered(200, 300)), tmp_path / "store"
+def test_called_again_nothing_is_done(base, tmp_path, write_corpus):
+    more, store = write_corpus(tmp_path / "more", qaa_Latn=numbered(200, 300)), tmp_path / "store"
     manifest, before = grow(base, more, store), snapshot(store)
     assert grow(base, more, store) == manifest and snapshot(store) == before
-    other = write(tmp_path / "other", qaa_Latn=numbered(300, 400))
+    other = write_corpus(tmp_path / "other", qaa_Latn=numbered(300, 400))
     for output in (store, base):
         with pytest.raises(UserError) as error:
             grow(base, other, output)
@@ -195,16 +192,16 @@ def test_called_again_nothing_is_done(base, tmp_path):
     assert snapshot(store) == before
 
 
-def test_more_text_than_a_file_holds(tokenizer_file, tmp_path, digests, monkeypatch):
+def test_more_text_than_a_file_holds(tokenizer_file, tmp_path, digests, monkeypatch, write_corpus):
     """A base of 2 files of 2,048 rows and a part of a third grows to 5: the full ones are linked,
     also where each file is packed alone; the last one of the base is not changed."""
     monkeypatch.setattr(build, "_FILES_AT_ONCE", 1)
     lines = [f"{n} {n * n} {n * n * n} and on" for n in range(2700)]
-    small, base = write(tmp_path / "small", qaa_Latn=lines[:1500]), tmp_path / "base"
+    small, base = write_corpus(tmp_path / "small", qaa_Latn=lines[:1500]), tmp_path / "base"
     before = prepare(small, tokenizer_file, base, 8, 0.1).counts["train"]["qaa_Latn"].rows
     assert 2 * 2048 < before < 3 * 2048
     was = snapshot(base)
-    more = write(tmp_path / "more", qaa_Latn=lines)
+    more = write_corpus(tmp_path / "more", qaa_Latn=lines)
     after = grow(base, more, tmp_path / "store").counts["train"]["qaa_Latn"].rows
     assert 4 * 2048 < after
     assert snapshot(base) == was
@@ -218,9 +215,9 @@ def test_more_text_than_a_file_holds(tokenizer_file, tmp_path, digests, monkeypa
     assert digests(tmp_path / "again") == digests(tmp_path / "store")
 
 
-def test_ids_and_other_readers(base, tmp_path):
+def test_ids_and_other_readers(base, tmp_path, write_corpus):
     """What reads a store reads a grown one; batches of it have the new rows."""
-    more = write(tmp_path / "more", qaa_Latn=numbered(200, 300), qae_Latn=numbered(0, 90))
+    more = write_corpus(tmp_path / "more", qaa_Latn=numbered(200, 300), qae_Latn=numbered(0, 90))
     manifest = grow(base, more, tmp_path / "store")
     store = Store(tmp_path / "store")
     assert store.tokenizer().fingerprint == Store(base).tokenizer().fingerprint
@@ -239,7 +236,7 @@ few = st.lists(st.sampled_from(numbered(0, 60)), max_size=50)
 @settings(max_examples=12)
 @given(texts=st.lists(few, min_size=1, max_size=4), range_bytes=st.integers(50, 1000))
 def test_any_texts_in_any_number_of_steps(
-    texts, range_bytes, tokenizer_file, sides, tmp_path_factory
+    texts, range_bytes, tokenizer_file, sides, tmp_path_factory, write_corpus
 ):
     """As lists in memory. What has no row of training is not there, nor are its lines known."""
     folder = tmp_path_factory.mktemp("steps")
@@ -248,11 +245,11 @@ def test_any_texts_in_any_number_of_steps(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "RANGE_BYTES", range_bytes)
         prepare(
-            write(folder / "corpus", qaz_Latn=numbered(0, 20)),
+            write_corpus(folder / "corpus", qaz_Latn=numbered(0, 20)),
             tokenizer_file, store, LENGTH, FRACTION,
         )  # fmt: skip
         for number, text in enumerate(texts, 1):
-            corpus, before = write(folder / f"corpus-{number}", qaa_Latn=text), store
+            corpus, before = write_corpus(folder / f"corpus-{number}", qaa_Latn=text), store
             store = folder / str(number)
             if tuple(text) in read:
                 with pytest.raises(UserError, match="holds all text"):
@@ -272,9 +269,9 @@ def test_any_texts_in_any_number_of_steps(
 
 
 @pytest.mark.parametrize("number", [1, 5, 9])
-def test_interrupted_and_continued(number, base, tmp_path, digests, monkeypatch):
+def test_interrupted_and_continued(number, base, tmp_path, digests, monkeypatch, write_corpus):
     monkeypatch.setattr(sources, "RANGE_BYTES", 600)
-    more = write(tmp_path / "more", qaa_Latn=numbered(100, 300), qae_Latn=numbered(0, 90))
+    more = write_corpus(tmp_path / "more", qaa_Latn=numbered(100, 300), qae_Latn=numbered(0, 90))
     before, leave, items = snapshot(base), work._leave_result, []
 
     def leave_some(function, folder, entry):
@@ -293,14 +290,14 @@ def test_interrupted_and_continued(number, base, tmp_path, digests, monkeypatch)
     assert snapshot(base) == before and not partial_path(tmp_path / "store").exists()
 
 
-def test_the_settings_are_those_of_the_base(tokenizer_file, tmp_path, sides):
+def test_the_settings_are_those_of_the_base(tokenizer_file, tmp_path, sides, write_corpus):
     """Duplicates are kept, text is not normalised, and the same texts are held out."""
-    held_out = write(tmp_path / "held_out", a=["a line 7", "a line 207"])
+    held_out = write_corpus(tmp_path / "held_out", a=["a line 7", "a line 207"])
     hygiene, base = Hygiene("none", "keep"), tmp_path / "base"
-    corpus = write(tmp_path / "corpus", qaa_Latn=numbered(0, 100))
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=numbered(0, 100))
     prepare(corpus, tokenizer_file, base, LENGTH, FRACTION, hygiene, [held_out])
     assert not (base / "lines").exists()
-    more = write(tmp_path / "more", qaa_Latn=["u\u0308ber", *numbered(90, 250)])
+    more = write_corpus(tmp_path / "more", qaa_Latn=["u\u0308ber", *numbered(90, 250)])
     for wrong in ([], [tmp_path / "more"]):
         with pytest.raises(UserError) as error:
             grow(base, more, tmp_path / "store", wrong)
@@ -313,8 +310,8 @@ def test_the_settings_are_those_of_the_base(tokenizer_file, tmp_path, sides):
         assert rows_of(tmp_path / "store", split, "qaa_Latn") == rows
 
 
-def test_a_base_that_is_none(base, tmp_path):
-    more = write(tmp_path / "more", qaa_Latn=["x"])
+def test_a_base_that_is_none(base, tmp_path, write_corpus):
+    more = write_corpus(tmp_path / "more", qaa_Latn=["x"])
     with pytest.raises(UserError, match="is no store"):
         grow(tmp_path / "more", more, tmp_path / "store")
     damaged = shutil.copytree(base, tmp_path / "damaged")
@@ -326,7 +323,7 @@ def test_a_base_that_is_none(base, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [None, 0, 8, -8])
-def test_a_base_that_does_not_know_its_lines(keep, base, tmp_path):
+def test_a_base_that_does_not_know_its_lines(keep, base, tmp_path, write_corpus):
     """Else lines that are there would be added again."""
     damaged = shutil.copytree(base, tmp_path / "damaged")
     file = damaged / "lines" / "qaa_Latn.u64"
@@ -334,8 +331,8 @@ def test_a_base_that_does_not_know_its_lines(keep, base, tmp_path):
     file.unlink()
     if keep is not None:
         file.write_bytes(data[:keep])
-    more = write(tmp_path / "more", qaa_Latn=numbered(100, 300))
+    more = write_corpus(tmp_path / "more", qaa_Latn=numbered(100, 300))
     with pytest.raises(UserError) as error:
         grow(damaged, more, tmp_path / "store")
     assert str(error.value) == f"{file} is missing or damaged; prepare the store again"
-    grow(damaged, write(tmp_path / "other", qab_Latn=numbered(100, 300)), tmp_path / "store")
+    grow(damaged, write_corpus(tmp_path / "other", qab_Latn=numbered(100, 300)), tmp_path / "store")

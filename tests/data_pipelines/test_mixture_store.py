@@ -261,7 +261,7 @@ def test_a_source_may_know_the_size_of_one_split_only(features, tmp_path):
     assert '"deu_Latn": 90.0,' in (tmp_path / "store" / "mixture.gin").read_text()
 
 
-def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path, refused):
+def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path, mixture_refused):
     """The records before the damage, and the other files, are there."""
     lines, files = TEXT["deu_Latn"], [tmp_path / f"{part}.tfrecord" for part in range(3)]
     for part, file in enumerate(files):
@@ -274,7 +274,7 @@ def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path
         AddLanguageScript("deu_Latn", features),
     ]
     seqio.TaskRegistry.add("broken", records(files), features, steps)
-    line = refused("broken", tmp_path / "store")
+    line = mixture_refused("broken", tmp_path / "store")
     assert f"Task broken: damaged: {files[1]};" in line and "--skip_damaged" in line
     manifest = prepare_mixture("broken", None, tmp_path / "store", 16, skip_damaged=True)
     assert 60 < manifest.counts["train"]["deu_Latn"].lines < 90
@@ -285,7 +285,7 @@ def test_damaged_records_are_named_and_left_out_when_asked_to(features, tmp_path
     assert str(files[1]) in (tmp_path / "store" / "origin.json").read_text()
 
 
-def test_a_missing_file_is_named(features, tmp_path, refused):
+def test_a_missing_file_is_named(features, tmp_path, mixture_refused):
     file = tmp_path / "gone.tfrecord"
     write_records(file, TEXT["deu_Latn"])
     steps = [
@@ -297,7 +297,7 @@ def test_a_missing_file_is_named(features, tmp_path, refused):
     listed = source.list_shards("train")
     os.remove(file)
     source.list_shards = lambda split: listed
-    assert "gone.tfrecord" in refused("gone", tmp_path / "store")
+    assert "gone.tfrecord" in mixture_refused("gone", tmp_path / "store")
 
 
 def write_records(file: Path, lines: Sequence[str]) -> None:

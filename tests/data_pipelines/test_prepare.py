@@ -58,13 +58,6 @@ def rows_of(store: Store, split: str, name: str) -> list[list[int]]:
     return [line[:size].tolist() for line, size in zip(tokens, lengths, strict=True)]
 
 
-def write(folder: Path, **lines: list[str]) -> Path:
-    folder.mkdir()
-    for name, text in lines.items():
-        (folder / f"{name}.txt").write_text("".join(line + "\n" for line in text), "utf-8")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("length", "fraction", "size"),
     [(32, 0.1, None), (8, 0.3, 5000), (50, 0.5, 700), (512, 0, 100)],
@@ -115,10 +108,12 @@ def test_large_languages_fill_several_files(corpus, tokenizer_file, tmp_path):
 
 @pytest.mark.parametrize("duplicates", ["drop", "keep"])
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
-def test_equal_lines_are_on_one_side_only(fraction, duplicates, tokenizer_file, tmp_path):
+def test_equal_lines_are_on_one_side_only(
+    fraction, duplicates, tokenizer_file, tmp_path, write_corpus
+):
     """Within a language and across languages, whatever else the files hold."""
     lines = [f"line number {number}" for number in range(400)]
-    corpus = write(
+    corpus = write_corpus(
         tmp_path / "corpus",
         qaa_Latn=lines + lines[::2],
         qab_Latn=[f"  {line}\t" for line in lines[::-1]] + ["another"] * 50,
@@ -209,10 +204,12 @@ def test_an_empty_folder_may_stand_at_the_output(
     assert digests(tmp_path / "store") == digests(store_path)
 
 
-def test_a_language_with_too_little_text_is_skipped_and_listed(tokenizer_file, tmp_path):
+def test_a_language_with_too_little_text_is_skipped_and_listed(
+    tokenizer_file, tmp_path, write_corpus
+):
     short = "abc abc"
     long = [f"some words here {number}" for number in range(50)]
-    corpus = write(tmp_path / "corpus", qaa_Latn=long, qab_Latn=[short], qac_Latn=[])
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=long, qab_Latn=[short], qac_Latn=[])
     manifest = prepare(corpus, tokenizer_file, tmp_path / "store", 64, 0)
     assert manifest.names == ("qaa_Latn",)
     tokens = len(packed([short], tokenizer_file, 64, True)[0])
@@ -226,13 +223,13 @@ def test_a_language_with_too_little_text_is_skipped_and_listed(tokenizer_file, t
     assert prepare(corpus, tokenizer_file, tmp_path / "store", 64, 0) == manifest
 
 
-def test_a_language_is_kept_for_its_training_rows_alone(tokenizer_file, tmp_path):
+def test_a_language_is_kept_for_its_training_rows_alone(tokenizer_file, tmp_path, write_corpus):
     """Lines that all fall on the validation side make no language to train on, and lines that
     all fall on the training side make one without validation rows."""
     lines = [f"line number {number}" for number in range(300)]
     train = [line for line in lines if not is_validation(line, 0.5)]
     validation = [line for line in lines if is_validation(line, 0.5)]
-    corpus = write(tmp_path / "corpus", qaa_Latn=train, qab_Latn=validation, qac_Latn=lines)
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=train, qab_Latn=validation, qac_Latn=lines)
     manifest = prepare(corpus, tokenizer_file, tmp_path / "store", 32, 0.5)
     assert manifest.names == ("qaa_Latn", "qac_Latn") and list(manifest.skipped) == ["qab_Latn"]
     counts = manifest.counts["validation"]
@@ -241,11 +238,11 @@ def test_a_language_is_kept_for_its_training_rows_alone(tokenizer_file, tmp_path
     assert rows_of(Store(tmp_path / "store"), "validation", "qac_Latn") == expected
 
 
-def test_a_row_is_filled_to_the_last_token(tokenizer_file, tmp_path):
+def test_a_row_is_filled_to_the_last_token(tokenizer_file, tmp_path, write_corpus):
     """Text of exactly so many tokens as rows need leaves no rest on either side."""
     line = "a"
     tokens = len(packed([line], tokenizer_file, 8, True)[0])
-    corpus = write(tmp_path / "corpus", qaa_Latn=[line] * 8)
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=[line] * 8)
     manifest: Manifest = prepare(
         corpus, tokenizer_file, tmp_path / "store", 8, 0, Hygiene(duplicates="keep")
     )
@@ -253,8 +250,10 @@ def test_a_row_is_filled_to_the_last_token(tokenizer_file, tmp_path):
     assert manifest.counts["train"]["qaa_Latn"].tokens == 8 * tokens
 
 
-def test_byte_order_mark_line_ends_and_empty_lines_do_not_count(tokenizer_file, tmp_path, digests):
-    plain = write(tmp_path / "plain", qaa_Latn=["one two", "three", "four five"] * 20)
+def test_byte_order_mark_line_ends_and_empty_lines_do_not_count(
+    tokenizer_file, tmp_path, digests, write_corpus
+):
+    plain = write_corpus(tmp_path / "plain", qaa_Latn=["one two", "three", "four five"] * 20)
     other = tmp_path / "other"
     other.mkdir()
     text = "\ufeff" + "\r\n \r\n".join(["one two", " three\t", "four five"] * 20)

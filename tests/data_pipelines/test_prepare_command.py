@@ -33,22 +33,15 @@ def spoilt(tmp_path) -> Path:
 
 
 @pytest.fixture
-def refused(capsys, tmp_path) -> Callable[..., str]:
-    """``refused(*arguments)``: the one line; there is no output."""
+def prepare_refused(command_refused, tmp_path) -> Callable[..., str]:
+    """``prepare_refused(*arguments)``: the one line; there is no output."""
 
-    def refused(*arguments: object) -> str:
-        words = ["prepare", "--output", tmp_path / "store", *arguments]
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse's own way out
-            status = stop.code
-        out, line = capsys.readouterr()
-        assert (status, out) == (2, ""), line
-        assert line.count("\n") == 1 and line.startswith("langsamp"), line
+    def prepare_refused(*arguments: object) -> str:
+        line = command_refused("prepare", "--output", tmp_path / "store", *arguments)
         assert not (tmp_path / "store").exists()
         return line
 
-    return refused
+    return prepare_refused
 
 
 def test_what_was_met_is_told(spoilt, tokenizer_file, tmp_path, capsys):
@@ -100,13 +93,17 @@ def test_a_store_that_grows(store_path, tmp_path, capsys):
     assert all(name in told for name in names)
 
 
-def test_arguments_that_do_not_go_together(corpus, tokenizer_file, store_path, tmp_path, refused):
+def test_arguments_that_do_not_go_together(
+    corpus, tokenizer_file, store_path, tmp_path, prepare_refused
+):
     text = ["--corpus", corpus, "--tokenizer", tokenizer_file]
-    assert "--corpus --mixture is required" in refused()
-    assert "not allowed with argument" in refused(*text, "--mixture", "all")
-    assert "prepare --corpus needs --tokenizer FILE" in refused("--corpus", corpus)
-    assert "--module cannot be given with --corpus" in refused(*text, "--module", "m")
-    assert "--tokenizer cannot be given with --add_to" in refused(*text, "--add_to", store_path)
+    assert "--corpus --mixture is required" in prepare_refused()
+    assert "not allowed with argument" in prepare_refused(*text, "--mixture", "all")
+    assert "prepare --corpus needs --tokenizer FILE" in prepare_refused("--corpus", corpus)
+    assert "--module cannot be given with --corpus" in prepare_refused(*text, "--module", "m")
+    assert "--tokenizer cannot be given with --add_to" in prepare_refused(
+        *text, "--add_to", store_path
+    )
     grown = ["--corpus", corpus, "--add_to", store_path]
     for option, value in (
         ("--sequence_length", 32),
@@ -115,7 +112,7 @@ def test_arguments_that_do_not_go_together(corpus, tokenizer_file, store_path, t
         ("--duplicates", "drop"),
         ("--module", "m"),
     ):
-        assert f"{option} cannot be given with --add_to" in refused(*grown, option, value)
+        assert f"{option} cannot be given with --add_to" in prepare_refused(*grown, option, value)
     mixed = ["--mixture", "all", "--module", "m"]
     for option, value in (
         ("--tokenizer", tokenizer_file),
@@ -124,38 +121,44 @@ def test_arguments_that_do_not_go_together(corpus, tokenizer_file, store_path, t
         ("--duplicates", "drop"),
         ("--held_out", tmp_path),
     ):
-        assert f"{option} cannot be given with --mixture" in refused(*mixed, option, value)
-    assert "--mixture, --module cannot be given" in refused(*mixed, "--add_to", store_path)
-    assert "--workers cannot be given with --runner beam" in refused(
+        assert f"{option} cannot be given with --mixture" in prepare_refused(*mixed, option, value)
+    assert "--mixture, --module cannot be given" in prepare_refused(*mixed, "--add_to", store_path)
+    assert "--workers cannot be given with --runner beam" in prepare_refused(
         *text, "--runner", "beam", "--workers", 2
     )
-    assert "--beam_options cannot be given with --runner local" in refused(
+    assert "--beam_options cannot be given with --runner local" in prepare_refused(
         *text, "--beam_options", "x"
     )
 
 
-def test_values_that_are_none(corpus, tokenizer_file, store_path, tmp_path, refused):
+def test_values_that_are_none(corpus, tokenizer_file, store_path, tmp_path, prepare_refused):
     text = ["--corpus", corpus, "--tokenizer", tokenizer_file]
-    assert "--workers 0: expected a whole number above 0" in refused(*text, "--workers", 0)
-    assert "invalid int value: '2.5'" in refused(*text, "--workers", 2.5)
-    assert "invalid choice: 'NFD'" in refused(*text, "--normalization", "NFD")
-    assert "invalid choice: 'some'" in refused(*text, "--duplicates", "some")
-    assert "invalid choice: 'spark'" in refused(*text, "--runner", "spark")
-    assert "--sequence_length 7: expected 8 to 65536" in refused(*text, "--sequence_length", 7)
-    assert "--validation_fraction 1.0: expected" in refused(*text, "--validation_fraction", 1)
-    assert "not found" in refused(*text, "--held_out", corpus, tmp_path / "none")
-    assert "expected at least one argument" in refused(*text, "--held_out")
-    assert "is no store" in refused("--corpus", corpus, "--add_to", tmp_path)
-    assert "holds all text" in refused("--corpus", corpus, "--add_to", store_path)
+    assert "--workers 0: expected a whole number above 0" in prepare_refused(*text, "--workers", 0)
+    assert "invalid int value: '2.5'" in prepare_refused(*text, "--workers", 2.5)
+    assert "invalid choice: 'NFD'" in prepare_refused(*text, "--normalization", "NFD")
+    assert "invalid choice: 'some'" in prepare_refused(*text, "--duplicates", "some")
+    assert "invalid choice: 'spark'" in prepare_refused(*text, "--runner", "spark")
+    assert "--sequence_length 7: expected 8 to 65536" in prepare_refused(
+        *text, "--sequence_length", 7
+    )
+    assert "--validation_fraction 1.0: expected" in prepare_refused(
+        *text, "--validation_fraction", 1
+    )
+    assert "not found" in prepare_refused(*text, "--held_out", corpus, tmp_path / "none")
+    assert "expected at least one argument" in prepare_refused(*text, "--held_out")
+    assert "is no store" in prepare_refused("--corpus", corpus, "--add_to", tmp_path)
+    assert "holds all text" in prepare_refused("--corpus", corpus, "--add_to", store_path)
 
 
-def test_beam_options_that_are_no_words(corpus, tokenizer_file, refused):
+def test_beam_options_that_are_no_words(corpus, tokenizer_file, prepare_refused):
     pytest.importorskip("apache_beam")
     text = ["--corpus", corpus, "--tokenizer", tokenizer_file, "--runner", "beam"]
-    assert "--beam_options '--a: No closing quotation" in refused(*text, "--beam_options", "'--a")
+    assert "--beam_options '--a: No closing quotation" in prepare_refused(
+        *text, "--beam_options", "'--a"
+    )
 
 
-def test_a_damaged_file_is_named_and_what_to_do(spoilt, tokenizer_file, refused):
+def test_a_damaged_file_is_named_and_what_to_do(spoilt, tokenizer_file, prepare_refused):
     text = ["--corpus", spoilt, "--tokenizer", tokenizer_file]
-    line = refused(*text, "--workers", 1)
+    line = prepare_refused(*text, "--workers", 1)
     assert f"{spoilt / 'qaa_Latn.txt'}, line 158: not UTF-8" in line and "--skip_damaged" in line

@@ -127,24 +127,15 @@ def test_a_range_of_a_file_is_read_alone(tmp_path):
 # --- files ------------------------------------------------------------------------------------
 
 
-def write(folder: Path, *names: str) -> Path:
-    for name in names:
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(gzip.compress(b"one\n") if name.endswith(".gz") else b"one\n")
-    return folder
+def one_line(*names: str) -> dict[str, bytes]:
+    """Files of one line each, compressed if their names say so."""
+    return {name: gzip.compress(b"one\n") if name.endswith(".gz") else b"one\n" for name in names}
 
 
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_files_are_found_by_language_script(tmp_path):
-    write(tmp_path, "srp_Latn.txt", "deu_Latn.txt.gz", "notes.md", "world.json", "held_out/a.txt")
-    write(tmp_path / "eng_Latn", "b.txt", "a.txt.gz", "c.txt", "README.md")
+def test_files_are_found_by_language_script(tmp_path, write_files):
+    names = ["srp_Latn.txt", "deu_Latn.txt.gz", "notes.md", "world.json", "held_out/a.txt"]
+    names += [f"eng_Latn/{name}" for name in ("b.txt", "a.txt.gz", "c.txt", "README.md")]
+    write_files(tmp_path, one_line(*names))
     found = find_sources(tmp_path)
     assert list(found) == ["deu_Latn", "eng_Latn", "srp_Latn"]
     assert found["deu_Latn"] == [tmp_path / "deu_Latn.txt.gz"]
@@ -162,19 +153,19 @@ def test_files_are_found_by_language_script(tmp_path):
         ("deu_Latn.txt.gz", "deu_Latn/part.txt"),
     ],
 )
-def test_two_sources_of_one_language_script_are_both_named(pair, tmp_path):
-    write(tmp_path, *pair, "eng_Latn.txt")
-    message = refused(lambda: find_sources(tmp_path))
+def test_two_sources_of_one_language_script_are_both_named(pair, tmp_path, refused, write_files):
+    write_files(tmp_path, one_line(*pair, "eng_Latn.txt"))
+    message = refused(find_sources, tmp_path)
     assert message.startswith("deu_Latn has two sources, ")
     for name in pair:
         path = tmp_path / name.partition("/")[0]
         assert re.search(rf"{re.escape(str(path))}[,; ]", message), message
 
 
-def test_arrow_files_and_text_in_one_folder(tmp_path):
+def test_arrow_files_and_text_in_one_folder(tmp_path, refused, write_files):
     """Neither is left out without a word."""
-    write(tmp_path, "deu_Latn/data.arrow", "deu_Latn/text.txt", "eng_Latn.txt")
-    message = refused(lambda: find_sources(tmp_path))
+    write_files(tmp_path, one_line("deu_Latn/data.arrow", "deu_Latn/text.txt", "eng_Latn.txt"))
+    message = refused(find_sources, tmp_path)
     assert message.startswith(f"{tmp_path / 'deu_Latn'} has two sources") and "text.txt" in message
     (tmp_path / "deu_Latn" / "text.txt").unlink()
     assert find_sources(tmp_path)["deu_Latn"] == [tmp_path / "deu_Latn" / "data.arrow"]
@@ -189,17 +180,17 @@ def test_arrow_files_and_text_in_one_folder(tmp_path):
         ("deu_Lant.txt", "'Lant' is not an ISO 15924 script code; did you mean Latn"),
     ],
 )
-def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path):
-    write(tmp_path, "deu_Latn.txt", name)
-    message = refused(lambda: find_sources(tmp_path))
+def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path, refused, write_files):
+    write_files(tmp_path, one_line("deu_Latn.txt", name))
+    message = refused(find_sources, tmp_path)
     assert message.startswith(f"{tmp_path / name}: ") and expected in message
 
 
-def test_a_folder_without_text(tmp_path):
-    assert str(tmp_path / "none") in refused(lambda: find_sources(tmp_path / "none"))
-    write(tmp_path, "notes.md")
-    assert refused(lambda: find_sources(tmp_path)).startswith(f"{tmp_path} holds no text")
-    assert str(tmp_path / "notes.md") in refused(lambda: find_sources(tmp_path / "notes.md"))
+def test_a_folder_without_text(tmp_path, refused, write_files):
+    assert str(tmp_path / "none") in refused(find_sources, tmp_path / "none")
+    write_files(tmp_path, one_line("notes.md"))
+    assert refused(find_sources, tmp_path).startswith(f"{tmp_path} holds no text")
+    assert str(tmp_path / "notes.md") in refused(find_sources, tmp_path / "notes.md")
 
 
 # --- compressed -------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from data_pipelines import grammar
 from data_pipelines.tokenizer_extension import Extension, extend_tokenizer
 from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax import cli
-from langsamp_jax.errors import UserError
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -27,31 +26,24 @@ def sentences(vocabulary: list[str], number: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choice(vocabulary, 6)) for _ in range(number)]
 
 
-def write(folder: Path, **lines: list[str]) -> Path:
-    folder.mkdir()
-    for name, text in lines.items():
-        (folder / f"{name}.txt").write_text("\n".join(text) + "\n", "utf-8")
-    return folder
-
-
 OLD_WORDS = words(grammar.ALPHABET, 400, 0)
 NEW_WORDS = words(grammar.ALPHABET, 300, 1)
 CYRILLIC_WORDS = words(grammar.SCRIPTS["Cyrl"], 150, 2)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
+def base(tmp_path_factory, write_corpus) -> Path:
     """300 pieces of one language in Latin script."""
     folder = tmp_path_factory.mktemp("base")
-    corpus = write(folder / "corpus", qaa_Latn=sentences(OLD_WORDS, 400))
+    corpus = write_corpus(folder / "corpus", qaa_Latn=sentences(OLD_WORDS, 400))
     train_tokenizer(corpus, 300, folder / "base.model")
     return folder / "base.model"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
+def corpus(tmp_path_factory, write_corpus) -> Path:
     """A second Latin language, and one in a script that the base does not know."""
-    return write(
+    return write_corpus(
         tmp_path_factory.mktemp("new") / "corpus",
         qab_Latn=sentences(NEW_WORDS, 300),
         qac_Cyrl=sentences(CYRILLIC_WORDS, 60),
@@ -71,14 +63,14 @@ def xlmr(shared_data) -> Path:
 
 
 @pytest.fixture(scope="module")
-def extended_xlmr(xlmr, shared_data, tmp_path_factory) -> Path:
+def extended_xlmr(xlmr, shared_data, tmp_path_factory, write_corpus) -> Path:
     """By 700 pieces for languages in scripts that XLM-R knows and does not know."""
     folder = tmp_path_factory.mktemp("xlmr")
     texts = {
         name: (shared_data / "udhr" / "text" / f"{name}.txt").read_text("utf-8").splitlines()
         for name in ("bod_Tibt", "chr_Cher", "vai_Vaii", "wol_Latn")
     }
-    extend_tokenizer(xlmr, write(folder / "corpus", **texts), 700, folder / "output")
+    extend_tokenizer(xlmr, write_corpus(folder / "corpus", **texts), 700, folder / "output")
     return folder / "output"
 
 
@@ -89,13 +81,6 @@ def encoded(tokenizer: Tokenizer, lines: list[str]) -> list[list[int]]:
 
 def proto(file: Path) -> ModelProto:
     return ModelProto.FromString(file.read_bytes())
-
-
-def refused(*args, **options) -> str:
-    with pytest.raises(UserError) as error:
-        extend_tokenizer(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_old_pieces_keep_ids_and_scores_and_mask_stays_last(base, output):
@@ -216,11 +201,13 @@ def test_the_row_map_says_where_rows_come_from(base, output):
     assert not any(cyrillic)
 
 
-def test_pieces_are_written_as_the_base_normalises(base, tmp_path):
+def test_pieces_are_written_as_the_base_normalises(base, tmp_path, write_corpus):
     """Full-width letters, a ligature and decomposed accents: no piece could match them as such."""
     wide = [line.translate({ord(c): ord(c) + 0xFEE0 for c in "aeiou"}) for line in NEW_WORDS]
     lines = [f"ﬁ {line} e\u0301te\u0301" for line in sentences(wide, 200)]
-    extend_tokenizer(base, write(tmp_path / "corpus", qab_Latn=lines), 40, tmp_path / "output")
+    extend_tokenizer(
+        base, write_corpus(tmp_path / "corpus", qab_Latn=lines), 40, tmp_path / "output"
+    )
     processor = sentencepiece.SentencePieceProcessor(model_file=str(base))
     old = set(load_tokenizer(base).pieces)
     tokenizer = load_tokenizer(tmp_path / "output" / "tokenizer.model")
@@ -230,22 +217,22 @@ def test_pieces_are_written_as_the_base_normalises(base, tmp_path):
         assert processor.normalize(piece.replace("▁", " ")) == "▁" + piece.removeprefix("▁")
 
 
-def test_characters_come_first(base, tmp_path):
+def test_characters_come_first(base, tmp_path, refused, write_corpus):
     """Every language-script's own, however little of all the text it is."""
     small = ["ᚠᚢᚦ ᚨᚱ"] * 3
-    corpus = write(
+    corpus = write_corpus(
         tmp_path / "corpus", qab_Latn=sentences(NEW_WORDS, 3000), qac_Runr=small, qad_Latn=["ß"]
     )
-    message = refused(base, corpus, 5, tmp_path / "output", 1)
+    message = refused(extend_tokenizer, base, corpus, 5, tmp_path / "output", 1)
     assert message.startswith("--new_pieces 5: 6 characters of ")
     assert not (tmp_path / "output").exists()
     extension = extend_tokenizer(base, corpus, 6, tmp_path / "output", 1)
     assert set(extension.tokenizer.pieces[-7:-1]) == set("ᚠᚢᚦᚨᚱß")
 
 
-def test_no_more_pieces_than_the_text_gives(base, tmp_path):
-    corpus = write(tmp_path / "corpus", qab_Latn=sentences(NEW_WORDS[:9], 50))
-    message = refused(base, corpus, 5000, tmp_path / "output")
+def test_no_more_pieces_than_the_text_gives(base, tmp_path, refused, write_corpus):
+    corpus = write_corpus(tmp_path / "corpus", qab_Latn=sentences(NEW_WORDS[:9], 50))
+    message = refused(extend_tokenizer, base, corpus, 5000, tmp_path / "output")
     found = re.fullmatch(r"--new_pieces 5000: the text of .* gives at most (\d+)", message)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
     most = int(found.group(1))
@@ -253,23 +240,23 @@ def test_no_more_pieces_than_the_text_gives(base, tmp_path):
     assert extension.tokenizer.vocab_size == load_tokenizer(base).vocab_size + most
 
 
-def test_a_text_of_known_pieces_asks_for_a_larger_model(base, tmp_path):
+def test_a_text_of_known_pieces_asks_for_a_larger_model(base, tmp_path, write_corpus):
     """Most pieces of the first model are old ones, so a second is trained."""
-    corpus = write(tmp_path / "corpus", qaa_Latn=sentences(OLD_WORDS + NEW_WORDS[:20], 400))
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=sentences(OLD_WORDS + NEW_WORDS[:20], 400))
     extension: Extension = extend_tokenizer(base, corpus, 60, tmp_path / "output")
     assert extension.tokenizer.vocab_size == load_tokenizer(base).vocab_size + 60
 
 
-def test_an_extension_can_be_extended(output, tmp_path):
+def test_an_extension_can_be_extended(output, tmp_path, write_corpus):
     """And the ids of the first extension stay."""
-    corpus = write(tmp_path / "corpus", qad_Latn=sentences(words("ßþðæø", 40, 4), 100))
+    corpus = write_corpus(tmp_path / "corpus", qad_Latn=sentences(words("ßþðæø", 40, 4), 100))
     extension = extend_tokenizer(output / "tokenizer.model", corpus, 20, tmp_path / "output")
     first = load_tokenizer(output / "tokenizer.model").pieces
     assert extension.tokenizer.pieces[: len(first) - 1] == first[:-1]
     assert extension.rows.carried[-1] == len(first) - 1
 
 
-def test_another_kind_of_base_is_refused(base, corpus, tmp_path, shared_data):
+def test_another_kind_of_base_is_refused(base, corpus, tmp_path, shared_data, refused):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences(OLD_WORDS, 200)),
@@ -280,22 +267,32 @@ def test_another_kind_of_base_is_refused(base, corpus, tmp_path, shared_data):
     )
     bpe = tmp_path / "bpe.model"
     bpe.write_bytes(model.getvalue())
-    assert refused(bpe, corpus, 50, tmp_path / "output").startswith(f"{bpe} is no unigram model")
+    assert refused(extend_tokenizer, bpe, corpus, 50, tmp_path / "output").startswith(
+        f"{bpe} is no unigram model"
+    )
     vocabulary = shared_data / "tokenizers" / "mbert" / "vocab.txt"
-    assert "is no SentencePiece model" in refused(vocabulary, corpus, 50, tmp_path / "output")
-    assert "not found" in refused(tmp_path / "none.model", corpus, 50, tmp_path / "output")
+    assert "is no SentencePiece model" in refused(
+        extend_tokenizer, vocabulary, corpus, 50, tmp_path / "output"
+    )
+    assert "not found" in refused(
+        extend_tokenizer, tmp_path / "none.model", corpus, 50, tmp_path / "output"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["bpe.model"]
 
 
-def test_bad_options_are_named(base, corpus, tmp_path):
+def test_bad_options_are_named(base, corpus, tmp_path, refused):
     output = tmp_path / "output"
-    assert refused(base, corpus, 0, output).startswith("--new_pieces 0: expected")
-    assert refused(base, corpus, 50, output, -1).startswith("--temperature -1: expected")
-    assert refused(base, corpus, 50, output, max_sentences=0).startswith("--sentences 0: expected")
-    assert str(tmp_path / "none") in refused(base, tmp_path / "none", 50, output)
+    assert refused(extend_tokenizer, base, corpus, 0, output).startswith("--new_pieces 0: expected")
+    assert refused(extend_tokenizer, base, corpus, 50, output, -1).startswith(
+        "--temperature -1: expected"
+    )
+    assert refused(extend_tokenizer, base, corpus, 50, output, max_sentences=0).startswith(
+        "--sentences 0: expected"
+    )
+    assert str(tmp_path / "none") in refused(extend_tokenizer, base, tmp_path / "none", 50, output)
     output.mkdir()
     (output / "mine").write_text("kept")
-    assert str(output) in refused(base, corpus, 50, output)
+    assert str(output) in refused(extend_tokenizer, base, corpus, 50, output)
     assert [path.name for path in output.iterdir()] == ["mine"]
 
 

@@ -12,27 +12,12 @@ import sentencepiece
 
 from data_pipelines import grammar
 from data_pipelines.tokenizer_training import train_tokenizer
-from langsamp_jax.errors import UserError
 from langsamp_jax.tokenizer import load_tokenizer
 
 
 def pieces_of(model: Path) -> list[str]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-
-
-def write(folder: Path, **texts: str) -> Path:
-    folder.mkdir()
-    for name, text in texts.items():
-        (folder / f"{name}.txt").write_text(text, "utf-8")
-    return folder
-
-
-def refused(*args, **options) -> str:
-    with pytest.raises(UserError) as error:
-        train_tokenizer(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_same_input_same_bytes(corpus, tokenizer_file, tmp_path):
@@ -78,17 +63,19 @@ def test_seed_draws_other_sentences(corpus, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def head_and_tail(tmp_path_factory) -> Path:
+def head_and_tail(tmp_path_factory, write_corpus) -> Path:
     """3,000 lines of random Latin words and 30 of random Cyrillic ones."""
     rng = np.random.default_rng(0)
 
-    def lines(letters: str, number: int) -> str:
+    def lines(letters: str, number: int) -> list[str]:
         words = ["".join(rng.choice(list(letters), 4)) for _ in range(300)]
-        return "".join(" ".join(rng.choice(words, 8)) + "\n" for _ in range(number))
+        return [" ".join(rng.choice(words, 8)) for _ in range(number)]
 
     folder = tmp_path_factory.mktemp("head_and_tail") / "corpus"
     cyrillic = grammar.SCRIPTS["Cyrl"]
-    return write(folder, qaa_Latn=lines(grammar.ALPHABET, 3000), qab_Cyrl=lines(cyrillic, 30))
+    return write_corpus(
+        folder, qaa_Latn=lines(grammar.ALPHABET, 3000), qab_Cyrl=lines(cyrillic, 30)
+    )
 
 
 def test_temperature_brings_the_tail_in(head_and_tail, tmp_path):
@@ -120,15 +107,13 @@ def drawn_sentences(monkeypatch, *args, **options) -> list[str]:
     return drawn
 
 
-def test_every_line_comes_once_before_any_comes_twice(monkeypatch, tmp_path):
+def test_every_line_comes_once_before_any_comes_twice(monkeypatch, tmp_path, write_files):
     """Where the sample is smaller than the corpus, the lines of the head are a part of it."""
     head, tail = [f"head {i}" for i in range(1000)], [f"tail {i}" for i in range(10)]
-    corpus = write(
-        tmp_path / "corpus",
-        qaa_Latn="\n\n".join(head) + "\n",
-        qab_Latn="\n".join(tail),
-        qac_Latn="\n \n",
-    )
+    texts = {"qaa_Latn": "\n\n".join(head) + "\n", "qab_Latn": "\n".join(tail)}
+    texts["qac_Latn"] = "\n \n"
+    files = {f"{name}.txt": text for name, text in texts.items()}
+    corpus = write_files(tmp_path / "corpus", files)
     output = tmp_path / "a.model"
     drawn = drawn_sentences(monkeypatch, corpus, 100, output, 1e9, max_sentences=200)
     assert len(drawn) == 200
@@ -139,60 +124,60 @@ def test_every_line_comes_once_before_any_comes_twice(monkeypatch, tmp_path):
     assert not output.exists()
 
 
-def test_a_vocabulary_too_large_for_the_text(corpus, tmp_path):
-    message = refused(corpus, 50_000, tmp_path / "a.model")
+def test_a_vocabulary_too_large_for_the_text(corpus, tmp_path, refused):
+    message = refused(train_tokenizer, corpus, 50_000, tmp_path / "a.model")
     assert re.fullmatch(r"--vocab_size 50000: the text gives at most \d+ pieces", message)
     assert list(tmp_path.iterdir()) == []
     most = int(re.search(r"most (\d+)", message).group(1))
     assert train_tokenizer(corpus, most, tmp_path / "most.model").vocab_size == most + 2
 
 
-def test_a_vocabulary_too_small_for_the_characters(corpus, tmp_path):
-    message = refused(corpus, 20, tmp_path / "a.model")
+def test_a_vocabulary_too_small_for_the_characters(corpus, tmp_path, refused):
+    message = refused(train_tokenizer, corpus, 20, tmp_path / "a.model")
     assert re.fullmatch(r"--vocab_size 20: its characters alone need \d+ pieces", message), message
     assert list(tmp_path.iterdir()) == []
     assert int(re.search(r"need (\d+)", message).group(1)) > 20
 
 
 @pytest.mark.parametrize("size", [0, -5])
-def test_a_vocabulary_of_nothing(size, corpus, tmp_path):
-    assert f"--vocab_size {size}" in refused(corpus, size, tmp_path / "a.model")
+def test_a_vocabulary_of_nothing(size, corpus, tmp_path, refused):
+    assert f"--vocab_size {size}" in refused(train_tokenizer, corpus, size, tmp_path / "a.model")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_a_sample_of_nothing(number, corpus, tmp_path):
-    message = refused(corpus, 300, tmp_path / "a.model", max_sentences=number)
+def test_a_sample_of_nothing(number, corpus, tmp_path, refused):
+    message = refused(train_tokenizer, corpus, 300, tmp_path / "a.model", max_sentences=number)
     assert message.startswith(f"--sentences {number}: expected")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])
-def test_a_bad_temperature(temperature, corpus, tmp_path):
-    message = refused(corpus, 300, tmp_path / "a.model", temperature)
+def test_a_bad_temperature(temperature, corpus, tmp_path, refused):
+    message = refused(train_tokenizer, corpus, 300, tmp_path / "a.model", temperature)
     assert message.startswith(f"--temperature {temperature}: expected")
 
 
-def test_what_is_at_the_output_is_kept(corpus, tmp_path):
+def test_what_is_at_the_output_is_kept(corpus, tmp_path, refused):
     file = tmp_path / "a.model"
     file.write_text("mine")
-    assert str(file) in refused(corpus, 300, file)
-    assert str(tmp_path) in refused(corpus, 300, tmp_path)
+    assert str(file) in refused(train_tokenizer, corpus, 300, file)
+    assert str(tmp_path) in refused(train_tokenizer, corpus, 300, tmp_path)
     (tmp_path / "empty").mkdir()
-    assert str(tmp_path / "empty") in refused(corpus, 300, tmp_path / "empty")
+    assert str(tmp_path / "empty") in refused(train_tokenizer, corpus, 300, tmp_path / "empty")
     assert file.read_text() == "mine"
 
 
-def test_bad_corpora_are_named(tmp_path):
+def test_bad_corpora_are_named(tmp_path, refused, write_corpus):
     output = tmp_path / "a.model"
-    assert str(tmp_path / "none") in refused(tmp_path / "none", 300, output)
-    empty = write(tmp_path / "empty", deu_Latn="\n")
-    assert str(empty) in refused(empty, 300, output)
-    named = write(tmp_path / "named", german="words\n")
-    assert str(named / "german.txt") in refused(named, 300, output)
-    bad = write(tmp_path / "bad", deu_Latn="words\n")
+    assert str(tmp_path / "none") in refused(train_tokenizer, tmp_path / "none", 300, output)
+    empty = write_corpus(tmp_path / "empty", deu_Latn=[""])
+    assert str(empty) in refused(train_tokenizer, empty, 300, output)
+    named = write_corpus(tmp_path / "named", german=["words"])
+    assert str(named / "german.txt") in refused(train_tokenizer, named, 300, output)
+    bad = write_corpus(tmp_path / "bad", deu_Latn=["words"])
     (bad / "deu_Latn.txt").write_bytes(b"words\n\xff\n")
-    assert f"{bad / 'deu_Latn.txt'}, line 2" in refused(bad, 300, output)
+    assert f"{bad / 'deu_Latn.txt'}, line 2" in refused(train_tokenizer, bad, 300, output)
     assert not output.exists()
 
 

@@ -36,18 +36,6 @@ TINY = [
 ]
 
 
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line that a bad call prints; it exits with 2."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse's own way out
-        status = stop.code
-    line = capsys.readouterr().err
-    assert status == 2, line
-    assert line.count("\n") == 1 and line.startswith("langsamp"), line
-    return line
-
-
 @pytest.fixture(scope="module")
 def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("cli") / "run"
@@ -165,63 +153,63 @@ def test_mixture_and_dry_run_show_the_rates_and_write_nothing(store_path, tmp_pa
     assert not output.exists()
 
 
-def test_bad_calls_are_one_line(capsys, store_path, run, corpus, tokenizer_file, tmp_path):
+def test_bad_calls_are_one_line(store_path, run, corpus, tokenizer_file, tmp_path, command_refused):
     out = tmp_path / "out"
     train = ["train", "--data", store_path, "--output", out]
     prepare = ["prepare", "--corpus", corpus, "--tokenizer", tokenizer_file]
-    assert "VERB" in refused(capsys, "pretrain")
-    assert "--output" in refused(capsys, *prepare)
-    assert "--verbose" in refused(capsys, *train, "--verbose")
-    assert "did you mean train" in refused(capsys, *train, "--gin.trian.num_steps=5")
-    assert "num_steps" in refused(capsys, *train, "--gin.train.num_step=5")
-    assert "whole number" in refused(capsys, *train, "--gin.train.num_steps=many")
-    assert "nope.gin" in refused(capsys, *train, "--gin_file", "nope.gin")
-    assert "manifest.json" in refused(capsys, "mixture", "--data", tmp_path)
-    assert "model.max_length" in refused(capsys, *train, "--gin.model.max_length=16")
-    assert "no such" in refused(capsys, "synthesize", "--output", "/proc/no/corpus").lower()
+    assert "VERB" in command_refused("pretrain")
+    assert "--output" in command_refused(*prepare)
+    assert "--verbose" in command_refused(*train, "--verbose")
+    assert "did you mean train" in command_refused(*train, "--gin.trian.num_steps=5")
+    assert "num_steps" in command_refused(*train, "--gin.train.num_step=5")
+    assert "whole number" in command_refused(*train, "--gin.train.num_steps=many")
+    assert "nope.gin" in command_refused(*train, "--gin_file", "nope.gin")
+    assert "manifest.json" in command_refused("mixture", "--data", tmp_path)
+    assert "model.max_length" in command_refused(*train, "--gin.model.max_length=16")
+    assert "no such" in command_refused("synthesize", "--output", "/proc/no/corpus").lower()
     assert not out.exists()
 
 
-def test_output_that_holds_something_else_is_left_alone(capsys, store_path, corpus, tmp_path):
+def test_output_that_holds_something_else_is_left_alone(
+    store_path, corpus, tmp_path, command_refused
+):
     kept = tmp_path / "kept" / "thesis.txt"
     kept.parent.mkdir()
     kept.write_text("years of work")
     call = ["train", "--data", store_path, "--output", kept.parent, *TINY]
-    assert "holds something else" in refused(capsys, *call)
-    assert "holds something else" in refused(capsys, "synthesize", "--output", kept.parent)
+    assert "holds something else" in command_refused(*call)
+    assert "holds something else" in command_refused("synthesize", "--output", kept.parent)
     assert [file.name for file in kept.parent.iterdir()] == ["thesis.txt"]
 
 
 def test_run_of_another_model_vocabulary_or_store_is_refused(
-    capsys, run, store_path, corpus, tmp_path
+    run, store_path, corpus, tmp_path, command_refused
 ):
     call = ["train", "--data", store_path, "--output", run, *TINY]
     before = (run / "metrics.jsonl").read_bytes()
-    line = refused(capsys, *call, "--gin.model.hidden_size=64")
+    line = command_refused(*call, "--gin.model.hidden_size=64")
     assert "model.hidden_size = 32, now 64" in line
     main(["tokenizer", "train", "--corpus", str(corpus), "--vocab_size", "500"]
          + ["--output", str(tmp_path / "other.model")])  # fmt: skip
     main(["prepare", "--corpus", str(corpus), "--tokenizer", str(tmp_path / "other.model")]
          + ["--output", str(tmp_path / "other"), "--sequence_length", "32"])  # fmt: skip
-    capsys.readouterr()
-    assert "another tokenizer" in refused(
-        capsys, "train", "--data", tmp_path / "other", "--output", run, *TINY
+    assert "another tokenizer" in command_refused(
+        "train", "--data", tmp_path / "other", "--output", run, *TINY
     )
-    assert "another tokenizer" in refused(
-        capsys, "evaluate", "mlm", "--model", run, "--data", tmp_path / "other",
+    assert "another tokenizer" in command_refused(
+        "evaluate", "mlm", "--model", run, "--data", tmp_path / "other",
         "--output", tmp_path / "x.json",
     )  # fmt: skip
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_run_on_another_store_of_the_same_tokenizer_is_refused(
-    capsys, run, corpus, tokenizer_file, tmp_path
+    run, corpus, tokenizer_file, tmp_path, command_refused
 ):
     main(["prepare", "--corpus", str(corpus), "--tokenizer", str(tokenizer_file)]
          + ["--output", str(tmp_path / "other"), "--sequence_length", "32"])  # fmt: skip
-    capsys.readouterr()
     call = ["train", "--data", tmp_path / "other", "--output", run, *TINY]
-    assert "another store" in refused(capsys, *call)
+    assert "another store" in command_refused(*call)
 
 
 def test_reading_a_run_leaves_a_save_in_progress_alone(run):
@@ -274,12 +262,12 @@ def test_out_of_memory_says_how_much(text, amount):
     assert out_of_memory(RuntimeError("INVALID_ARGUMENT: something else")) is None
 
 
-def test_damaged_store_names_the_file(capsys, store_path, tmp_path):
+def test_damaged_store_names_the_file(store_path, tmp_path, command_refused):
     store = tmp_path / "store"
     subprocess.run(["cp", "-r", store_path, store], check=True)
     file = next((store / "train").glob("*/c/0/0"))
     data = file.read_bytes()
     call = ["train", "--data", store, "--output", tmp_path / "run", *TINY]
     file.write_bytes(data[:-7])
-    assert str(file) in refused(capsys, *call)
+    assert str(file) in command_refused(*call)
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,6 @@ from scipy import stats
 
 from langsamp_jax.cli import main
 from langsamp_jax.compare import compare, difference
-from langsamp_jax.errors import UserError
 
 # The difference of two means
 
@@ -82,13 +81,6 @@ def new_run(template, tmp_path) -> Callable[..., Path]:
 
 
 VANILLA = {"model.placement": "none"}
-
-
-def refused(paths) -> str:
-    with pytest.raises(UserError) as error:
-        compare(paths)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_means_worked_by_hand(new_run):
@@ -208,14 +200,14 @@ def test_what_one_variant_alone_has_is_left_out(new_run):
     ]
 
 
-def test_what_cannot_be_compared_is_refused(new_run, tmp_path):
+def test_what_cannot_be_compared_is_refused(new_run, tmp_path, refused):
     one, two = new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, ner=0.1)
-    assert "is no run (it has no run.json)" in refused([one, tmp_path])
+    assert "is no run (it has no run.json)" in refused(compare, [one, tmp_path])
     for runs in ([one, two], [one], [two, new_run("c", 0)]):
-        assert "nothing to compare: no evaluation in RUN/evaluation/" in refused(runs)
+        assert "nothing to compare: no evaluation in RUN/evaluation/" in refused(compare, runs)
     line = "2 runs are of variant a with train.seed = 0"
-    assert refused([one, one, two]) == line
-    assert refused([one, new_run("a2", 0, sib200=0.2)]) == line
+    assert refused(compare, [one, one, two]) == line
+    assert refused(compare, [one, new_run("a2", 0, sib200=0.2)]) == line
 
 
 @pytest.mark.parametrize(
@@ -231,11 +223,11 @@ def test_what_cannot_be_compared_is_refused(new_run, tmp_path):
         '{"task": "mlm"}',
     ],
 )
-def test_a_damaged_result_is_named(text, new_run):
+def test_a_damaged_result_is_named(text, new_run, refused):
     runs = [new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, sib200=0.1)]
     file = runs[1] / "evaluation" / "sib200.json"
     file.write_text(text)
-    line = refused(runs)
+    line = refused(compare, runs)
     assert str(file) in line and "is damaged" in line and "evaluate again" in line
 
 

@@ -20,14 +20,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(folder, **texts: str) -> None:
-    """Gin files by name; ``__`` stands for a folder."""
-    for name, text in texts.items():
-        file = folder / (name.replace("__", "/") + ".gin")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, "utf-8")
-
-
 def refused(files: list[str], bindings: list[str], make: type | None = None) -> str:
     """The one line of the UserError. Gin itself adds where it made the object."""
     with pytest.raises(UserError) as error:
@@ -39,8 +31,9 @@ def refused(files: list[str], bindings: list[str], make: type | None = None) -> 
     return message
 
 
-def test_bindings_win_over_files_and_later_files_over_earlier(here):
-    write(here, one="train.seed = 1\ntrain.num_steps = 10", two="train.seed = 2")
+def test_bindings_win_over_files_and_later_files_over_earlier(here, write_files):
+    one, two = "train.seed = 1\ntrain.num_steps = 10", "train.seed = 2"
+    write_files(here, {"one.gin": one, "two.gin": two})
     parse_gin(["one.gin", "two.gin"], ["train.num_steps=30", "train.log_every = 7"])
     config = TrainConfig()
     assert (config.seed, config.num_steps, config.log_every) == (2, 30, 7)
@@ -138,8 +131,8 @@ def test_a_bad_binding_is_named_with_what_is_expected(binding, expected):
         ("include 'gone.gin'", ["gone.gin"]),
     ],
 )
-def test_a_mistake_in_a_file_is_named_with_file_and_line(text, expected, here):
-    write(here, mine=f"train.seed = 1\n\n{text}\n")
+def test_a_mistake_in_a_file_is_named_with_file_and_line(text, expected, here, write_files):
+    write_files(here, {"mine.gin": f"train.seed = 1\n\n{text}\n"})
     message = refused(["mine.gin"], [], Configs)
     assert all(part in message for part in [*expected, "mine.gin", "line 3"]), message
 
@@ -165,12 +158,12 @@ def test_shipped_files_are_found_from_anywhere(here):
     assert ModelConfig().hidden_size == 1024 and ModelConfig().placement == "input"
 
 
-def test_includes_are_found_beside_the_file_then_among_the_shipped(here):
-    write(
-        here,
-        configs__mine="include 'small_text.gin'\ninclude 'parts/base.gin'\ntrain.seed = 3",
-        configs__parts__base="train.num_steps = 77\nmixture.temperature = 2",
-    )
+def test_includes_are_found_beside_the_file_then_among_the_shipped(here, write_files):
+    files = {
+        "configs/mine.gin": "include 'small_text.gin'\ninclude 'parts/base.gin'\ntrain.seed = 3",
+        "configs/parts/base.gin": "train.num_steps = 77\nmixture.temperature = 2",
+    }
+    write_files(here, files)
     for name in ("configs/mine.gin", str(here / "configs" / "mine.gin")):
         parse_gin([name], [])
         assert (TrainConfig().seed, TrainConfig().num_steps) == (3, 77)
@@ -178,16 +171,16 @@ def test_includes_are_found_beside_the_file_then_among_the_shipped(here):
         assert MixtureConfig().temperature == 2
 
 
-def test_what_lies_beside_the_including_file_comes_first(here):
+def test_what_lies_beside_the_including_file_comes_first(here, write_files):
     """Before what lies here, beside other files, or among the shipped."""
-    write(
-        here,
-        models__tiny="model.hidden_size = 12",
-        own__demo="include 'models/tiny.gin'",
-        own__models__tiny="model.hidden_size = 36",
-        other__demo="train.seed = 4",
-        other__models__tiny="model.hidden_size = 48",
-    )
+    files = {
+        "models/tiny.gin": "model.hidden_size = 12",
+        "own/demo.gin": "include 'models/tiny.gin'",
+        "own/models/tiny.gin": "model.hidden_size = 36",
+        "other/demo.gin": "train.seed = 4",
+        "other/models/tiny.gin": "model.hidden_size = 48",
+    }
+    write_files(here, files)
     for files in (["own/demo.gin"], ["other/demo.gin", "own/demo.gin"]):
         parse_gin(files, [])
         assert ModelConfig().hidden_size == 36
@@ -195,7 +188,7 @@ def test_what_lies_beside_the_including_file_comes_first(here):
     assert ModelConfig().hidden_size == 12
 
 
-def test_operative_config_makes_the_same_again(here):
+def test_operative_config_makes_the_same_again(here, write_files):
     bindings = [
         "train.num_steps=12",
         "train.eval_rows=None",
@@ -211,7 +204,7 @@ def test_operative_config_makes_the_same_again(here):
     parse_gin(["small_text.gin"], bindings)
     configs, mesh = Configs(), MeshConfig()
     text = operative_config()
-    write(here, again=text)
+    write_files(here, {"again.gin": text})
     parse_gin(["again.gin"], [])
     assert (Configs(), MeshConfig()) == (configs, mesh)
     assert operative_config() == text

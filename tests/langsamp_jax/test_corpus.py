@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langsamp_jax.corpus import aligned_corpus, aligned_lines, corpus_files, text_lines
-from langsamp_jax.errors import UserError
 
 
 def test_text_files_are_found_by_name_and_others_left_alone(tmp_path):
@@ -19,18 +18,11 @@ def test_text_files_are_found_by_name_and_others_left_alone(tmp_path):
     assert corpus_files(str(tmp_path)) == files
 
 
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_a_missing_or_empty_folder_is_named(tmp_path):
-    assert str(tmp_path / "none") in refused(lambda: corpus_files(tmp_path / "none"))
+def test_a_missing_or_empty_folder_is_named(tmp_path, refused):
+    assert str(tmp_path / "none") in refused(corpus_files, tmp_path / "none")
     (tmp_path / "README.md").write_text("x")
-    assert refused(lambda: corpus_files(tmp_path)).startswith(f"{tmp_path} holds no text")
-    assert str(tmp_path / "README.md") in refused(lambda: corpus_files(tmp_path / "README.md"))
+    assert refused(corpus_files, tmp_path).startswith(f"{tmp_path} holds no text")
+    assert str(tmp_path / "README.md") in refused(corpus_files, tmp_path / "README.md")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +36,10 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         ("deu_Lant.txt", "'Lant' is not an ISO 15924 script code; did you mean Latn"),
     ],
 )
-def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path):
+def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path, refused):
     for file in ("deu_Latn.txt", name):
         (tmp_path / file).write_text("x\n")
-    message = refused(lambda: corpus_files(tmp_path))
+    message = refused(corpus_files, tmp_path)
     assert message.startswith(f"{tmp_path / name}: ") and expected in message
 
 
@@ -83,16 +75,16 @@ def test_lines_stay_aligned(tmp_path):
 @pytest.mark.parametrize(
     "bad", [b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\xaf", b"\xe6\xbc"]
 )
-def test_bytes_that_are_not_utf8_are_named_by_file_and_line(bad, tmp_path):
+def test_bytes_that_are_not_utf8_are_named_by_file_and_line(bad, tmp_path, refused):
     file = tmp_path / "deu_Latn.txt"
     file.write_bytes(b"one\n\nthree\n" + bad + b"\nfive\n")
-    assert refused(lambda: aligned_lines(file)).startswith(f"{file}, line 4: not UTF-8")
+    assert refused(aligned_lines, file).startswith(f"{file}, line 4: not UTF-8")
 
 
-def test_utf16_is_refused_on_its_first_line(tmp_path):
+def test_utf16_is_refused_on_its_first_line(tmp_path, refused):
     file = tmp_path / "deu_Latn.txt"
     file.write_bytes("ein Satz\n".encode("utf-16"))
-    assert refused(lambda: aligned_lines(file)).startswith(f"{file}, line 1: not UTF-8")
+    assert refused(aligned_lines, file).startswith(f"{file}, line 1: not UTF-8")
 
 
 def test_lines_keep_their_white_space_but_not_their_end(tmp_path):
@@ -113,9 +105,9 @@ def test_what_is_not_aligned_with_the_pivot_is_left_out_and_named(tmp_path):
     assert skipped["spa_Latn"].startswith(f"{tmp_path / 'spa_Latn.txt'}, line 2: not UTF-8")
 
 
-def test_the_pivot_must_be_there(tmp_path):
+def test_the_pivot_must_be_there(tmp_path, refused):
     (tmp_path / "eng_Latn.txt").write_text("")
-    assert "has no deu_Latn.txt" in refused(lambda: aligned_corpus(tmp_path, "deu_Latn"))
-    assert "eng_Latn.txt is empty" in refused(lambda: aligned_corpus(tmp_path, "eng_Latn"))
+    assert "has no deu_Latn.txt" in refused(aligned_corpus, tmp_path, "deu_Latn")
+    assert "eng_Latn.txt is empty" in refused(aligned_corpus, tmp_path, "eng_Latn")
     (tmp_path / "eng_Latn.txt").write_bytes(b"\xff\n")
-    assert "line 1: not UTF-8" in refused(lambda: aligned_corpus(tmp_path, "eng_Latn"))
+    assert "line 1: not UTF-8" in refused(aligned_corpus, tmp_path, "eng_Latn")

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from langsamp_jax.cli import main
 from langsamp_jax.feed import Batch
 from langsamp_jax.huggingface.export import export
 from langsamp_jax.model import LangSamp
@@ -162,48 +162,52 @@ def test_code_on_the_model_cards_runs(case, tmp_path, load_strictly):
 # Forms that a run does not have
 
 
-def refused(run: Run, output: Path, capsys: pytest.CaptureFixture, *options: str) -> str:
-    capsys.readouterr()
-    call = ["export", "--run", str(run.path), "--output", str(output), *options]
-    status, line = main(call), capsys.readouterr().err
-    assert status == 2 and line.count("\n") == 1 and line.startswith("langsamp: "), line
-    return line
+@pytest.fixture
+def export_refused(command_refused) -> Callable[..., str]:
+    """``export_refused(run, output, *options)``: the one line, not one of argparse's."""
+
+    def export_refused(run: Run, output: Path, *options: str) -> str:
+        line = command_refused("export", "--run", run.path, "--output", output, *options)
+        assert line.startswith("langsamp: "), line
+        return line
+
+    return export_refused
 
 
 @pytest.mark.parametrize("case", ["input"], indirect=True)
-def test_vectors_at_the_input_have_no_universal_form(case, tmp_path, capsys):
-    line = refused(case.run, tmp_path / "out", capsys)
+def test_vectors_at_the_input_have_no_universal_form(case, tmp_path, export_refused):
+    line = export_refused(case.run, tmp_path / "out")
     assert "--fold" in line and "--full" in line and str(case.run.path) in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_language_suggests_known_ones(trained_run, tmp_path, capsys):
+def test_unknown_language_suggests_known_ones(trained_run, tmp_path, export_refused):
     for name, hint in (
         ("qxa_Latn", "no language 'qxa'; did you mean qa"),
         ("qaa_Lato", "no script 'Lato'; did you mean Latn?"),
         ("german", "for example deu_Latn"),
     ):
-        assert hint in refused(trained_run, tmp_path / "out", capsys, "--fold", name)
+        assert hint in export_refused(trained_run, tmp_path / "out", "--fold", name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_without_vectors(store_path, make_run, tmp_path, capsys):
+def test_run_without_vectors(store_path, make_run, tmp_path, export_refused):
     run = make_run(store_path, placement="none")
     for options in (["--fold", "qaa_Latn"], ["--full"]):
-        line = refused(run, tmp_path / "out", capsys, *options)
+        line = export_refused(run, tmp_path / "out", *options)
         assert "no language and script vectors" in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_exists_is_left_alone(trained_run, tmp_path, capsys):
+def test_what_exists_is_left_alone(trained_run, tmp_path, export_refused):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    assert str(tmp_path / "out") in refused(trained_run, tmp_path / "out", capsys)
+    assert str(tmp_path / "out") in export_refused(trained_run, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
-def test_full_disk_leaves_nothing(trained_run, small_disk, capsys):
+def test_full_disk_leaves_nothing(trained_run, small_disk, export_refused):
     """The disk has room for the tokenizer, not for the weights."""
-    line = refused(trained_run, small_disk / "out", capsys, "--full")
+    line = export_refused(trained_run, small_disk / "out", "--full")
     assert "disk is full" in line
     assert list(small_disk.iterdir()) == []

@@ -1,7 +1,7 @@
-"""Small models to evaluate, made by hand or read from a Hugging Face folder."""
+"""Small models to evaluate: made by hand, of a run, or read from a Hugging Face folder."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from langsamp_jax.evaluate.journal import Journal
 from langsamp_jax.evaluate.trained import Trained, open_trained
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
+from langsamp_jax.run import Run
 from langsamp_jax.sharding import MeshConfig, make_mesh
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
@@ -32,6 +33,28 @@ def lines(corpus: Path) -> list[str]:
     found = (corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8").splitlines()[:40]
     longer = [" ".join(found[i : i + 3]) for i in range(0, 9, 3)]
     return [*found[:20], *longer, *found[20:], found[0].split()[0]]
+
+
+@pytest.fixture(scope="session")
+def words(corpus: Path) -> list[str]:
+    """Different short words of one language."""
+    text = (corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8")
+    return list(dict.fromkeys(word for word in text.split() if len(word) < 6))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compiling without optimisation takes half the time, which is most of what fine-tuning
+    a model this small takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def run(store_path: Path, make_run: Callable[..., Run]) -> Path:
+    """A run with a checkpoint of step 3; the evaluations in it are those of the module alone."""
+    return make_run(store_path).path
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +92,3 @@ def stock(tmp_path_factory, tokenizer_file, tokenizer, make_checkpoint) -> Calla
 def journal(tmp_path: Path):
     with Journal(tmp_path / "result.json", {}) as journal:
         yield journal
-
-
-@pytest.fixture(scope="session")
-def write() -> Callable[..., Path]:
-    """``write(folder, qaa_Latn=[line, ...], ...)``: a corpus."""
-
-    def write(folder: Path, **languages: list[str]) -> Path:
-        folder.mkdir()
-        for name, lines in languages.items():
-            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", "utf-8")
-        return folder
-
-    return write

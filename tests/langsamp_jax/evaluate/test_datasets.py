@@ -1,12 +1,11 @@
 """Where the files of a task lie, and the script of a language that is named without one."""
 
-from pathlib import Path
-
 import pytest
 
-from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.datasets import language_script, source_files
 from langsamp_jax.evaluate.sentence_data import read_sentence_task
+
+EXAMPLE = "1\tSin\tx\n"
 
 
 @pytest.mark.parametrize(
@@ -27,37 +26,22 @@ def test_the_script_of_a_code(code, text, task, expected):
     assert language_script(code, text, task) == expected
 
 
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("1\tSin\tx\n")
-
-
-def test_the_source_is_named_by_what_is_missing(tmp_path):
-    assert "none not found" in refused(lambda: source_files(tmp_path / "none", "eng_Latn"))
-    message = refused(lambda: source_files(tmp_path, "eng_Latn"))
+def test_the_source_is_named_by_what_is_missing(tmp_path, refused, write_files):
+    assert "none not found" in refused(source_files, tmp_path / "none", "eng_Latn")
+    message = refused(source_files, tmp_path, "eng_Latn")
     for layout in ("eng_Latn/train.tsv", "eng_Latn/TREEBANK/train.tsv", "eng_Latn_train.tsv"):
         assert layout in message
-    touch(tmp_path, "eng_train.tsv")
-    assert "no dev set of the source language eng;" in refused(
-        lambda: source_files(tmp_path, "eng_Latn")
-    )
-    touch(tmp_path, "eng_dev.tsv")
+    write_files(tmp_path, {"eng_train.tsv": EXAMPLE})
+    assert "no dev set of the source language eng;" in refused(source_files, tmp_path, "eng_Latn")
+    write_files(tmp_path, {"eng_dev.tsv": EXAMPLE})
     expected = ("eng", [tmp_path / "eng_train.tsv"], [tmp_path / "eng_dev.tsv"])
     assert source_files(tmp_path, "eng_Latn") == expected
 
 
-def test_names_that_are_no_language_are_said(tmp_path):
-    touch(tmp_path, "eng_train.tsv", "eng_dev.tsv", "deu_Lant/test.tsv", "german/test.tsv")
-    touch(tmp_path, "fra/test.tsv", "fra_Latn/test.tsv", ".git/test.tsv", "ita/readme")
-    data = read_sentence_task(tmp_path, "taxi1500")
+def test_names_that_are_no_language_are_said(tmp_path, write_files):
+    names = ["eng_train.tsv", "eng_dev.tsv", "deu_Lant/test.tsv", "german/test.tsv"]
+    names += ["fra/test.tsv", "fra_Latn/test.tsv", ".git/test.tsv", "ita/readme"]
+    data = read_sentence_task(write_files(tmp_path, dict.fromkeys(names, EXAMPLE)), "taxi1500")
     assert list(data.test) == ["fra_Latn"]
     assert sorted(data.skipped) == ["deu_Lant", "fra_Latn", "german", "ita"]
     assert "'Lant' is not an ISO 15924 script code" in data.skipped["deu_Lant"]

@@ -35,6 +35,8 @@ from langsamp_jax.evaluate.transfer import label_sentences
 from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
 from langsamp_jax.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS = 50
 LENGTH = 24
 NOWHERE = (0, 0)  # rows of tables that the encoder does not look at
@@ -84,14 +86,6 @@ def main(model: Path, output: Path) -> None:
     predicted = [row.tolist() for row in tuner.predict(state.params, examples, NOWHERE)]
     found = {"devices": trained.mesh.size, "losses": losses.tolist(), "predicted": predicted}
     output.write_text(json.dumps(found))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling without optimisation takes half the time, and is most of the work here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -299,31 +293,6 @@ def test_sib200_is_learnt_as_in_pytorch(folder, shared_data, tmp_path):
     assert [row.tolist() for row in train.tokens] == expected
     assert train.truncated > 500
     compare(trained, SENTENCES, 7, some(train, range(104)), dev, [whole])
-
-
-# The schedule and the batches
-
-
-@pytest.mark.parametrize(("count", "size"), [(104, 16), (101, 16), (16, 16), (7, 16), (33, 4)])
-def test_every_example_is_seen_once_an_epoch(count, size):
-    protocol = dataclasses.replace(SENTENCES, batch_size=size)
-    first, second = (batches(count, protocol, 0, epoch) for epoch in (1, 2))
-    for epoch in (first, second):
-        assert sorted(np.concatenate(epoch)) == list(range(count))
-        assert all(len(batch) == size for batch in epoch[:-1])
-    again, other = (batches(count, protocol, seed, 1) for seed in (0, 1))
-    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))
-    for different in (second, other):
-        assert (np.concatenate(first) != np.concatenate(different)).any()
-
-
-def test_the_published_batches_are_the_last_parts():
-    published = dataclasses.replace(SENTENCES, published_defect=True)
-    for count, last in ((104, 8), (101, 5), (110, 6), (7, 7)):
-        whole, parts = (batches(count, protocol, 0, 1) for protocol in (SENTENCES, published))
-        assert [len(part) for part in parts] == [8] * (len(whole) - 1) + [last]
-        for batch, part in zip(whole, parts, strict=True):
-            np.testing.assert_array_equal(batch[-len(part) :], part)
 
 
 # What is learnt, and what is kept of it

@@ -82,13 +82,13 @@ def evaluated(encode, folder, pivot, journal):
 
 
 def test_the_same_text_is_found_and_collapsed_vectors_are_not(
-    corpus, random_model, write, tmp_path, journal
+    corpus, random_model, write_corpus, tmp_path, journal
 ):
     lines = list(
         dict.fromkeys((corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8").split("\n"))
     )
     lines = [line for line in lines if line]
-    folder = write(tmp_path / "twice", qaa_Latn=lines, qab_Latn=lines)
+    folder = write_corpus(tmp_path / "twice", qaa_Latn=lines, qab_Latn=lines)
     encode = sentence_encoder(random_model(96), [2])
     ((record,), skipped) = evaluated(encode, folder, "qaa_Latn", journal)
     assert record == {
@@ -113,12 +113,12 @@ def test_an_encoder_that_says_one_thing_scores_nothing(random_model, corpus, jou
         assert (record["top1"], record["top5"], record["top10"]) == (0, 0, 0), record
 
 
-def test_accuracies_are_shares_of_the_queries(write, tmp_path, journal):
+def test_accuracies_are_shares_of_the_queries(write_corpus, tmp_path, journal):
     """Of 30 sentences 20 stand where they should and 10 are moved by one."""
     straight = [f"{i} a" for i in range(30)]
     moved = [f"{i} b" for i in [*range(20), *range(21, 30), 20]]
     few = straight[:5] + [""] * 25
-    folder = write(tmp_path / "c", qaa_Latn=straight, qab_Latn=moved, qab_Cyrl=few)
+    folder = write_corpus(tmp_path / "c", qaa_Latn=straight, qab_Latn=moved, qab_Cyrl=few)
     (cyrillic, latin), _ = evaluated(by_number, folder, "qaa_Latn", journal)
     assert (cyrillic["language"], latin["language"]) == ("qab_Cyrl", "qab_Latn")
     assert latin["top1"] == pytest.approx(2 / 3)
@@ -148,19 +148,19 @@ def test_top_k_worked_by_hand(journal):
     assert [record[f"chance_top{k}"] for k in (1, 5, 10)] == [1 / 12, 5 / 12, 10 / 12]
 
 
-def test_a_missing_line_leaves_out_the_pair(write, tmp_path, journal):
+def test_a_missing_line_leaves_out_the_pair(write_corpus, tmp_path, journal):
     pivot, other = ([f"{i} {word}" for i in range(12)] for word in "ab")
     pivot[3] = other[5] = other[11] = ""
-    folder = write(tmp_path / "c", qaa_Latn=pivot, qab_Latn=other)
+    folder = write_corpus(tmp_path / "c", qaa_Latn=pivot, qab_Latn=other)
     ((record,), _) = evaluated(by_number, folder, "qaa_Latn", journal)
     assert (record["sentences"], record["top1"]) == (9, 1.0)  # misaligned, nothing would be found
     assert record["chance_top1"] == 1 / 9
 
 
-def test_sentences_that_are_cut_are_counted_on_both_sides(write, tmp_path, journal):
+def test_sentences_that_are_cut_are_counted_on_both_sides(write_corpus, tmp_path, journal):
     pivot = ["0 long", "1 a", "2 long", "3 a"]
     one, two = ["0 long", "1 long", "", "3 b"], ["", "1 b", "2 b", "3 b"]
-    folder = write(tmp_path / "c", qaa_Latn=pivot, qab_Latn=one, qab_Cyrl=two)
+    folder = write_corpus(tmp_path / "c", qaa_Latn=pivot, qab_Latn=one, qab_Cyrl=two)
     records, _ = evaluated(by_number, folder, "qaa_Latn", journal)
     assert {r["language"]: r["truncated"] for r in records} == {"qab_Latn": 3, "qab_Cyrl": 1}
 
@@ -182,7 +182,7 @@ def test_each_sentence_of_the_pivot_is_encoded_once(journal):
     assert set(asked.values()) == {1}
 
 
-def test_what_cannot_be_measured_is_named(write, tmp_path, journal, random_model):
+def test_what_cannot_be_measured_is_named(write_corpus, tmp_path, journal, random_model):
     """Another number of lines, nothing in common, bytes that are no text, no row in the tables."""
     lines = ["1 a", "2 b", ""]
     others = {
@@ -191,7 +191,7 @@ def test_what_cannot_be_measured_is_named(write, tmp_path, journal, random_model
         "qad_Latn": lines[:2],
         "qae_Latn": ["", "", "c"],
     }
-    folder = write(tmp_path / "c", qaa_Latn=lines, **others)
+    folder = write_corpus(tmp_path / "c", qaa_Latn=lines, **others)
     (folder / "qaf_Latn.txt").write_bytes(b"1 a\n2 \xff\n\n")
     encode = sentence_encoder(random_model(placement="input"), [2])
     (record,), skipped = evaluated(encode, folder, "qaa_Latn", journal)
@@ -207,8 +207,8 @@ def test_what_cannot_be_measured_is_named(write, tmp_path, journal, random_model
         assert why in skipped[name]
 
 
-def test_what_is_no_corpus_is_refused(write, tmp_path):
-    folder = write(tmp_path / "c", qaa_Latn=["1 a"], qab_Latn=["2 b"])
+def test_what_is_no_corpus_is_refused(write_corpus, tmp_path):
+    folder = write_corpus(tmp_path / "c", qaa_Latn=["1 a"], qab_Latn=["2 b"])
     with pytest.raises(UserError, match=r"has no eng_Latn\.txt"):
         folder_pairs(folder, "eng_Latn")
     with pytest.raises(UserError, match="not found"):

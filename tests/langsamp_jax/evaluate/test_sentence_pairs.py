@@ -2,26 +2,11 @@
 
 import pytest
 
-from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.groups import published_languages
 from langsamp_jax.evaluate.sentence_pairs import read_sentence_pairs
 
 
-def write(folder, files):
-    for name, text in files.items():
-        data = text if isinstance(text, bytes) else text.encode("utf-8")
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_both_ways_to_name_the_files(tmp_path):
+def test_both_ways_to_name_the_files(tmp_path, write_files):
     files = {
         "tatoeba.deu-eng.deu": "eins\nzwei\n",
         "tatoeba.deu-eng.eng": "one\ntwo\n",
@@ -32,18 +17,18 @@ def test_both_ways_to_name_the_files(tmp_path):
         "tatoeba.deu-fra.deu": "eins\n",
         "SOURCE.md": "x",
     }
-    pairs, skipped = read_sentence_pairs(write(tmp_path, files))
+    pairs, skipped = read_sentence_pairs(write_files(tmp_path, files))
     assert list(pairs) == ["deu_Latn", "ewe_Latn", "tat_Cyrl"] and not skipped
     assert (pairs["deu_Latn"].pivot, pairs["deu_Latn"].other) == (["one", "two"], ["eins", "zwei"])
     assert (pairs["tat_Cyrl"].pivot, pairs["tat_Cyrl"].other) == (["one", "three"], ["бер", "өч"])
     assert (pairs["tat_Cyrl"].missing, pairs["deu_Latn"].missing) == (1, 0)
 
 
-def test_another_pivot(tmp_path):
+def test_another_pivot(tmp_path, refused, write_files):
     files = {"tatoeba.deu-fra.deu": "eins\n", "tatoeba.deu-fra.fra": "un\n"}
-    pairs, _ = read_sentence_pairs(write(tmp_path, files), "fra_Latn")
+    pairs, _ = read_sentence_pairs(write_files(tmp_path, files), "fra_Latn")
     assert pairs["deu_Latn"].pivot == ["un"]
-    assert "has no pairs with eng_Latn" in refused(lambda: read_sentence_pairs(tmp_path))
+    assert "has no pairs with eng_Latn" in refused(read_sentence_pairs, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -69,25 +54,25 @@ def test_another_pivot(tmp_path):
         ),
     ],
 )
-def test_a_language_that_cannot_be_read_is_named(files, expected, tmp_path):
+def test_a_language_that_cannot_be_read_is_named(files, expected, tmp_path, write_files):
     good = {"tatoeba.deu-eng.deu": "eins\n", "tatoeba.deu-eng.eng": "one\n"}
-    pairs, skipped = read_sentence_pairs(write(tmp_path, good | files))
+    pairs, skipped = read_sentence_pairs(write_files(tmp_path, good | files))
     assert list(pairs) == ["deu_Latn"] and list(skipped) == ["fra"]
     assert str(tmp_path) in skipped["fra"] and expected in skipped["fra"]
 
 
-def test_a_language_twice(tmp_path):
+def test_a_language_twice(tmp_path, refused, write_files):
     files = {
         "tatoeba.deu-eng.deu": "eins\n",
         "tatoeba.deu-eng.eng": "one\n",
         "tatoeba.deu_Latn-eng_Latn.deu_Latn": "eins\n",
         "tatoeba.deu_Latn-eng_Latn.eng_Latn": "one\n",
     }
-    assert "deu_Latn twice" in refused(lambda: read_sentence_pairs(write(tmp_path, files)))
+    assert "deu_Latn twice" in refused(read_sentence_pairs, write_files(tmp_path, files))
 
 
-def test_the_folder_is_missing(tmp_path):
-    assert "not found" in refused(lambda: read_sentence_pairs(tmp_path / "none"))
+def test_the_folder_is_missing(tmp_path, refused):
+    assert "not found" in refused(read_sentence_pairs, tmp_path / "none")
 
 
 def test_tatoeba_as_it_is(shared_data):

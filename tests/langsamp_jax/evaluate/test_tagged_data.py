@@ -4,7 +4,6 @@ import csv
 
 import pytest
 
-from langsamp_jax.errors import UserError
 from langsamp_jax.evaluate.tagged_data import UPOS, read_tagging_task
 
 PLAIN = "Anna\tB-PER\nsings\tO\n\nin\tO\nOslo\tB-LOC\n\n"
@@ -31,23 +30,8 @@ IOB2 = (
 )
 
 
-def write(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        data = text if isinstance(text, bytes) else text.encode("utf-8")
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def source(text, suffix=".tsv"):
     return {f"eng_Latn/{split}{suffix}": text for split in ("train", "dev", "test")}
-
-
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -64,44 +48,44 @@ def refused(call) -> str:
     ],
     ids=["tsv", "txt", "bare", "crlf", "spaced", "space", "prefixed"],
 )  # fmt: skip
-def test_word_and_tag(text, suffix, tmp_path):
-    data = read_tagging_task(write(tmp_path, source(text, suffix)), "ner")
+def test_word_and_tag(text, suffix, tmp_path, write_files):
+    data = read_tagging_task(write_files(tmp_path, source(text, suffix)), "ner")
     assert data.train.words == data.dev.words == data.test["eng_Latn"].words == WORDS
     assert data.train.tags == [["B-PER", "O"], ["O", "B-LOC"]]
     assert data.labels == ("O", "B-LOC", "B-PER")
 
 
-def test_a_prefix_that_not_all_words_have_is_text(tmp_path):
+def test_a_prefix_that_not_all_words_have_is_text(tmp_path, write_files):
     text = "re:invent\tO\n\nre:do\tO\nit\tO\n"
-    assert read_tagging_task(write(tmp_path, source(text)), "ner").train.words == [
+    assert read_tagging_task(write_files(tmp_path, source(text)), "ner").train.words == [
         ["re:invent"],
         ["re:do", "it"],
     ]
 
 
-def test_words_keep_what_is_in_them(tmp_path):
+def test_words_keep_what_is_in_them(tmp_path, write_files):
     text = "10 000\tNUM\n#\tSYM\n\u2028\tX\n-\tPUNCT\n"
-    data = read_tagging_task(write(tmp_path, source(text)), "pos")
+    data = read_tagging_task(write_files(tmp_path, source(text)), "pos")
     assert data.train.words == [["10 000", "#", "\u2028", "-"]]
     spaced = "New York B-LOC\n"
-    data = read_tagging_task(write(tmp_path, source(spaced)), "ner")
+    data = read_tagging_task(write_files(tmp_path, source(spaced)), "ner")
     assert data.train.words == [["New York"]]
 
 
-def test_conllu_is_read_in_syntactic_words(tmp_path):
-    data = read_tagging_task(write(tmp_path, source(CONLLU, ".conllu")), "pos")
+def test_conllu_is_read_in_syntactic_words(tmp_path, write_files):
+    data = read_tagging_task(write_files(tmp_path, source(CONLLU, ".conllu")), "pos")
     assert data.train.words == [["Vamos", "nos", "a", "el", "mar"], ["#"]]
     assert data.train.tags == [["VERB", "PRON", "ADP", "DET", "NOUN"], ["SYM"]]
     assert data.labels == UPOS and len(UPOS) == 17
 
 
-def test_iob2_of_universal_ner(tmp_path):
-    data = read_tagging_task(write(tmp_path, source(IOB2, ".iob2")), "ner")
+def test_iob2_of_universal_ner(tmp_path, write_files):
+    data = read_tagging_task(write_files(tmp_path, source(IOB2, ".iob2")), "ner")
     assert data.train.words == [["#", "Anna", "sings"], ["Oslo"]]
     assert data.train.tags == [["O", "B-PER", "O"], ["B-LOC"]]
 
 
-def test_treebanks_are_read_one_after_the_other(tmp_path):
+def test_treebanks_are_read_one_after_the_other(tmp_path, write_files):
     files = source(POS) | {
         "spa_Latn/UD_Spanish-PUD/es_pud-ud-test.conllu": CONLLU,
         "spa_Latn/UD_Spanish-GSD/es_gsd-ud-test.conllu": "1\tSí\t_\tINTJ\t_\t_\t_\t_\t_\t_\n",
@@ -111,24 +95,24 @@ def test_treebanks_are_read_one_after_the_other(tmp_path):
         "deu_Latn/contest.tsv": "no test set",
         "README.txt": "x",
     }
-    data = read_tagging_task(write(tmp_path, files), "pos")
+    data = read_tagging_task(write_files(tmp_path, files), "pos")
     assert data.test["spa_Latn"].words[0] == ["Sí"] and len(data.test["spa_Latn"].words) == 3
     assert data.skipped == {"deu_Latn": f"{tmp_path / 'deu_Latn'} has no test set"}
 
 
-def test_treebanks_are_read_by_name(tmp_path):
+def test_treebanks_are_read_by_name(tmp_path, write_files):
     names = ["PUD", "GSD", "AnCora", "COSER", "Zed", "B", "M", "1"]
     files = {f"spa_Latn/{name}/test.tsv": f"{name}\tX\n" for name in names}
-    data = read_tagging_task(write(tmp_path, source(POS) | files), "pos")
+    data = read_tagging_task(write_files(tmp_path, source(POS) | files), "pos")
     assert data.test["spa_Latn"].words == [[name] for name in sorted(names)]
 
 
-def test_two_files_of_a_split_are_refused(tmp_path):
+def test_two_files_of_a_split_are_refused(tmp_path, refused, write_files):
     files = source(POS) | {"deu_Latn/test.tsv": POS, "deu_Latn/test.conllu": CONLLU}
-    data = read_tagging_task(write(tmp_path, files), "pos")
+    data = read_tagging_task(write_files(tmp_path, files), "pos")
     assert "several test sets, test.conllu and test.tsv; keep one" in data.skipped["deu_Latn"]
-    write(tmp_path, {"eng_Latn/dev.txt": POS})
-    assert "several dev sets" in refused(lambda: read_tagging_task(tmp_path, "pos"))
+    write_files(tmp_path, {"eng_Latn/dev.txt": POS})
+    assert "several dev sets" in refused(read_tagging_task, tmp_path, "pos")
 
 
 BAD = {
@@ -145,50 +129,53 @@ BAD = {
 
 
 @pytest.mark.parametrize("problem", BAD)
-def test_another_language_is_skipped_and_the_source_refused(problem, tmp_path):
+def test_another_language_is_skipped_and_the_source_refused(
+    problem, tmp_path, refused, write_files
+):
     text, suffix, expected = BAD[problem]
     other = {f"deu_Latn/GSD/test{suffix}": text, "fra_Latn/test.tsv": POS}
-    data = read_tagging_task(write(tmp_path, source(POS) | other), "pos")
+    data = read_tagging_task(write_files(tmp_path, source(POS) | other), "pos")
     assert list(data.test) == ["eng_Latn", "fra_Latn"] and list(data.skipped) == ["deu_Latn"]
     file = tmp_path / "deu_Latn" / "GSD" / f"test{suffix}"
     assert data.skipped["deu_Latn"].startswith(str(file)) and expected in data.skipped["deu_Latn"]
-    assert refused(lambda: read_tagging_task(write(tmp_path / "x", source(text, suffix)), "pos"))
+    assert refused(read_tagging_task, write_files(tmp_path / "x", source(text, suffix)), "pos")
     for split in ("train", "dev", "test"):
-        folder = write(tmp_path / split, source(POS))
+        folder = write_files(tmp_path / split, source(POS))
         (folder / "eng_Latn" / f"{split}.tsv").unlink()
-        file = write(folder, {f"eng_Latn/{split}{suffix}": text}) / "eng_Latn" / f"{split}{suffix}"
-        message = refused(lambda folder=folder: read_tagging_task(folder, "pos"))
+        write_files(folder, {f"eng_Latn/{split}{suffix}": text})
+        message = refused(read_tagging_task, folder, "pos")
+        file = folder / "eng_Latn" / f"{split}{suffix}"
         assert message.startswith(str(file)) and expected in message
 
 
-def test_entities_that_the_source_does_not_know(tmp_path):
+def test_entities_that_the_source_does_not_know(tmp_path, refused, write_files):
     files = source(PLAIN) | {"deu_Latn/test.tsv": "Anna\tB-PER\nMaria\tI-PER\n"}
     files["eng_Latn/dev.tsv"] = "Anna\tB-PER\nMay\tI-PER\n"
     files["fra_Latn/test.tsv"] = "x\tO\n\nFinnois\tB-OTH\n"
-    data = read_tagging_task(write(tmp_path, files), "ner")
+    data = read_tagging_task(write_files(tmp_path, files), "ner")
     assert data.labels == ("O", "B-LOC", "B-PER", "I-PER")  # of train and dev
     assert list(data.test) == ["deu_Latn", "eng_Latn"]
     file = tmp_path / "fra_Latn" / "test.tsv"
     assert data.skipped == {
         "fra_Latn": f"{file}, line 3: 'B-OTH' is none of O, B-LOC, B-PER, I-PER"
     }
-    write(tmp_path, {"eng_Latn/test.tsv": "x\tB-OTH\n"})
-    assert "eng_Latn" in refused(lambda: read_tagging_task(tmp_path, "ner"))
+    write_files(tmp_path, {"eng_Latn/test.tsv": "x\tB-OTH\n"})
+    assert "eng_Latn" in refused(read_tagging_task, tmp_path, "ner")
 
 
-def test_parts_of_speech_are_no_entities(tmp_path):
-    message = refused(lambda: read_tagging_task(write(tmp_path, source(POS)), "ner"))
+def test_parts_of_speech_are_no_entities(tmp_path, refused, write_files):
+    message = refused(read_tagging_task, write_files(tmp_path, source(POS)), "ner")
     assert "line 1: 'PROPN' is no BIO tag" in message
 
 
-def test_uner_as_it_is(shared_data):
+def test_uner_as_it_is(shared_data, refused):
     data = read_tagging_task(shared_data / "ner" / "uner", "ner", "srp_Latn")
     assert (len(data.test), data.skipped) == (11, {})
     assert "B-OTH" in data.labels and len(data.labels) == 9
     check_counts(shared_data / "ner" / "index.tsv", data, "srp_Latn")
     data = read_tagging_task(shared_data / "ner" / "uner", "ner", "dan_Latn")
     assert list(data.skipped) == ["srp_Latn"] and "B-OTH" in data.skipped["srp_Latn"]
-    message = refused(lambda: read_tagging_task(shared_data / "ner" / "uner", "ner"))
+    message = refused(read_tagging_task, shared_data / "ner" / "uner", "ner")
     assert "has no train set of the source language eng_Latn" in message
 
 

@@ -17,20 +17,16 @@ from langsamp_jax.cli import main
 from langsamp_jax.evaluate import tasks
 from langsamp_jax.huggingface.export import export
 from langsamp_jax.report.page import write_report
+from langsamp_jax.run import open_run
 
 PIVOT = "qaa_Latn"
-
-
-@pytest.fixture(scope="module")
-def run(store_path, make_run):
-    return make_run(store_path)
 
 
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory) -> Path:
     """The run in Hugging Face's form."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export(run, folder)
+    export(open_run(run), folder)
     return folder
 
 
@@ -41,19 +37,6 @@ def held_out(corpus) -> Path:
 
 def arguments(task: str, model: object, data: object, *more: object) -> list[str]:
     return [*map(str, ("evaluate", task, "--model", model, "--data", data, *more))]
-
-
-def refused(capsys: pytest.CaptureFixture, call: list[str]) -> str:
-    """The one line that a bad call prints; it exits with 2."""
-    capsys.readouterr()
-    try:
-        status = main(call)
-    except SystemExit as stop:  # argparse's own way out
-        status = stop.code
-    line = capsys.readouterr().err
-    assert status == 2, line
-    assert line.count("\n") == 1 and line.startswith("langsamp"), line
-    return line
 
 
 def result(file: Path) -> dict[str, Any]:
@@ -73,12 +56,12 @@ def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
         ("neutrality", ["--pivot", PIVOT, "--sentences", "30"]),
         ("pseudo-perplexity", ["--sentences", "2"]),
     ):
-        assert main(arguments(task, run.path, held_out, *more)) == 0, capsys.readouterr().err
+        assert main(arguments(task, run, held_out, *more)) == 0, capsys.readouterr().err
     names = {file.stem for file in held_out.glob("*.txt")}
-    found = {file.stem: result(file) for file in (run.path / "evaluation").iterdir()}
+    found = {file.stem: result(file) for file in (run / "evaluation").iterdir()}
     assert set(found) == {"retrieval-bible", "neutrality", "pseudo-perplexity"}
     for task, record in found.items():
-        asked = {"task": task, "model": str(run.path), "step": 3, "data": str(held_out)}
+        asked = {"task": task, "model": str(run), "step": 3, "data": str(held_out)}
         assert record.items() >= asked.items() and record["skipped"] == {}
     retrieval = found["retrieval-bible"]
     assert (retrieval["pivot"], retrieval["layer"], retrieval["metric"]) == (PIVOT, 2, "top10")
@@ -94,13 +77,13 @@ def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
     text = capsys.readouterr().out
     for shown in ("top-10", "chance@10", "non_latin", "gap centred", "bits a character"):
         assert shown in text
-    page = write_report(run.path).read_text("utf-8")
+    page = write_report(run).read_text("utf-8")
     assert "retrieval-bible" in page and "neutrality-by-layer" in page
 
 
 def test_an_export_gives_the_same(run, folder, held_out, tmp_path):
     records = []
-    for model in (run.path, folder):
+    for model in (run, folder):
         output = tmp_path / "not" / "yet" / f"{len(records)}.json"
         call = arguments("retrieval-bible", model, held_out, "--pivot", PIVOT, "--output", output)
         assert main(call) == 0
@@ -111,11 +94,11 @@ def test_an_export_gives_the_same(run, folder, held_out, tmp_path):
         assert one == other
 
 
-def test_languages_that_cannot_be_read_are_named(folder, tmp_path, write, capsys):
+def test_languages_that_cannot_be_read_are_named(folder, tmp_path, write_corpus, capsys):
     """The averages say over how many languages they are."""
     lines = [f"{word} x" for word in "abcdefgh"]
     good = {name: lines for name in ("deu_Latn", "eng_Latn", "rus_Cyrl")}
-    data = write(tmp_path / "data", **good, fra_Latn=lines[:3], nld_Latn=[""] * 8)
+    data = write_corpus(tmp_path / "data", **good, fra_Latn=lines[:3], nld_Latn=[""] * 8)
     (data / "ita_Latn.txt").write_bytes(b"\xff\n" * 8)
     output = tmp_path / "result.json"
     call = arguments("retrieval-bible", folder, data, "--output", output)
@@ -143,10 +126,10 @@ def test_pairs_of_files(folder, tmp_path, capsys):
     assert "has 1 lines" in record["skipped"]["fra"]
 
 
-def test_a_language_without_vectors_is_skipped(run, tmp_path, write, capsys):
-    data = write(tmp_path / "data", qaa_Latn=["a b"], qsx_Latn=["a b"], qab_Latn=["", ""])
+def test_a_language_without_vectors_is_skipped(run, tmp_path, write_corpus, capsys):
+    data = write_corpus(tmp_path / "data", qaa_Latn=["a b"], qsx_Latn=["a b"], qab_Latn=["", ""])
     output = tmp_path / "result.json"
-    call = arguments("pseudo-perplexity", run.path, data, "--output", output)
+    call = arguments("pseudo-perplexity", run, data, "--output", output)
     assert main(call) == 0, capsys.readouterr().err
     record = result(output)
     assert [one["language"] for one in record["languages"]] == ["qaa_Latn"]
@@ -169,7 +152,9 @@ def many(held_out, tmp_path_factory) -> Path:
     return folder
 
 
-def test_killed_it_goes_on_where_it_was(folder, many, tmp_path, monkeypatch, capsys):
+def test_killed_it_goes_on_where_it_was(
+    folder, many, tmp_path, monkeypatch, capsys, command_refused
+):
     output, whole = tmp_path / "killed.json", tmp_path / "whole.json"
     parts = tmp_path / "killed.json.parts"
     call = arguments("retrieval-bible", folder, many, "--pivot", PIVOT, "--output", output)
@@ -188,7 +173,7 @@ def test_killed_it_goes_on_where_it_was(folder, many, tmp_path, monkeypatch, cap
     assert json.loads(settings)["task"] == "retrieval-bible"
     assert 1 < len(finished) < 99
 
-    line = refused(capsys, [*call, "--pivot", "qab_Latn"])
+    line = command_refused(*call, "--pivot", "qab_Latn")
     assert f"{parts} holds parts of another evaluation (pivot differ)" in line
 
     encoded = []
@@ -211,60 +196,62 @@ def test_killed_it_goes_on_where_it_was(folder, many, tmp_path, monkeypatch, cap
 # Bad input
 
 
-def test_where_the_result_goes(run, folder, held_out, tmp_path, capsys):
-    call = arguments("retrieval-bible", run.path, held_out, "--pivot", PIVOT)
-    line = refused(capsys, [*call, "--output", str(tmp_path)])
+def test_where_the_result_goes(run, folder, held_out, tmp_path, command_refused):
+    call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT)
+    line = command_refused(*call, "--output", str(tmp_path))
     assert f"--output {tmp_path} is a folder; name the .json file to write" in line
-    line = refused(capsys, arguments("retrieval-bible", folder, held_out, "--pivot", PIVOT))
+    line = command_refused(*arguments("retrieval-bible", folder, held_out, "--pivot", PIVOT))
     assert f"{folder} is no run; say where the result goes with --output" in line
     for more in ([], ["--output", tmp_path / "x.json"]):
         call = arguments("retrieval-bible", tmp_path / "runn", held_out, "--pivot", PIVOT, *more)
-        assert f"{tmp_path / 'runn'} is neither a run" in refused(capsys, call)
+        assert f"{tmp_path / 'runn'} is neither a run" in command_refused(*call)
     call = arguments("pseudo-perplexity", folder, held_out, "--output", tmp_path / "x.json")
-    assert "has no steps; leave --step" in refused(capsys, [*call, "--step", "3"])
+    assert "has no steps; leave --step" in command_refused(*call, "--step", "3")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("task", ["retrieval-bible", "neutrality"])
-def test_what_is_not_aligned(task, folder, held_out, tmp_path, write, capsys):
+def test_what_is_not_aligned(task, folder, held_out, tmp_path, write_corpus, command_refused):
     more = ["--output", str(tmp_path / "x.json")]
-    line = refused(capsys, arguments(task, folder, held_out, *more))
+    line = command_refused(*arguments(task, folder, held_out, *more))
     assert f"{held_out} has no eng_Latn.txt, which the other files are aligned with" in line
-    line = refused(capsys, arguments(task, folder, tmp_path / "none", *more))
+    line = command_refused(*arguments(task, folder, tmp_path / "none", *more))
     assert "not found" in line
-    data = write(tmp_path / "data", eng_Latn=["a", "b"], deu_Latn=["a"])
-    assert "aligned with eng_Latn" in refused(capsys, arguments(task, folder, data, *more))
+    data = write_corpus(tmp_path / "data", eng_Latn=["a", "b"], deu_Latn=["a"])
+    assert "aligned with eng_Latn" in command_refused(*arguments(task, folder, data, *more))
     assert not (tmp_path / "x.json").exists()
 
 
-def test_no_pair_with_the_pivot(folder, held_out, tmp_path, capsys):
+def test_no_pair_with_the_pivot(folder, held_out, tmp_path, command_refused):
     more = ["--output", str(tmp_path / "x.json")]
-    line = refused(capsys, arguments("retrieval-tatoeba", folder, held_out, *more))
+    line = command_refused(*arguments("retrieval-tatoeba", folder, held_out, *more))
     assert "has no pairs with eng_Latn: expected files such as tatoeba.deu-eng.deu" in line
 
 
-def test_nothing_in_common(folder, tmp_path, write, capsys):
-    data = write(tmp_path / "data", eng_Latn=["a", "b", ""], deu_Latn=["", "b", "c"])
+def test_nothing_in_common(folder, tmp_path, write_corpus, command_refused):
+    data = write_corpus(tmp_path / "data", eng_Latn=["a", "b", ""], deu_Latn=["", "b", "c"])
     call = arguments("neutrality", folder, data, "--output", tmp_path / "x.json")
-    assert "no two languages have two lines in common" in refused(capsys, call)
+    assert "no two languages have two lines in common" in command_refused(*call)
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
 
 
-def test_no_language_can_be_evaluated(run, tmp_path, write, store_path, make_run, capsys):
+def test_no_language_can_be_evaluated(
+    run, tmp_path, write_corpus, store_path, make_run, command_refused
+):
     """Of a pivot that the encoder cannot read, that is said at once."""
-    data = write(tmp_path / "data", qsx_Latn=["a"], qsy_Latn=["b"])
+    data = write_corpus(tmp_path / "data", qsx_Latn=["a"], qsy_Latn=["b"])
     more = ["--output", tmp_path / "x.json"]
-    line = refused(capsys, arguments("pseudo-perplexity", run.path, data, *more))
+    line = command_refused(*arguments("pseudo-perplexity", run, data, *more))
     assert "no language could be evaluated; qsx_Latn: the model has no language 'qsx'" in line
     model = make_run(store_path, placement="input").path
     call = arguments("retrieval-bible", model, data, "--pivot", "qsx_Latn", *more)
-    line = refused(capsys, call)
+    line = command_refused(*call)
     assert line.startswith("langsamp: the model has no language 'qsx'")
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("count", ["0", "-3", "many"])
 @pytest.mark.parametrize("task", ["neutrality", "pseudo-perplexity"])
-def test_a_number_of_sentences_that_is_none(task, count, run, held_out, capsys):
-    call = arguments(task, run.path, held_out, f"--sentences={count}")
-    assert "expected a whole number above 0" in refused(capsys, call)
+def test_a_number_of_sentences_that_is_none(task, count, run, held_out, command_refused):
+    call = arguments(task, run, held_out, f"--sentences={count}")
+    assert "expected a whole number above 0" in command_refused(*call)

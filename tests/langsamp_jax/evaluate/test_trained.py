@@ -16,18 +16,6 @@ from langsamp_jax.run import open_run
 from langsamp_jax.tokenizer import load_tokenizer
 
 
-def refused(*arguments) -> str:
-    with pytest.raises(UserError) as error:
-        open_trained(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@pytest.fixture(scope="module")
-def run(store_path, make_run) -> Path:
-    return make_run(store_path).path
-
-
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory) -> Path:
     """The exports of the run, ``universal`` and ``full``."""
@@ -96,25 +84,27 @@ def test_a_plain_encoder_has_no_head(tmp_path, make_checkpoint, tokenizer):
     np.testing.assert_array_equal(*vectors)
 
 
-def test_what_is_no_model_is_refused(run, folder, tmp_path, tokenizer_file):
-    assert refused(tmp_path / "none") == (
+def test_what_is_no_model_is_refused(run, folder, tmp_path, tokenizer_file, refused):
+    assert refused(open_trained, tmp_path / "none") == (
         f"{tmp_path / 'none'} is neither a run (run.json) nor a Hugging Face model (config.json)"
     )
-    assert "is neither a run" in refused(tokenizer_file)
-    assert "which has no steps; leave --step" in refused(folder / "full", 3)
-    assert "no checkpoint of step 4; there are 3" in refused(run, 4)
+    assert "is neither a run" in refused(open_trained, tokenizer_file)
+    assert "which has no steps; leave --step" in refused(open_trained, folder / "full", 3)
+    assert "no checkpoint of step 4; there are 3" in refused(open_trained, run, 4)
 
     bare = shutil.copytree(folder / "universal", tmp_path / "bare")
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):
         (bare / name).unlink()
-    assert f"{bare} has no tokenizer (sentencepiece.bpe.model, tokenizer.json" in refused(bare)
+    assert f"{bare} has no tokenizer (sentencepiece.bpe.model, tokenizer.json" in refused(
+        open_trained, bare
+    )
     write_tokenizer(load_tokenizer(tokenizer_file), bare, 32)
     config = json.loads((bare / "config.json").read_text())
     (bare / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-    assert "missing: roberta.encoder.layer.3" in refused(bare)
+    assert "missing: roberta.encoder.layer.3" in refused(open_trained, bare)
 
 
-def test_another_tokenizer_is_refused(folder, shared_data, tmp_path):
+def test_another_tokenizer_is_refused(folder, shared_data, tmp_path, refused):
     other = shutil.copytree(folder / "universal", tmp_path / "other")
     shutil.copy(shared_data / "tokenizers/xlmr/sentencepiece.bpe.model", other)
-    assert str(other) in refused(other)
+    assert str(other) in refused(open_trained, other)

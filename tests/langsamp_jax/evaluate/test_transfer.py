@@ -16,7 +16,7 @@ from langsamp_jax.evaluate.groups import averages
 from langsamp_jax.evaluate.journal import Journal
 from langsamp_jax.evaluate.sentence_data import LABELS, Classified
 from langsamp_jax.evaluate.tagged_data import UPOS, Tagged, read_tagging_task
-from langsamp_jax.evaluate.trained import open_trained
+from langsamp_jax.evaluate.trained import Trained, open_trained
 from langsamp_jax.evaluate.transfer import (
     averages_over_seeds,
     evaluate_transfer,
@@ -28,22 +28,11 @@ from langsamp_jax.evaluate.transfer import (
 from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
 from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ZERO_WIDTH_SPACE = "\u200b"  # the tokenizer drops it
 LANGUAGES = ("qaa_Latn", "qab_Latn", "xho_Latn")  # the model has no vector of the last one
 QUICK = FineTuneConfig(learning_rate=1e-3, num_epochs=2, batch_size=8, num_seeds=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling without optimisation takes half the time, and is most of the work here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_file) -> Tokenizer:
-    return load_tokenizer(tokenizer_file)
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +222,6 @@ def topics(count: int, seed: int, words: list[str]) -> Classified:
 
 
 @pytest.fixture(scope="module")
-def words(lines) -> list[str]:
-    return list(dict.fromkeys(word for line in lines for word in line.split() if len(word) < 6))
-
-
-@pytest.fixture(scope="module")
 def data(words) -> TaskData[Classified]:
     test = {
         name: topics(20, i, words) for i, name in enumerate(("qaa_Latn", "qab_Latn", "xho_Latn"))
@@ -248,8 +232,8 @@ def data(words) -> TaskData[Classified]:
 
 
 @pytest.fixture(scope="module")
-def trained(make_run, store_path):
-    return open_trained(make_run(store_path).path)
+def trained(run) -> Trained:
+    return open_trained(run)
 
 
 def evaluated(trained, data, output, source="qaa_Latn", config=QUICK) -> tuple[dict, list[str]]:

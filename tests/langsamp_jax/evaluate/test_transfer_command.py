@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -21,24 +21,12 @@ from langsamp_jax.evaluate.sentence_data import LABELS
 from langsamp_jax.evaluate.tagged_data import UPOS
 from langsamp_jax.evaluate.transfer import PROTOCOLS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LANGUAGES = ("eng_Latn", "qaa_Latn", "qab_Latn", "xho_Latn")
 SPLITS = {"train": 16, "dev": 8, "test": 12}
 ONE_EPOCH = ("--gin.finetune.num_epochs=1", "--gin.finetune.num_seeds=1")
 QUICK = (*ONE_EPOCH, "--gin.finetune.learning_rate=1e-3", "--gin.finetune.batch_size=8")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling without optimisation takes half the time, and is most of the work here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def words(corpus) -> list[str]:
-    text = (corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8")
-    return list(dict.fromkeys(word for word in text.split() if len(word) < 6))
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +70,6 @@ def tags(words, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(make_run, store_path) -> Path:
-    return make_run(store_path).path
-
-
-@pytest.fixture(scope="module")
 def plain_run(make_run, store_path) -> Path:
     """Without tables."""
     return make_run(store_path, placement="none").path
@@ -96,12 +79,16 @@ def evaluate(task: str, model: Path, *arguments: object) -> int:
     return main(["evaluate", task, "--model", str(model), *map(str, arguments)])
 
 
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line that a bad call prints."""
-    assert evaluate(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("langsamp: ") and error.count("\n") == 1, error
-    return error
+@pytest.fixture
+def evaluate_refused(command_refused) -> Callable[..., str]:
+    """``evaluate_refused(task, model, *arguments)``: the one line, not one of argparse's."""
+
+    def evaluate_refused(task: str, model: Path, *arguments: object) -> str:
+        line = command_refused("evaluate", task, "--model", model, *arguments)
+        assert line.startswith("langsamp: "), line
+        return line
+
+    return evaluate_refused
 
 
 # Fine-tuning
@@ -169,20 +156,20 @@ def test_named_entities_from_end_to_end(tags, run, tmp_path):
     assert "'B-TIME' is none of O, B-LOC, B-PER, I-LOC" in record["skipped"]["xho_Latn"]
 
 
-def test_bad_calls_are_one_line(topics, tags, run, capsys, tmp_path):
+def test_bad_calls_are_one_line(topics, tags, run, tmp_path, evaluate_refused):
     data = ("--data", topics, "--output", tmp_path / "out.json")
-    line = refused(capsys, "sib200", run, *data, "--gin.finetune.num_epochs=0")
+    line = evaluate_refused("sib200", run, *data, "--gin.finetune.num_epochs=0")
     assert "finetune.num_epochs = 0: expected a number above 0, or None" in line
-    line = refused(capsys, "sib200", run, *data, "--gin.finetune.num_epoch=1")
+    line = evaluate_refused("sib200", run, *data, "--gin.finetune.num_epoch=1")
     assert "finetune has no 'num_epoch'; did you mean num_epochs?" in line
-    line = refused(capsys, "sib200", run, *data, "--gin.fintune.num_epochs=1")
+    line = evaluate_refused("sib200", run, *data, "--gin.fintune.num_epochs=1")
     assert "no configurable 'fintune'; did you mean finetune?" in line
-    line = refused(capsys, "sib200", run, *data, "--source", "deu_Latn")
+    line = evaluate_refused("sib200", run, *data, "--source", "deu_Latn")
     assert f"{topics / 'text'} has no deu_Latn.txt" in line
-    line = refused(capsys, "pos", run, "--data", tags, "--source", "qaa_Latn")
+    line = evaluate_refused("pos", run, "--data", tags, "--source", "qaa_Latn")
     assert f"{tags} has no training data of qaa_Latn, as there is of eng_Latn, zul_Latn" in line
     arguments = ("--gin.finetune.batch_size=5", "--gin.finetune.accumulation=published")
-    line = refused(capsys, "sib200", run, *data, *arguments)
+    line = evaluate_refused("sib200", run, *data, *arguments)
     assert "finetune.batch_size = 5: expected a multiple of 2" in line
     assert not (tmp_path / "out.json").exists()
 
@@ -277,16 +264,18 @@ def test_donors_from_end_to_end(topics, run, tmp_path, capsys):
     assert all(name in shown for name in choices) and "skipped deu_Latn: " in shown
 
 
-def test_donors_without_what_they_need_are_one_line(topics, run, plain_run, tmp_path, capsys):
+def test_donors_without_what_they_need_are_one_line(
+    topics, run, plain_run, tmp_path, evaluate_refused
+):
     data = ("--data", topics, "--output")
-    line = refused(capsys, "donors", plain_run, *data, tmp_path / "plain.json")
+    line = evaluate_refused("donors", plain_run, *data, tmp_path / "plain.json")
     assert f"{plain_run} has no language and script vectors" in line
     pivot = (tmp_path / "pivot.json", "--pivot", "deu_Latn", "--donors", "qaa_Latn")
-    line = refused(capsys, "donors", run, *data, *pivot)
+    line = evaluate_refused("donors", run, *data, *pivot)
     assert "has no deu_Latn.txt" in line
 
 
-def test_geometry_from_end_to_end(run, plain_run, capsys):
+def test_geometry_from_end_to_end(run, plain_run, capsys, evaluate_refused):
     assert evaluate("geometry", run) == 0
     record = json.loads((run / "evaluation" / "geometry.json").read_text())
     names = record["tables"]["language"]["names"]
@@ -294,5 +283,5 @@ def test_geometry_from_end_to_end(run, plain_run, capsys):
     assert len(record["tables"]["language"]["coordinates"]) == 5
     shown = capsys.readouterr().out
     assert "5 language vectors; two components explain" in shown
-    line = refused(capsys, "geometry", plain_run)
+    line = evaluate_refused("geometry", plain_run)
     assert f"{plain_run} has no language and script vectors" in line

@@ -5,15 +5,7 @@ from pathlib import Path
 import pytest
 
 from langsamp_jax import storage
-from langsamp_jax.cli import main
 from langsamp_jax.errors import UserError
-
-
-def refused(capsys, *arguments: str) -> str:
-    assert main(list(arguments)) == 2
-    line = capsys.readouterr().err
-    assert line.startswith("langsamp: ") and line.count("\n") == 1
-    return line
 
 
 def test_what_a_path_is(s3):
@@ -40,23 +32,26 @@ def test_a_folder_is_copied_in_the_order_of_writing(s3, tmp_path):
     assert "not/d" not in storage.sizes(place)
 
 
-def test_places_that_cannot_be(capsys, monkeypatch, s3):
+def test_places_that_cannot_be(command_refused, monkeypatch, s3):
     for place in ("http://host/store", "s3://", "s3:///store"):
-        line = refused(capsys, "mixture", "--data", place)
-        assert f"{place}: expected a local path, gs://BUCKET/... or s3://BUCKET/..." in line
-    line = refused(
-        capsys, "prepare", "--corpus", "c", "--tokenizer", "t", "--output", "s3://bucket/store"
-    )
-    assert "s3://bucket/store: expected a local path" in line
+        line = command_refused("mixture", "--data", place)
+        expected = f"{place}: expected a local path, gs://BUCKET/... or s3://BUCKET/..."
+        assert line.startswith(f"langsamp: {expected}")
+    words = ["prepare", "--corpus", "c", "--tokenizer", "t", "--output", "s3://bucket/store"]
+    line = command_refused(*words)
+    assert line.startswith("langsamp: s3://bucket/store: expected a local path")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the extra gcs: pip install 'langsamp-jax\[gcs\]'"):
         storage.location("gs://bucket/store")
 
 
-def test_stores_that_do_not_answer(s3, capsys):
-    assert "is no store" in refused(capsys, "mixture", "--data", "s3://bucket/nothing")
-    line = refused(capsys, "mixture", "--data", "s3://no-bucket/store")
-    assert "s3://no-bucket/store cannot be reached: The specified bucket does not exist" in line
+def test_stores_that_do_not_answer(s3, command_refused):
+    line = command_refused("mixture", "--data", "s3://bucket/nothing")
+    assert line.startswith("langsamp: s3://bucket/nothing is no store")
+    line = command_refused("mixture", "--data", "s3://no-bucket/store")
+    expected = "s3://no-bucket/store cannot be reached: The specified bucket does not exist"
+    assert line.startswith(f"langsamp: {expected}")
     s3.refuse = lambda request: True
-    line = refused(capsys, "mixture", "--data", "s3://bucket/denied")
-    assert "s3://bucket/denied cannot be reached: Access Denied (check the name, AWS_ACC" in line
+    line = command_refused("mixture", "--data", "s3://bucket/denied")
+    expected = "s3://bucket/denied cannot be reached: Access Denied (check the name, AWS_ACC"
+    assert line.startswith(f"langsamp: {expected}")
