@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import kstest, spearmanr
+from scipy.stats import kstest, rankdata, spearmanr
 from sklearn.decomposition import PCA
 
 from data_pipelines.synthetic import synthesize
@@ -141,6 +141,37 @@ def test_the_seed_settles_p():
     assert found[0] == found[1] and found[0] != found[2]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_within_strata_only_their_pairs_count(seed):
+    """Two strata of three languages and one of two: 7 pairs, and 3! 3! 2! relabellings."""
+    strata = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    pairs = np.array([(0, 3), (0, 6), (3, 6), (1, 4), (1, 7), (4, 7), (2, 5)]).T
+    rng = np.random.default_rng(seed)
+    first, second = distances(rng, 8), distances(rng, 8)
+
+    def centred(matrix) -> np.ndarray:
+        ranks = rankdata(matrix[tuple(pairs)])
+        return ranks - np.repeat([ranks[:3].mean(), ranks[3:6].mean(), ranks[6]], [3, 3, 1])
+
+    def correlation(order) -> float:
+        return np.corrcoef(centred(first), centred(second[np.ix_(order, order)]))[0, 1]
+
+    every = []
+    for a, b, c in itertools.product(*map(itertools.permutations, ([0, 3, 6], [1, 4, 7], [2, 5]))):
+        order = np.empty(8, int)
+        order[[0, 3, 6]], order[[1, 4, 7]], order[[2, 5]] = a, b, c
+        every.append(correlation(order))
+    exact = np.mean(np.array(every) >= every[0] - 1e-9)
+    rho, p = mantel(first, second, permutations=4000, seed=seed, strata=strata)
+    assert rho == pytest.approx(every[0], abs=1e-12)
+    assert abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000)
+
+
+def test_one_stratum_is_none():
+    pair = distances(np.random.default_rng(0), 9), distances(np.random.default_rng(1), 9)
+    assert mantel(*pair, 99, strata=np.full(9, 7)) == mantel(*pair, 99)
+
+
 # The record
 
 
@@ -155,7 +186,8 @@ def test_record():
     few = Reference("genetic", codes[1:5], distances(rng, 4))
     same = Reference("tree", codes, 1 - np.eye(7))
     families = {"q01": "East", "xxx": "West"}
-    record = geometry(tables, [reference, few, same], families, permutations=99, neighbours=2)
+    references = [reference, few, same]
+    record = geometry(tables, references, families, {}, permutations=99, neighbours=2)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
     language, script = record["tables"]["language"], record["tables"]["script"]
@@ -170,7 +202,7 @@ def test_record():
         }
     assert script["correlations"] == [] and "families" not in script
 
-    first, second, third = language["correlations"]
+    first, second, third = language["correlations"][::2]
     rows = [6, 0, 5, 1, 3]
     own = pdist(tables["language"].vectors[rows].astype(float), "cosine")
     theirs = squareform(reference.distances[np.ix_([0, 2, 3, 4, 6], [0, 2, 3, 4, 6])])
@@ -181,12 +213,38 @@ def test_record():
     assert second["rho"] is second["p"] is None
     assert second["languages"] == 3 and "fewer than 4" in second["reason"]
     assert third["rho"] is third["p"] is None and "equally far" in third["reason"]
+    within = language["correlations"][1::2]
+    assert [each["with"] for each in within] == [f"{r.name} within a script" for r in references]
+    assert {each["languages"] for each in within} == {0}  # nothing is known of their scripts
+
+
+def test_within_a_script_shows_what_scripts_hide():
+    """Relatives lie together; those of one script, who are mostly relatives, were pushed apart."""
+    rng = np.random.default_rng(0)
+    family, script = np.repeat(np.arange(6), 8), np.tile([0, 0, 0, 0, 0, 1, 1, 1], 6)
+    script = (family + script) % 3
+    points = rng.normal(size=(6, 64))[family] + 2 * rng.normal(size=(48, 64))
+    for each in range(3):
+        there = script == each
+        points[there] -= 0.95 * points[there].mean(axis=0) + 0.2 * points[there].sum(axis=0) / 16
+    language = table(points)
+    tree = Reference("tree", language.codes, (family[:, None] != family).astype(float))
+    scripts = {code: "ABC"[each] for code, each in zip(language.codes, script, strict=True)}
+    scripts.pop("q00")  # of which no text is known
+    found = geometry({"language": language}, [tree], {}, scripts, permutations=999)
+    everywhere, within = found["tables"]["language"]["correlations"]
+    assert everywhere["rho"] < within["rho"] - 0.1 and within["p"] < 0.01
+    assert (everywhere["languages"], within["languages"]) == (48, 47)
+
+    alone = dict.fromkeys(language.codes[1:], "A") | {"q00": "B"}
+    found = geometry({"language": language}, [tree], {}, alone, permutations=9)
+    assert found["tables"]["language"]["correlations"][1]["languages"] == 47
 
 
 def test_model_with_one_table():
     rng = np.random.default_rng(0)
     for kind in ("language", "script"):
-        record = geometry({kind: table(rng.normal(size=(5, 4)))}, [], {})
+        record = geometry({kind: table(rng.normal(size=(5, 4)))}, [], {}, {})
         assert list(record["tables"]) == [kind]
 
 
@@ -196,7 +254,7 @@ def test_model_with_one_table():
 )
 def test_refused(vectors, message):
     with pytest.raises(UserError, match=message):
-        geometry({"script": table(vectors)}, [], {})
+        geometry({"script": table(vectors)}, [], {}, {})
 
 
 def test_table_that_has_learned_the_tree(tmp_path):
@@ -213,8 +271,8 @@ def test_table_that_has_learned_the_tree(tmp_path):
         return 3 * steps[families[code]] + sum(steps[node] for node in path)
 
     language = Table(tree.codes, np.array([vector(code) for code in tree.codes]))
-    found = geometry({"language": language}, [tree], families, permutations=999)
-    (correlation,) = found["tables"]["language"]["correlations"]
+    found = geometry({"language": language}, [tree], families, {}, permutations=999)
+    correlation = found["tables"]["language"]["correlations"][0]
     assert correlation["languages"] == 16 and correlation["p"] == 1 / 1000
     for code, near in found["tables"]["language"]["neighbours"].items():
         closest = [tree.between([code], [other])[0, 0] for other, _ in near]
@@ -227,6 +285,7 @@ def test_real_tables_of_noise_find_nothing(shared_data):
     references = read_references(shared_data / "typology" / "uriel_subset.npz")
     codes = references[0].codes[::5]
     noise = Table(codes, np.random.default_rng(0).normal(size=(len(codes), 32)))
-    found = geometry({"language": noise}, references, {}, permutations=199)
+    scripts = dict.fromkeys(codes[::2], "Latn") | dict.fromkeys(codes[1::2], "Cyrl")
+    found = geometry({"language": noise}, references, {}, scripts, permutations=199)
     for correlation in found["tables"]["language"]["correlations"]:
         assert abs(correlation["rho"]) < 0.1 and correlation["p"] > 0.01
