@@ -179,7 +179,7 @@ def _measured(variant: str, run: Run) -> Measured:
         try:
             found = json.loads(file.read_bytes())
             values |= {name: float(value) for name, value in _measures(found["task"], found)}
-            data[file.stem] = str(found["data"])
+            data[file.stem] = str(found.get("data"))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
     return Measured(variant, run.settings[_SEED], values, data)
