@@ -9,6 +9,7 @@ in OUTPUT stays. Prints tables in Markdown; OUTPUT/log.txt says what was run.
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import tabulate
@@ -59,13 +60,26 @@ def evaluations(world: Path) -> dict[str, str]:
 
 
 def rising(folder: Path) -> str:
+    """Mean top-10 accuracy of thirds of the languages by the size of their corpora."""
     steps = range(EVERY, STEPS + 1, EVERY)
-    found = [json.loads((folder / f"retrieval_{step}.json").read_bytes()) for step in steps]
-    rows = [
-        [metric, *(f"{each['averages']['all'][metric]:.1%}" for each in found)]
-        for metric in ("top1", "top10")
-    ]
-    return tabulate.tabulate(rows, ["step", *steps], "github", disable_numparse=True)
+    sizes = json.loads((folder / "corpus/world.json").read_text("utf-8"))["language_scripts"]
+    largest = sorted(sizes, key=lambda name: -sizes[name]["sentences"])
+    third = len(largest) // 3
+    groups = {
+        "all": largest,
+        f"largest {third}": largest[:third],
+        f"middle {third}": largest[third : 2 * third],
+        f"smallest {third}": largest[2 * third :],
+    }
+    rows = {name: [name] for name in groups}
+    for step in steps:
+        found = json.loads((folder / f"retrieval_{step}.json").read_bytes())["languages"]
+        reached = {each["language"]: each["top10"] for each in found}
+        for name, members in groups.items():
+            values = [reached[member] for member in members if member in reached]
+            rows[name].append(f"{statistics.fmean(values):.1%}")
+    headers = ["top-10 at step", *steps]
+    return tabulate.tabulate(rows.values(), headers, "github", disable_numparse=True)
 
 
 def geometry(folder: Path) -> str:
