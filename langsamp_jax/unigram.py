@@ -31,13 +31,13 @@ def sentencepiece_model(backend: dict[str, Any], source: str) -> bytes:
       UserError: its pieces are not in XLM-R's layout (``<s> <pad> </s> <unk>`` first, ``<mask>``
         last), or it treats text in another way before it is split.
     """
-    pieces = backend["model"]["vocab"]
+    pieces, in_bytes = backend["model"]["vocab"], backend["model"]["byte_fallback"]
     names = [piece for piece, _ in pieces]
-    added = [token["content"] for token in backend["added_tokens"]]
-    if names[:4] != _FIRST or names[-1] != "<mask>" or not set(added) <= {*_FIRST, "<mask>"}:
+    added = {token["content"] for token in backend["added_tokens"]} - {*_FIRST, "<mask>"}
+    if names[:4] != _FIRST or names[-1] != "<mask>" or added or in_bytes:
         raise UserError(
             f"{source} is a Unigram model in another layout than XLM-R's: <s> <pad> </s> <unk> "
-            "first, <mask> last, and no added pieces"
+            "first, <mask> last, no added pieces and no bytes"
         )
     steps = [*_steps(backend["normalizer"]), *_steps(backend["pre_tokenizer"])]
     charsmaps = [step["precompiled_charsmap"] for step in steps if step["type"] == "Precompiled"]

@@ -85,11 +85,16 @@ def _added_piece(backend: dict[str, Any]) -> None:
     )
 
 
+def _bytes(backend: dict[str, Any]) -> None:
+    backend["model"]["byte_fallback"] = True
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (_without_mask, "another layout"),
         (_added_piece, "another layout"),
+        (_bytes, "another layout"),
         (_lower_case, "(Lowercase, Precompiled, WhitespaceSplit, Metaspace)"),
         (_no_space_in_front, "in front of every word"),
     ],
