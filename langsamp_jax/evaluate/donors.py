@@ -113,8 +113,9 @@ def donor_selection(
 ) -> dict[str, Any]:
     """How good the choices of ``choose`` are, and how each similarity goes with the scores.
 
-    Beside the choices stands ``random``, a donor drawn at random: not one draw but the expectation,
-    the mean over a target's donors. Intervals are 95 % percentile bootstraps over targets.
+    Beside the choices stand ``random``, a donor drawn at random, and ``same script``, one drawn
+    from those that are written as the target is: not one draw but the expectation, the mean over
+    these donors. Intervals are 95 % percentile bootstraps over targets.
 
     Args:
       seed, resamples: of the bootstrap.
@@ -124,10 +125,10 @@ def donor_selection(
       ``targets``, ``donors``, ``pivot``, ``scores`` (None where none was measured); ``choices``,
       records with ``choice``, its ``mean`` score with ``low`` and ``high``, over ``targets``
       targets, ``left_out`` targets for which it is undefined, ``chosen`` (target -> donor; empty
-      for random), and ``against``: for random and English, the mean paired ``difference`` to it,
-      ``low``, ``high`` and the ``targets`` that both have; ``correlations``, for each similarity
-      the mean over ``targets`` of Spearman's ``rho`` over donors, ``low``, ``high`` and ``p``.
-      What has no value is None; so are the ends of an interval over one target.
+      for the drawn ones), and ``against``: for random, same script and English, the mean paired
+      ``difference`` to it, ``low``, ``high`` and the ``targets`` that both have; ``correlations``,
+      for each similarity the mean over ``targets`` of Spearman's ``rho`` over donors, ``low``,
+      ``high`` and ``p``. What has no value is None; so are the ends of an interval over one target.
 
     Raises:
       UserError: the pivot is no donor, or no model was tested on another language than its own.
@@ -143,9 +144,13 @@ def donor_selection(
         for name, columns in chosen.items()
     }
     tested = ~np.isnan(scores)
-    with np.errstate(invalid="ignore"):  # 0 / 0: a target that no other donor was tested on
-        reached["random"] = np.where(tested, scores, 0).sum(axis=1) / tested.sum(axis=1)
-    baselines = ("random", _pivot_name(pivot))
+    rows, columns = (
+        np.array([split_language_script(name)[1] for name in names])
+        for names in (transfer.targets, transfer.donors)
+    )
+    reached["random"] = _mean_where(tested, scores)
+    reached["same script"] = _mean_where(tested & (rows[:, None] == columns), scores)
+    baselines = ("random", "same script", _pivot_name(pivot))
     order = [*similarities, "size", *baselines, "oracle"]
 
     def record(choice: str) -> dict[str, Any]:
@@ -249,6 +254,12 @@ def _mean(values: np.ndarray, name: str, seed: int, resamples: int) -> dict[str,
         ).confidence_interval
         found |= {"low": float(sample.low), "high": float(sample.high)}
     return found
+
+
+def _mean_where(chosen: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """float64 [targets]: the mean over a target's chosen donors, NaN where it has none."""
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return np.where(chosen, scores, 0).sum(axis=1) / chosen.sum(axis=1)
 
 
 def _or_none(score: float) -> float | None:

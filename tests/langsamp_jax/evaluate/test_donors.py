@@ -29,7 +29,7 @@ NEAR = np.array([[0.5, 0.9, 0.1], [0.2, 0.9, 0.7], [0.6, 1.0, 0.3], [1.0, 0.4, 0
 KNOWN = np.array([[0.2, 0.9, NAN], [NAN, NAN, NAN], [NAN, 1.0, 0.8], [1.0, NAN, NAN]])
 SIMILARITIES = {"language vectors": NEAR, "typology": KNOWN}
 SIZES = {"eng_Latn": 10, "rus_Cyrl": 30}
-CHOICES = ["language vectors", "typology", "size", "random", "English", "oracle"]
+CHOICES = ["language vectors", "typology", "size", "random", "same script", "English", "oracle"]
 
 
 def found(**changed) -> dict:
@@ -90,7 +90,7 @@ def test_pivot_that_is_not_english_has_its_own_name():
     assert "deu_Latn" in choose(TRANSFER, SIMILARITIES, SIZES, "deu_Latn")
     record = found(pivot="deu_Latn")
     assert record["pivot"] == "deu_Latn" and "English" not in by_choice(record)
-    assert by_choice(record)["oracle"]["against"].keys() == {"random", "deu_Latn"}
+    assert by_choice(record)["oracle"]["against"].keys() == {"random", "same script", "deu_Latn"}
 
 
 def test_records_worked_by_hand():
@@ -105,6 +105,7 @@ def test_records_worked_by_hand():
         "typology": (70 + 45) / 2,
         "size": (40 + 80 + 45 + 55) / 4,
         "random": (170 / 3 + 65 + 55 + 55) / 4,
+        "same script": (65 + 80 + 65 + 55) / 4,
         "English": pytest.approx((60 + 50 + 65) / 3),
         "oracle": (70 + 80 + 65 + 55) / 4,
     }
@@ -112,19 +113,29 @@ def test_records_worked_by_hand():
     assert counts.pop("typology") == (2, 2) and counts.pop("English") == (3, 1)
     assert set(counts.values()) == {(4, 0)}
     assert choices["typology"]["chosen"] == {"nld_Latn": "deu_Latn", "deu_Latn": "rus_Cyrl"}
-    assert choices["random"]["chosen"] == {}
+    assert choices["random"]["chosen"] == choices["same script"]["chosen"] == {}
     against = choices["typology"]["against"]
     assert against["random"]["difference"] == pytest.approx((70 - 170 / 3 + 45 - 55) / 2)
+    assert against["same script"]["difference"] == pytest.approx((70 - 65 + 45 - 65) / 2)
     assert against["English"]["difference"] == pytest.approx((70 - 60 + 45 - 65) / 2)
     assert against["English"]["targets"] == 2
-    assert choices["English"]["against"].keys() == {"random"}
-    assert choices["random"]["against"].keys() == {"English"}
+    assert choices["English"]["against"].keys() == {"random", "same script"}
+    assert choices["random"]["against"].keys() == {"same script", "English"}
+
+
+def test_a_target_that_no_donor_shares_its_script_with_has_no_such_baseline():
+    scores = np.array([[1.0, 2.0], [3.0, 5.0]])
+    transfer = Transfer(("ell_Grek", "nld_Latn"), ("eng_Latn", "rus_Cyrl"), scores)
+    record = by_choice(found(transfer=transfer, similarities={}))["same script"]
+    assert (record["mean"], record["targets"], record["left_out"]) == (3, 1, 1)
 
 
 def world(seed: int, targets: int = 40, donors: int = 8) -> tuple[Transfer, np.ndarray]:
     """Scores that go with a similarity, a donor of its own goodness, and entries missing."""
     rng = np.random.default_rng(seed)
-    names = tuple(f"q{a}{b}_Latn" for a in "abcdefgh" for b in "abcdefgh")[:targets]
+    scripts = itertools.cycle(["Latn", "Cyrl"])
+    codes = (f"q{a}{b}" for a in "abcdefgh" for b in "abcdefgh")
+    names = tuple(f"{code}_{next(scripts)}" for code in codes)[:targets]
     similarity = rng.normal(size=(targets, donors))
     scores = 50 + 5 * similarity + 10 * rng.normal(size=donors) + rng.normal(size=similarity.shape)
     scores[rng.random(scores.shape) < 0.2] = NAN
