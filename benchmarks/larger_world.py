@@ -100,17 +100,20 @@ def donors(folder: Path) -> str:
             each["targets"],
             *_cells(each, "mean"),
             *_cells(each["against"].get("random", {}), "difference"),
+            *_cells(each["against"].get("same script", {}), "difference"),
         ]
         for each in found["choices"]
     ]
-    headers = ["donor by", "targets", "macro-F1", "95 %", "against random", "95 %"]
-    text = tabulate.tabulate(choices, headers, "github", disable_numparse=True)
+    headers = ["donor by", "targets", "macro-F1", "95 %"]
+    headers += ["less random", "95 %", "less same script", "95 %"]
+    chosen = tabulate.tabulate(choices, headers, "github", disable_numparse=True)
     correlations = [
         [each["similarity"], each["targets"], *_cells(each, "rho"), f"{each['p']:.4f}"]
         for each in found["correlations"]
     ]
     headers = ["similarity", "targets", "rho with transfer", "95 %", "p"]
-    return text + "\n\n" + tabulate.tabulate(correlations, headers, "github", disable_numparse=True)
+    near = tabulate.tabulate(correlations, headers, "github", disable_numparse=True)
+    return f"{chosen}\n\n{near}"
 
 
 def _cells(record: dict, name: str) -> tuple[str, str]:

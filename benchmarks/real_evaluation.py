@@ -1,6 +1,6 @@
 """A small model on real text, from nothing to its report: trained, and evaluated on everything.
 
-    python benchmarks/real_evaluation.py --data shared/data --steps 2000 --output real
+    python benchmarks/real_evaluation.py --data shared/data --steps 1200 --output real
 
 Trains on the Universal Declaration of Human Rights and the first 800 of 1,077 Bible verses, and
 evaluates on text that is none of it: Tatoeba, FLORES with the labels of SIB-200, Universal
@@ -56,7 +56,7 @@ TABLE = [  # task, title, metric, its name, format
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the real text")
-    parser.add_argument("--steps", type=int, default=2000, metavar="N")
+    parser.add_argument("--steps", type=int, default=1200, metavar="N")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
