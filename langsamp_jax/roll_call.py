@@ -159,14 +159,13 @@ def _gather(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[
                     connection.close()
                     continue
                 connection.socket.settimeout(None)
-                number = hello["process"]
-                if number in present and not present[number].is_open():
-                    present.pop(number).close()  # it has been started anew meanwhile
+                for gone in [n for n, one in present.items() if not one.is_open()]:
+                    present.pop(gone).close()  # it may be started anew: here now, or yet to come
                 if misfit := _misfit(cluster, facts, hello, present):
                     message = f"{misfit}: start all processes with the same command"
                     connection.send({"error": message})
                     raise UserError(message)
-                present[number] = connection
+                present[hello["process"]] = connection
     except UserError as error:
         for connection in present.values():
             connection.send({"error": str(error)})

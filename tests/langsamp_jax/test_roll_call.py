@@ -147,15 +147,21 @@ def test_processes_that_do_not_belong_together(port, numbers, changes, expected)
     assert len(found) == 3, "somebody goes on alone"
 
 
-def test_a_process_that_is_started_anew_takes_its_place(port):
+@pytest.mark.parametrize("next_one", [1, 2])
+def test_a_process_that_is_started_anew_takes_its_place(port, next_one):
+    """Whether it is back before the others are there or after: who is gone does not count."""
     hello = {"process": 1, "processes": 3, "facts": FACTS}
-    waiting = ThreadPoolExecutor(1).submit(meet, port, [0], total=3)
+    pool = ThreadPoolExecutor(2)
+    waiting = [pool.submit(meet, port, [0], total=3)]
     while True:
         with contextlib.suppress(ConnectionRefusedError):
             with socket.create_connection(("127.0.0.1", port)) as early:
                 early.sendall((json.dumps(hello) + "\n").encode())
             break
-    assert mistakes(meet(port, [1, 2], total=3) + waiting.result()) == []
+    waiting.append(pool.submit(meet, port, [next_one], total=3))
+    time.sleep(0.5)
+    found = meet(port, [3 - next_one], total=3)
+    assert mistakes(found + [one for each in waiting for one in each.result()]) == []
 
 
 def environment() -> dict[str, str]:

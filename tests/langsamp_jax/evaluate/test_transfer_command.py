@@ -255,7 +255,7 @@ def test_donors_from_end_to_end(topics, run, tmp_path, capsys):
     assert list(record["skipped"]) == ["deu_Latn"]
     choices = {each["choice"]: each for each in record["choices"]}
     tables = {"language vectors", "language + script vectors"}
-    assert choices.keys() == {*tables, "size", "random", "English", "oracle"}
+    assert choices.keys() == {*tables, "size", "random", "same script", "English", "oracle"}
     for other in ("English", "random"):
         assert choices["oracle"]["against"][other]["difference"] >= 0
     assert choices["English"]["chosen"] == dict.fromkeys(LANGUAGES[1:], "eng_Latn")
