@@ -144,12 +144,12 @@ def donor_selection(
         for name, columns in chosen.items()
     }
     tested = ~np.isnan(scores)
-    rows, columns = (
+    of_targets, of_donors = (
         np.array([split_language_script(name)[1] for name in names])
         for names in (transfer.targets, transfer.donors)
     )
     reached["random"] = _mean_where(tested, scores)
-    reached["same script"] = _mean_where(tested & (rows[:, None] == columns), scores)
+    reached["same script"] = _mean_where(tested & (of_targets[:, None] == of_donors), scores)
     baselines = ("random", "same script", _pivot_name(pivot))
     order = [*similarities, "size", *baselines, "oracle"]
 

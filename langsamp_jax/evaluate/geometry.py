@@ -221,9 +221,9 @@ def _correlation(
 ) -> dict[str, Any]:
     """Over all pairs, or over those within one of ``scripts``."""
     everywhere = dict.fromkeys(table.codes, "") if scripts is None else scripts
-    known = [code for code in table.codes if code in set(reference.codes) & everywhere.keys()]
-    sizes = Counter(everywhere[code] for code in known)
-    common = [code for code in known if sizes[everywhere[code]] > 1]
+    known = everywhere.keys() & reference.codes
+    sizes = Counter(everywhere[code] for code in table.codes if code in known)
+    common = [code for code in table.codes if code in known and sizes[everywhere[code]] > 1]
     name = reference.name if scripts is None else f"{reference.name} within a script"
     record = {"with": name, "rho": None, "p": None, "languages": len(common)}
     record["permutations"] = permutations
