@@ -14,7 +14,6 @@ chip moves and its temporary memory, both as the compiler counts them.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from step_jax import device_name
 
 from langsamp_jax.attention import Case, attend, obstacle
 from langsamp_jax.hardware import peak_flops
+from langsamp_jax.plan.topology import compile_only_devices
 from langsamp_jax.sharding import placed_on
 
 HEADS, HEAD_SIZE = 12, 64
@@ -94,10 +94,7 @@ def measured(args: argparse.Namespace) -> tuple[str, str, list[dict[str, Any]]]:
 
 def compiled(args: argparse.Namespace) -> tuple[str, str, list[dict[str, Any]]]:
     """Likewise, for one chip of a machine that is not there."""
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
-    from jax.experimental import topologies
-
-    devices = np.array(topologies.get_topology_desc(args.topology, "tpu").devices)
+    devices = np.array(compile_only_devices(args.topology))
     kinds = (jax.sharding.AxisType.Auto,) * 3
     axes = ("data", "fsdp", "tensor")
     mesh = jax.sharding.Mesh(devices.reshape(-1, 1, 1), axes, axis_types=kinds)

@@ -32,18 +32,11 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     generation, _, shape = name.partition(":")
     if generation not in KNOWN or not re.fullmatch(r"\d+(x\d+)+", shape):
         raise UserError(_unknown(name))
-    # Neither the metadata server of a cloud nor the lock of a TPU that is in use concerns us.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # it asks, and does not care
-    # A program for devices that are not there can be put into the cache, not taken out.
-    jax.config.update("jax_enable_compilation_cache", False)
     options = {"chip_config_name": "megacore"} if generation == "v4" else {}  # a device a chip
     if shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return topologies.get_topology_desc(name, platform="tpu", **options).devices
+        return compile_only_devices(name, **options)
     except RuntimeError as error:
         if "TPU support not installed" in str(error):
             raise UserError(
@@ -51,6 +44,25 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
                 "pip install 'langsamp-jax[tpu]'"
             ) from None
         raise UserError(_unknown(name)) from None
+
+
+def compile_only_devices(name: str, **options: object) -> Sequence[jax.Device]:
+    """The devices of a TPU topology as libtpu knows it, whatever this machine has or does.
+
+    libtpu takes a lock of the whole machine when it is loaded, for the TPU that it is about to
+    use, and is refused where a training, a test or a plan has it. A compiler uses no TPU: it
+    neither needs the lock nor may it take that of the training which starts next. To be called
+    before libtpu is loaded.
+    """
+    # Set over what the environment says, which is meant for programs that use the TPU.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    # The metadata server of a cloud does not concern us either.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # it asks, and does not care
+    # A program for devices that are not there can be put into the cache, not taken out.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return topologies.get_topology_desc(name, platform="tpu", **options).devices
 
 
 def _unknown(name: str) -> str:

@@ -1,8 +1,11 @@
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +117,58 @@ for sizes in ((1, 16, 1), (1, 4, 4), (1, 8, 2), (2, 4, 2)):
     assert mesh.devices.shape == sizes and set(mesh.devices.flat) == set(devices)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+HOLD = """
+import sys
+{}
+print(len(devices), flush=True)
+sys.stdin.read()
+"""
+TRAINING = """
+import os
+os.environ.pop("ALLOW_MULTIPLE_LIBTPU_LOAD", None)
+os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+from jax.experimental import topologies
+devices = topologies.get_topology_desc("v5e:2x2", "tpu").devices
+"""
+PLAN = """
+from langsamp_jax.plan.topology import topology_devices
+devices = topology_devices("v5e:2x2")
+"""
+
+
+@contextlib.contextmanager
+def holding(program: str, **environment: str) -> Iterator[str]:
+    """What ``program`` prints of its devices, "" if it has failed; it then keeps libtpu loaded."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", HOLD.format(program)]
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+def test_a_plan_neither_needs_nor_takes_the_lock_of_a_tpu():
+    """What loads libtpu as a training does takes the same lock, with or without a TPU."""
+    pytest.importorskip("libtpu")
+    with holding(PLAN) as found:
+        assert found == "4"
+        # Another program of the machine may have the lock for a while, this test for one.
+        for _ in range(60):
+            with holding(TRAINING) as found:
+                if not found:
+                    time.sleep(1)
+                    continue
+                assert found == "4"
+                with holding(TRAINING) as found:
+                    assert found == "", "the lock of libtpu is gone, and with it this test's sense"
+                with holding(PLAN, ALLOW_MULTIPLE_LIBTPU_LOAD="0") as found:
+                    assert found == "4"
+                return
+    pytest.fail("a training cannot load libtpu beside a plan")
 
 
 def test_what_cannot_be_compiled_comes_with_advice(monkeypatch):
