@@ -2,7 +2,8 @@
 PYTHON ?= python3
 OUTPUT ?= demo_output
 TESTS ?= tests
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# A file is a unit, as its tests share what they have made; conftest.py puts the longest first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,16 +12,22 @@ PACKAGING := setup.py pyproject.toml langsamp_jax/__init__.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slow test-all lint clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 	@echo 'Variables: PYTHON=$(PYTHON) OUTPUT=$(OUTPUT) TESTS=$(TESTS) PYTEST_ARGS="$(PYTEST_ARGS)"'
 
 demo: $(VENV)/core.stamp ## Run the demonstration; its results go to OUTPUT
 	$(BIN)/langsamp demo --output "$(OUTPUT)"
 
-test: $(VENV)/dev.stamp ## Run the tests in TESTS
+test: $(VENV)/dev.stamp ## Run the fast tests in TESTS
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" $(TESTS)
+
+test-slow: $(VENV)/dev.stamp ## Run the slow tests in TESTS
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow $(TESTS)
+
+test-all: $(VENV)/dev.stamp ## Run all tests in TESTS
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
 lint: $(VENV)/dev.stamp ## Check style and formatting

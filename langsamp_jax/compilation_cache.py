@@ -16,7 +16,7 @@ def keep_compiled() -> None:
         return
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = caches / "langsamp" / f"jax-{_processor()}"
+        folder = caches / "langsamp" / f"jax-{processor()}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
@@ -25,7 +25,7 @@ def keep_compiled() -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
-def _processor() -> str:
+def processor() -> str:
     """Tells kinds of processors apart: what is compiled for one may crash another, and the hosts of
     a cluster often share a home."""
     instructions = platform.processor()

@@ -9,14 +9,25 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from langsamp_jax.compilation_cache import processor
+
 # Before jax is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+# What has been compiled outlives the clone, and is another for another jax or processor. Suites may
+# share it at once: JAX writes an entry without a lock and not in one go, so a reader may find a
+# part of one, but cannot unpack it; JAX then compiles, with a warning.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    / "langsamp-tests"
+    / f"jax-{version('jax')}-{processor()}"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"  # with a bound it would wait for a lock
 
 import gin
 import pytest
@@ -35,6 +46,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # No deadline: a loaded machine is no failure. Derandomized: the same examples in every run.
 settings.register_profile("langsamp", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("langsamp")
+
+
+# Each is a unit of --dist loadfile, and the end waits for whichever begins last.
+LONGEST = ("test_processes.py", "test_live.py", "test_interrupted.py", "test_devices.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first; all else stays in its order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_it_files_a_row_for_every_case(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "attention.py"), "--output", str(tmp_path)]
     command += ["--lengths", "32", "64", "--tokens", "64", "--rounds", "1", "--dtype", "float32"]

@@ -31,6 +31,7 @@ def test_without_a_gpu_it_says_so(gpu, monkeypatch):
         gpu.main()
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_the_failed_ones_are_named(gpu, monkeypatch, tmp_path):
     """Parts that fail do not keep the others from running."""
     parts = []

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 OVERHEAD = Path(__file__).parents[2] / "benchmarks" / "overhead.py"
 HIDDEN, SCRIPTS = 32, 3  # of the tiny preset
 

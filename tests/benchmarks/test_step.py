@@ -26,6 +26,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     return run_tiny(output, "--dropout", "0", "--rounds", "3", "--only", *only), output
 
 
+@pytest.mark.slow
 def test_contenders_have_the_same_loss_at_every_step(result):
     """Same weights, same masked positions, and the same update: clipping and AdamW included."""
     duels = result[0]["duels"]
@@ -39,6 +40,7 @@ def test_contenders_have_the_same_loss_at_every_step(result):
     assert recipe - stock == 32 * (10 + 3)
 
 
+@pytest.mark.slow
 def test_results_are_filed_under_their_device(result):
     printed, output = result
     (file,) = output.iterdir()
@@ -56,6 +58,7 @@ def test_results_are_filed_under_their_device(result):
             assert side["peak_memory"] > 0
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_is_told(tmp_path, monkeypatch):
     """Not raised: the other duels go on."""
     monkeypatch.syspath_prepend(str(STEP.parent))

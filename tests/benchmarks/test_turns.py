@@ -71,6 +71,7 @@ def test_one_that_cannot_be_built_says_why(turns, contender):
         contender("a", broken=True)
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_is_noticed(turns, contender):
     with contender("a") as first, contender("b", killed_at=2) as second:
         with pytest.raises(turns.Failed, match="exit -9"):
@@ -85,6 +86,7 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says(turns):
     assert 88 <= held <= 100
 
 
+@pytest.mark.slow
 def test_the_peak_is_forgotten(turns):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak cannot be reset on this system")

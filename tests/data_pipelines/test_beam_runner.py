@@ -15,6 +15,8 @@ pytest.importorskip("apache_beam")
 
 from data_pipelines.beam_runner import BeamRunner
 
+pytestmark = pytest.mark.slow
+
 TWO_PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 

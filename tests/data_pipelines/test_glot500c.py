@@ -19,6 +19,8 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.inventory import Inventory
 from langsamp_jax.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ODD = ["", " a\nb ", "🦊\u200d🔥", "NUL \0 inside", "\ufeffmark", "x" * 3_000_000, "last\r"]
 
 

@@ -32,7 +32,7 @@ from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh
 from langsamp_jax.store import Store
 from langsamp_jax.train import Configs, TrainConfig, train
 
-pytestmark = pytest.mark.usefixtures("no_tasks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tasks")]
 
 LENGTH = 32
 TRAIN = TrainConfig(

@@ -22,7 +22,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.mixture import MixtureConfig
 from langsamp_jax.store import Store
 
-pytestmark = pytest.mark.usefixtures("no_tasks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tasks")]
 
 TEXT = {
     "deu_Latn": [f"ein Satz mit der Zahl {number}" for number in range(90)],

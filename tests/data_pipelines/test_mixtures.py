@@ -10,7 +10,7 @@ import tensorflow as tf
 from data_pipelines.tasks import AddLanguageScript, encode_lines, output_features
 from data_pipelines.vocabulary import CodeVocabulary, TokenizerVocabulary
 
-pytestmark = pytest.mark.usefixtures("no_tasks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tasks")]
 
 LINES = [f"ein Satz mit der Zahl {number}" for number in range(90)]
 

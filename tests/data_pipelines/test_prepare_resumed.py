@@ -18,6 +18,8 @@ from data_pipelines.tokenizer_training import train_tokenizer
 from langsamp_jax.files import partial_path
 from langsamp_jax.store import Store
 
+pytestmark = pytest.mark.slow
+
 # A child that prepares, and dies of SIGKILL when Python opens, renames or removes a file or
 # folder for the n-th time, or says how often that happened. Each line of its input is OUTPUT n;
 # forks save the imports.

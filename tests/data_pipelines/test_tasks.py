@@ -17,7 +17,7 @@ from data_pipelines.tasks import AddLanguageScript, encode_lines, output_feature
 from data_pipelines.vocabulary import CodeVocabulary, TokenizerVocabulary
 from langsamp_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("no_tasks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tasks")]
 
 LINES = [f"line number {number}" for number in range(120)]
 

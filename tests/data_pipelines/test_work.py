@@ -26,7 +26,7 @@ def four() -> LocalRunner:
     runner.close()
 
 
-@pytest.fixture(params=[1, 4])
+@pytest.fixture(params=[1, pytest.param(4, marks=pytest.mark.slow)])
 def runner(request, four) -> LocalRunner:
     return four if request.param == 4 else LocalRunner(1)
 
@@ -38,6 +38,7 @@ def small_work(monkeypatch) -> None:
     monkeypatch.setattr(build, "_FILES_AT_ONCE", 1)
 
 
+@pytest.mark.slow
 def test_four_processes_give_the_bytes_of_one(
     four, small_work, corpus, tokenizer_file, tmp_path, digests
 ):
@@ -128,6 +129,7 @@ def test_an_item_that_fails_is_raised_here_and_done_again(item, kind, words, run
     assert run(no_call, tmp_path, {"b": 3}, runner, lambda item: None) == results
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_line(tmp_path):
     runner = LocalRunner(2)
     with pytest.raises(UserError) as error:
@@ -146,6 +148,7 @@ def test_a_number_of_workers_that_is_none(workers):
     assert str(error.value) == f"--workers {workers}: expected a whole number above 0"
 
 
+@pytest.mark.slow
 def test_processes_start_when_work_is_long(tmp_path, monkeypatch):
     """By default: a small corpus does not wait for processes that it does not need."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -202,6 +205,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen | None =
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_killed_in_every_way_and_continued(larger, tokenizer_file, tmp_path, digests):
     """All processes at once; the first alone, whose workers end by themselves; a worker alone,
@@ -257,6 +261,7 @@ def test_killed_in_every_way_and_continued(larger, tokenizer_file, tmp_path, dig
     assert not partial_path(output).exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_worker_is_one_line(
     small_disk, four, corpus, tokenizer_file, store_path, digests
 ):

@@ -232,6 +232,7 @@ def as_program() -> Callable[..., dict]:
     return as_program
 
 
+@pytest.mark.slow
 def test_each_device_takes_its_rows_and_heads(as_program) -> None:
     flags = "--xla_force_host_platform_device_count=8"
     for name, found in as_program("simulate", XLA_FLAGS=flags).items():
@@ -261,6 +262,7 @@ def simulate() -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 def test_splash_compiles_for_a_tpu(as_program) -> None:
     pytest.importorskip("libtpu")
     assert as_program("compile") == ["custom-call"]  # nothing is sent between devices

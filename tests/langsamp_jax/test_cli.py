@@ -57,6 +57,7 @@ def test_imports_load_neither_tensorflow_nor_torch(statement):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "evaluate", "report"])
 def test_commands_load_neither_tensorflow_nor_torch(verb, store_path, run, tmp_path):
     calls = {
@@ -230,6 +231,7 @@ def test_batch_that_the_devices_do_not_divide(store_path, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_one_line_of_advice(store_path, tmp_path):
     """A real one: no machine has the memory for these parameters."""
     settings = ["--gin.model.hidden_size=1048576", "--gin.model.intermediate_size=4194304"]

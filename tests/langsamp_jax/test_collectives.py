@@ -73,6 +73,7 @@ def found(tmp_path_factory) -> dict[str, list[dict]]:
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_gathered_weights_of_a_scan_count_once_a_layer(found):
     (gather,) = found["scan"]
     assert gather["kind"] == "all-gather"
@@ -81,12 +82,14 @@ def test_gathered_weights_of_a_scan_count_once_a_layer(found):
     assert gather["wire"] == LAYERS * MATRIX * 3 / 4
 
 
+@pytest.mark.slow
 def test_a_sum_over_all_devices(found):
     (reduce,) = found["sum"]
     assert (reduce["kind"], reduce["axes"]) == ("all-reduce", ["data", "fsdp"])
     assert reduce["wire"] == 2 * WIDTH * 4 * 7 / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "wire"),
     [

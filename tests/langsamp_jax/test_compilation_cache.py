@@ -29,10 +29,10 @@ def test_it_is_in_the_users_cache_folder(bare):
     assert folder.is_dir() and folder.parent == bare / ".cache" / "langsamp"
 
 
-def test_processors_with_other_instructions_share_nothing(bare, monkeypatch):
+def testprocessors_with_other_instructions_share_nothing(bare, monkeypatch):
     folders = set()
     for processor in ("one", "another"):
-        monkeypatch.setattr(compilation_cache, "_processor", lambda name=processor: name)
+        monkeypatch.setattr(compilation_cache, "processor", lambda name=processor: name)
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         keep_compiled()
         folders.add(os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -52,6 +52,7 @@ def test_no_cache_where_nothing_can_be_written(bare):
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_second_command_compiles_nothing(bare, store_path):
     """JAX says for every program whether it was found."""
     code = (

@@ -148,6 +148,7 @@ def facts(output: Path) -> dict:
     return json.loads((output / "facts.json").read_text())
 
 
+@pytest.mark.slow
 def test_there_were_as_many_devices_as_said(runs):
     assert {number: facts(output)["devices"] for number, output in runs.items()} == {
         1: 1,
@@ -157,6 +158,7 @@ def test_there_were_as_many_devices_as_said(runs):
     assert facts(runs[8])["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
+@pytest.mark.slow
 def test_training_learns_something(runs):
     """Otherwise the losses would agree for no reason."""
     losses = metrics(runs[1] / "run", "train/loss")
@@ -165,6 +167,7 @@ def test_training_learns_something(runs):
     assert len(set(losses)) > STEPS / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 8])
 def test_losses_do_not_depend_on_the_number_of_devices(number, runs):
     for name in ("train/loss", "eval/loss"):
@@ -172,6 +175,7 @@ def test_losses_do_not_depend_on_the_number_of_devices(number, runs):
         np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_losses_do_not_depend_on_where_parameters_lie(mesh, runs):
     for name, atol in {"train/loss": 1e-5, "eval/loss": 1e-5, "train/grad_norm": 1e-4}.items():
@@ -179,6 +183,7 @@ def test_losses_do_not_depend_on_where_parameters_lie(mesh, runs):
         np.testing.assert_allclose(sharded, one, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_where_rows_lie(runs):
     here = masks()
     for output in runs.values():
@@ -187,16 +192,19 @@ def test_masks_do_not_depend_on_where_rows_lie(runs):
                 np.testing.assert_array_equal(there[name], ours)
 
 
+@pytest.mark.slow
 def test_word_embeddings_are_cut_along_both_axes(runs):
     found = facts(runs[8])
     assert found["words"] == [640, 32]
     assert [shape for shape, _ in found["shards"]] == [[320, 16]] * 4
 
 
+@pytest.mark.slow
 def test_the_names_of_activations_mean_axes_of_the_mesh(runs):
     assert facts(runs[8])["activations"] == [4, 6]
 
 
+@pytest.mark.slow
 def test_a_mesh_that_does_not_fit_is_refused_and_leaves_nothing(runs):
     found = facts(runs[8])
     assert "-1, 1, 3 do not multiply to the 8 devices" in found["uneven"]
@@ -206,3 +214,32 @@ def test_a_mesh_that_does_not_fit_is_refused_and_leaves_nothing(runs):
 
 if __name__ == "__main__":
     main(*map(Path, sys.argv[1:]))
+
+
+def test_a_step_on_eight_devices_is_that_on_one(store_path, tmp_path):
+    """The small form of what the others measure over a whole run."""
+    started = {}
+    for number, mesh in ((1, (1, 1, 1)), (8, (2, 2, 2))):
+        flags = (
+            f"--xla_force_host_platform_device_count={number} --xla_backend_optimization_level=0"
+        )
+        sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+        settings = {f"mesh.{axis}": size for axis, size in sizes.items()}
+        settings |= {"model.hidden_size": 32, "model.num_hidden_layers": 1}
+        settings |= {"model.num_attention_heads": 4, "model.intermediate_size": 64}
+        settings |= {"model.max_length": 32, "model.hidden_dropout": 0.0}
+        settings |= {"model.attention_dropout": 0.0, "train.global_batch_size": 8}
+        settings |= {"train.num_steps": 2, "train.log_every": 1, "train.eval_every": 100}
+        command = [sys.executable, "-m", "langsamp_jax", "train", "--data", str(store_path)]
+        command += ["--output", str(tmp_path / str(number))]
+        command += [f"--gin.{name}={value}" for name, value in settings.items()]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        started[number] = subprocess.Popen(command, env=environment, **pipes)
+    for process in started.values():
+        text, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, text
+    for name in ("train/loss", "train/grad_norm"):
+        one, eight = (metrics(tmp_path / str(number), name) for number in (1, 8))
+        assert len(one) == 2
+        np.testing.assert_allclose(eight, one, rtol=1e-5)

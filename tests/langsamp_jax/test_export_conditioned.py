@@ -42,7 +42,10 @@ class Case(NamedTuple):
         return names, batch._replace(language_ids=ids[:, 0], script_ids=ids[:, 1])
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])],
+)
 def case(request, store_path, wordpiece_store, trained_run, make_run, tmp_path_factory) -> Case:
     fields = {
         "xlm-roberta": {},
@@ -105,6 +108,7 @@ def masked_loss(model, vocabulary, params, batch, keys):
     return masked, *masked_lm_loss(model, params, batch, masked, objective)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["trained", "xlm-roberta-xl", "bert", "input"], indirect=True)
 def test_full_model_has_our_loss(case, corpus, padded, load_strictly):
     names, batch = case.batch(padded, corpus)

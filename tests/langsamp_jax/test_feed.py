@@ -126,6 +126,7 @@ def test_batch_is_the_rows_of_the_store(feed, store_path):
     assert dtypes == ["int32", "bool", "int32", "int32"]
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_for_1_2_and_8_devices(feed, store_path):
     running = {devices: start(store_path, devices) for devices in (1, 2, 8)}
     expected = [feed.batch(step) for step in STEPS]
@@ -137,6 +138,7 @@ def test_batches_are_the_same_for_1_2_and_8_devices(feed, store_path):
             assert same(found, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
 def test_each_process_reads_its_part_of_the_same_batch(processes, devices, feed, store_path):
     found = reports(start(store_path, devices, processes))

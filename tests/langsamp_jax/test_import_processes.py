@@ -9,11 +9,14 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from langsamp_jax.huggingface import loading
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.model import LangSamp, ModelConfig, init_params
 from langsamp_jax.sharding import MeshConfig, make_mesh, shardings
+
+pytestmark = pytest.mark.slow
 
 VOCAB_SIZE, ROOT = 301, Path(__file__).parents[2]
 

@@ -226,6 +226,7 @@ def test_what_new_pieces_begin_as_is_said(plain, tokenizer, grown):
 # Sharded
 
 
+@pytest.mark.slow
 def test_sharded_parameters_are_the_same(plain, grown, tmp_path, import_folder):
     """On 8 devices, each part in chunks: cut along both axes, along one into eight, and whole."""
     root, file = Path(__file__).parents[2], tmp_path / "tokenizer.model"

@@ -49,6 +49,7 @@ def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[n
     return configs, given
 
 
+@pytest.mark.slow
 def test_a_step_is_shown_as_the_trainer_was_given_it(trained_on, store_path):
     configs, given = trained_on
     assert len(given) == 3

@@ -103,6 +103,7 @@ def kill_at(moment: str, run: Path, process: subprocess.Popen, chance: random.Ra
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_parameters(undisturbed, store_path, tmp_path):
     run, chance = tmp_path / "run", random.Random(0)
     cut_saves = 0
@@ -123,7 +124,10 @@ def test_killed_runs_end_with_the_same_parameters(undisturbed, store_path, tmp_p
     assert 0 < goodput(run) < goodput(undisturbed) < 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_ends_the_run_cleanly(number, status, undisturbed, store_path, tmp_path):
     run = tmp_path / "run"
     process = start(store_path, run, train__checkpoint_every=10_000)
@@ -138,12 +142,14 @@ def test_a_signal_saves_and_ends_the_run_cleanly(number, status, undisturbed, st
     assert_same_end(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(undisturbed, store_path):
     before = (undisturbed / "metrics.jsonl").read_bytes()
     finish(start(store_path, undisturbed))
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_names_step_and_rows_and_keeps_the_last_checkpoint(
     store_path, tmp_path
 ):
@@ -162,6 +168,7 @@ def test_loss_that_is_not_finite_names_step_and_rows_and_keeps_the_last_checkpoi
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a small tmpfs")
 def test_full_disk_is_one_line_and_the_last_checkpoint_stays_readable(store_path, tmp_path):
     disk = tmp_path / "disk"

@@ -175,6 +175,7 @@ def test_bfloat16_computes_close_by_and_keeps_float32_where_it_counts(batch):
     assert np.corrcoef(low.ravel(), full.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(batch):
     tokens, mask, ids, _ = batch
     params = random_params(OUTPUT)
@@ -192,6 +193,7 @@ def test_remat_changes_no_gradient(batch):
     )
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_both_rates_count(batch):
     tokens, mask, ids, _ = batch
     params = random_params(OUTPUT)

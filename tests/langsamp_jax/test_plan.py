@@ -49,6 +49,7 @@ def simulated() -> dict:
     return planned("--topology=cpu:8", "--gin.mesh.fsdp=8", "--gin.mesh.data=1")
 
 
+@pytest.mark.slow
 def test_the_state_of_simulated_devices_is_split(simulated):
     parameters, memory = simulated["parameters"], simulated["memory"]
     assert simulated["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
@@ -60,6 +61,7 @@ def test_the_state_of_simulated_devices_is_split(simulated):
     assert memory["total"] == pytest.approx(parts)
 
 
+@pytest.mark.slow
 def test_what_simulated_devices_send_is_told_beside_the_least(simulated):
     network = simulated["network"]
     assert network["sent"] == pytest.approx(sum(row["sent"] for row in network["collectives"]))
@@ -67,6 +69,7 @@ def test_what_simulated_devices_send_is_told_beside_the_least(simulated):
     assert network["sent"] > 0.9 * network["minimum"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 1, 8)])
 def test_with_tensor_parallelism_only_sums_of_states_travel(mesh):
     sizes = zip(("data", "fsdp", "tensor"), mesh, strict=True)
@@ -84,11 +87,13 @@ def test_with_tensor_parallelism_only_sums_of_states_travel(mesh):
     assert network["sent"] < 1.1 * (network["minimum"] + 1.5 * sums)
 
 
+@pytest.mark.slow
 def test_an_unknown_device_has_no_estimate(simulated):
     assert simulated["fits"] and simulated["flops"]["useful"] > 0
     assert "capacity" not in simulated["memory"] and "estimate" not in simulated
 
 
+@pytest.mark.slow
 def test_a_tpu_that_is_not_there():
     pytest.importorskip("libtpu")
     record = planned("--topology=v5e:2x2", "--gin.mesh.fsdp=2", "--gin.model.dtype=bfloat16")
@@ -106,6 +111,7 @@ def test_a_tpu_that_is_not_there():
     assert fast["device_hours"] == pytest.approx(fast["days"] * 24 * 4)
 
 
+@pytest.mark.slow
 def test_two_axes_of_a_mesh_may_share_one_of_the_torus():
     pytest.importorskip("libtpu")
     program = """
@@ -151,6 +157,7 @@ def holding(program: str, **environment: str) -> Iterator[str]:
             process.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_plan_neither_needs_nor_takes_the_lock_of_a_tpu():
     """What loads libtpu as a training does takes the same lock, with or without a TPU."""
     pytest.importorskip("libtpu")
@@ -189,7 +196,18 @@ def test_what_cannot_be_compiled_comes_with_advice(monkeypatch):
     assert "it does not fit" in shown and "train.accumulation_steps = 2" in shown
 
 
-@pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "h100:8", "v5e", "cpu:0", "cpu", "tpu:2x2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("v5e:3x5", marks=pytest.mark.slow),
+        "v9:2x2",
+        "h100:8",
+        "v5e",
+        "cpu:0",
+        "cpu",
+        "tpu:2x2",
+    ],
+)
 def test_an_unknown_topology_lists_those_that_are_known(name, capfd):
     if name == "v5e:3x5":
         pytest.importorskip("libtpu")

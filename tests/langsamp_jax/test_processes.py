@@ -49,12 +49,14 @@ def runs(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     return {number: folder / str(number) for number in (1, 2, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 def test_losses_do_not_depend_on_the_number_of_processes(number, runs):
     assert_same_losses(runs[number], runs[1])
     assert losses(runs[1])[-1][1] < losses(runs[1])[0][1] - 0.3, "nothing is learnt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written_by", "processes", "devices", "mesh"),
     [
@@ -74,6 +76,7 @@ def test_a_checkpoint_of_any_goes_on_at_any_other(
     assert_same_losses(run, runs[1])
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_saves_on_all_and_the_run_goes_on(runs, store_path, tmp_path):
     run = tmp_path / "run"
     group = Group(store_path, run, 4)
@@ -94,10 +97,11 @@ def all_at_once(group: Group) -> None:
     ("disturb", "code", "changes"),
     [
         (all_at_once, 75, {"train__checkpoint_every": 1}),
-        (
+        pytest.param(
             lambda group: group.processes[1].send_signal(signal.SIGINT),
             130,
             {"train__eval_every": 1},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["SIGTERM to all, twice, while saving", "Ctrl-C to one while evaluating"],
@@ -121,6 +125,7 @@ def assert_stopped(group: Group, run: Path, code: int) -> None:
     assert "Traceback" not in "".join(map(group.said, group.processes))
 
 
+@pytest.mark.slow
 def test_killed_processes_cost_the_steps_since_the_last_checkpoint(runs, store_path, tmp_path):
     run, chance = tmp_path / "run", random.Random(3)
     for _ in range(3):
@@ -144,6 +149,7 @@ def said_by_all(group: Group, code: int) -> list[str]:
     return [log.splitlines()[-1] for log in logs.values()]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(store_path, tmp_path):
     late = {n: ["--start_timeout=8"] for n in range(4)}
     group = Group(store_path, tmp_path / "run", 4, arguments=late, absent=[2])
@@ -152,6 +158,7 @@ def test_a_process_that_does_not_come_is_named(store_path, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -167,6 +174,7 @@ def test_a_mistake_of_one_process_ends_all_with_a_word(arguments, expected, stor
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_must_see_the_same_folder(store_path, tmp_path):
     elsewhere = {1: [f"--output={tmp_path / 'other'}"]}
     group = Group(store_path, tmp_path / "run", 2, arguments=elsewhere)

@@ -201,6 +201,7 @@ def finish(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
     return [process.returncode for process in processes], texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_process_ends_the_others(port, victim):
     processes = start(port, *["wait"] * 3)
@@ -212,6 +213,7 @@ def test_a_killed_process_ends_the_others(port, victim):
         assert texts[number].startswith(start_of_line) and texts[number].count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_failing_process_ends_the_others_with_its_word(port, failing):
     codes, texts = finish(start(port, *["fail" if n == failing else "wait" for n in range(3)]))
@@ -221,6 +223,7 @@ def test_a_failing_process_ends_the_others_with_its_word(port, failing):
         assert texts[number] == f"langsamp: {expected}"
 
 
+@pytest.mark.slow
 def test_processes_that_are_done_leave_one_after_the_other(port):
     codes, texts = finish(start(port, "done 1", "done 0", "done 0.5"))
     assert (codes, texts) == ([0, 0, 0], ["", "", ""])

@@ -32,7 +32,9 @@ def assert_equal(ours: Any, expected: Any, vocab_size: int | None = None) -> Non
         np.testing.assert_array_equal(ours[name][:size], leaf[:size], err_msg=name)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
+)
 def store(request, store_path, wordpiece_store) -> tuple[str, Store]:
     return request.param, Store(wordpiece_store if request.param == "bert" else store_path)
 
@@ -49,6 +51,7 @@ def test_import_export_import(store, tmp_path, make_checkpoint, import_folder, m
     assert_equal(same, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["output", "input"])
 def test_export_import_of_the_full_form(store, placement, tmp_path, import_folder, make_run):
     kind, store = store
@@ -62,6 +65,7 @@ def test_export_import_of_the_full_form(store, placement, tmp_path, import_folde
     assert not np.asarray(same["word_embeddings"])[run.tokenizer.vocab_size :].any()
 
 
+@pytest.mark.slow
 def test_folded_and_imported_again_it_is_a_plain_model(
     store_path, tmp_path, import_folder, make_run
 ):
@@ -78,6 +82,7 @@ def test_folded_and_imported_again_it_is_a_plain_model(
     assert changed == {"head/dense/bias"}
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_what_pytorch_saved(
     trained_run, store_path, tmp_path, load_strictly, import_folder
 ):
@@ -114,6 +119,7 @@ def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_universal_form_is_where_another_run_starts(trained_run, store_path, tmp_path, capsys):
     """New vectors at random, and that is said."""
     export(trained_run, tmp_path / "universal")

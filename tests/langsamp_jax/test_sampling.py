@@ -250,6 +250,7 @@ def test_hash_gives_the_published_numbers_of_splitmix64():
 examples = st.lists(st.integers(1, 10**10), min_size=1, max_size=50)
 
 
+@pytest.mark.slow
 @given(examples, st.floats(0.2, 100), st.one_of(st.none(), st.integers(1, 10**10)))
 def test_rates_are_those_of_seqio(counts, temperature, maximum):
     import seqio  # seconds, of TensorFlow: for this test alone

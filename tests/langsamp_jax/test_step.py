@@ -152,6 +152,7 @@ def test_dropout_is_on_where_the_model_has_it(batch):
     assert np.isfinite(with_dropout["grad_norm"])
 
 
+@pytest.mark.slow
 def test_updates_lower_the_loss():
     """Rows of one repeated piece each: what is hidden can be read off the rest."""
     state = nn.unbox(jax.jit(make_initialise(model_of(), SGD, seed=0))())
@@ -234,6 +235,7 @@ def after_a_step(batch: Batch, tables: str):
     return step_of(model=model)(start(random_params(model_of())), batch)[0].params
 
 
+@pytest.mark.slow
 def test_frozen_tables_stay_as_they_began_and_all_else_learns(batch):
     begin, end = random_params(model_of()), after_a_step(batch, "frozen")
     trained = after_a_step(batch, "trained")
@@ -243,6 +245,7 @@ def test_frozen_tables_stay_as_they_began_and_all_else_learns(batch):
         assert largest_difference(end[part], trained[part]) == 0
 
 
+@pytest.mark.slow
 def test_shuffled_ids_are_those_of_the_batch_at_other_rows(batch):
     alike = batch._replace(
         language_ids=np.full(ROWS, 2, np.int32), script_ids=np.full(ROWS, 1, np.int32)

@@ -152,6 +152,7 @@ def check_meshes() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5, err_msg=str(sizes))
 
 
+@pytest.mark.slow
 def test_every_mesh_gives_what_one_device_gives():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, __file__]

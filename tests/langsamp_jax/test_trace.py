@@ -25,6 +25,7 @@ def profiled(run: Path) -> list[set[int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "expected"), [([2, 3], {2, 3}), ([4, 99], {4, 5})])
 def test_the_chosen_steps_are_recorded(steps, expected, store_path, tmp_path, tiny_configs):
     configs = tiny_configs(num_steps=5, profile_steps=steps)

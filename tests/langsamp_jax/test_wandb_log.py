@@ -40,6 +40,7 @@ def logged(file: Path) -> list[dict[str, float]]:
     return calls
 
 
+@pytest.mark.slow
 def test_sessions_of_a_run_have_one_record(store_path, tmp_path):
     pytest.importorskip("wandb")
     command = [sys.executable, "-m", "langsamp_jax", "train", "--data", store_path]

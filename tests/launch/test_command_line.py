@@ -6,6 +6,8 @@ import subprocess
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 TPU = ("tpu", "--zone", "z", "--accelerator", "v5e:4x4")
 
 

@@ -5,6 +5,8 @@ import subprocess
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 RUN = ("gke", "--name", "pod", "--accelerator", "v5e:4x4", "--image", "registry/langsamp:1")
 
 

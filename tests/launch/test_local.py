@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_processes_find_each_other(launcher):
     command = launcher.worker({"0/*": 0}, "a b", "$(touch x)", "it's", "--name")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from jax._src.clusters import SlurmCluster
 
+pytestmark = pytest.mark.slow
+
 RUN = ("slurm", "--nodes", "2", "--gpus_per_node", "2", "--pause", "0")
 
 

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PLACE = ("--zone", "z", "--name", "pod")
 UP = ("tpu", *PLACE, "--accelerator", "v5e:2x4", "--pause", "0")
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from langsamp_jax.run import open_run
+
+pytestmark = pytest.mark.slow
 
 STEPS = 60
 SETTINGS = {

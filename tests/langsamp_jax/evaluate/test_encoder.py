@@ -116,6 +116,7 @@ def test_layers_above_are_not_missed(pair, theirs, lines, layers):
     assert_same(found, theirs[layers, :9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["xlm-roberta"], indirect=True)
 def test_several_devices(pair, theirs, lines, tmp_path):
     """Their number divides neither the lines nor their batches."""

@@ -260,20 +260,24 @@ def compare(trained: Trained, protocol: Protocol, num_labels: int, train, dev, l
         assert_same_predictions(tuner, state.params, reference, dev)
 
 
+@pytest.mark.slow
 def test_sentences_are_learnt_as_in_pytorch(trained):
     """104 examples: the last batch of an epoch is half a one."""
     compare(trained, SENTENCES, 7, sentences(104, 1), sentences(40, 2), [whole, accumulated])
 
 
+@pytest.mark.slow
 def test_the_published_defect_is_that_of_a_loop_that_forgets(trained):
     protocol = dataclasses.replace(SENTENCES, published_defect=True)
     compare(trained, protocol, 7, sentences(104, 1), sentences(40, 2), [forgetful])
 
 
+@pytest.mark.slow
 def test_words_are_learnt_as_in_pytorch(trained):
     compare(trained, WORDS, 5, words(96, 1), words(40, 2), [whole])
 
 
+@pytest.mark.slow
 def test_sib200_is_learnt_as_in_pytorch(folder, shared_data, tmp_path):
     """Real sentences, in pieces of their own, of which the model takes the first 24."""
     (tmp_path / "text").mkdir()
@@ -339,12 +343,14 @@ def test_what_can_be_told_apart_is_learnt(first, tuner):
     assert said[best["epoch"] - 1] == line
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(first, tuner, train):
     params, best, said = fitted(tuner, train, 0)
     assert (best, said) == first[1:]
     jax.tree.map(np.testing.assert_array_equal, params, first[0])
 
 
+@pytest.mark.slow
 def test_seeds_differ_in_head_order_and_dropout(tuner, train):
     zero, one = tuner.start(0).params, tuner.start(1).params
     jax.tree.map(np.testing.assert_array_equal, zero["model"], one["model"])
@@ -355,6 +361,7 @@ def test_seeds_differ_in_head_order_and_dropout(tuner, train):
     assert losses[0] == losses[1] != losses[2]  # of the same head
 
 
+@pytest.mark.slow
 def test_the_first_of_the_best_epochs_is_kept(tuner, train):
     scores = iter([0.1, 0.7, 0.3, 0.7, 0.2, 0.6, 0.0])
     params, best, _ = fitted(tuner, train, 2, lambda predicted: next(scores))
@@ -367,6 +374,7 @@ def test_the_first_of_the_best_epochs_is_kept(tuner, train):
 # Devices
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_number_of_devices(with_dropout, tmp_path):
     root, outputs = Path(__file__).parents[3], [tmp_path / "one.json", tmp_path / "four.json"]
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"

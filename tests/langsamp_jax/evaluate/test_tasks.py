@@ -152,6 +152,7 @@ def many(held_out, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was(
     folder, many, tmp_path, monkeypatch, capsys, command_refused
 ):

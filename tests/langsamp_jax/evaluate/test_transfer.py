@@ -252,6 +252,7 @@ def result(trained, data, tmp_path_factory) -> tuple[dict, list[str], list[dict]
     return found, said, [json.loads(line) for line in parts]
 
 
+@pytest.mark.slow
 def test_a_language_has_the_mean_and_deviation_of_the_seeds(result):
     found, said, (_, *parts) = result
     assert [part["part"] for part in parts] == ["qaa_Latn, seed 0", "qaa_Latn, seed 1"]
@@ -283,6 +284,7 @@ def test_a_language_has_the_mean_and_deviation_of_the_seeds(result):
     assert (protocol["num_epochs"], protocol["max_length"], protocol["parts"]) == (2, 160, 2)
 
 
+@pytest.mark.slow
 def test_a_finished_seed_is_not_trained_again(result, trained, data, tmp_path):
     found, said, (settings, first, _) = result
     output = tmp_path / "sib200.json"
@@ -293,6 +295,7 @@ def test_a_finished_seed_is_not_trained_again(result, trained, data, tmp_path):
     assert new == said[2:] and all(line.startswith("seed 1") for line in new)
 
 
+@pytest.mark.slow
 def test_a_language_without_vectors_is_skipped(make_run, store_path, data, tmp_path):
     """The encoder of the input-side ablation needs them."""
     trained = open_trained(make_run(store_path, placement="input").path)
@@ -312,6 +315,7 @@ def test_nothing_to_test_is_said_before_anything_is_trained(trained, data, tmp_p
     assert str(refused.value) == "no language can be tested; x: why"
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_is_said(trained, data, tmp_path):
     broken = jax.tree.map(lambda leaf: leaf * np.nan, trained.params)
     broken = dataclasses.replace(trained, params=broken)
@@ -322,6 +326,7 @@ def test_loss_that_is_not_finite_is_said(trained, data, tmp_path):
 # Donors
 
 
+@pytest.mark.slow
 def test_a_column_for_each_donor(trained, data, words, tmp_path):
     train = {"qaa_Latn": data.train, "qab_Latn": topics(16, 12, words)}
 

@@ -115,6 +115,7 @@ def test_topics_from_end_to_end(topics, run, capsys):
     assert not (run / "evaluation" / "sib200.json.parts").exists()
 
 
+@pytest.mark.slow
 def test_topics_as_they_are_distributed(words, run, tmp_path):
     """Taxi1500's form: a file of a language and split."""
     for name, split in (("eng", "train"), ("eng", "dev"), ("eng", "test"), ("deu", "test")):
@@ -127,6 +128,7 @@ def test_topics_as_they_are_distributed(words, run, tmp_path):
     assert record["protocol"]["max_length"] == 100
 
 
+@pytest.mark.slow
 def test_parts_of_speech_from_end_to_end(tags, run, tmp_path, capsys):
     output = tmp_path / "pos.json"
     assert evaluate("pos", run, "--data", tags, "--output", output, *QUICK) == 0
@@ -140,6 +142,7 @@ def test_parts_of_speech_from_end_to_end(tags, run, tmp_path, capsys):
     assert "skipped zul_Latn: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_named_entities_from_end_to_end(tags, run, tmp_path):
     data, output = tmp_path / "data", tmp_path / "ner.json"
     shutil.copytree(tags, data)
@@ -210,6 +213,7 @@ def test_bad_configs_are_refused(fields, line):
 # Killed
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_with_the_second_seed(topics, run, tmp_path, capsys):
     two = ("--gin.finetune.num_epochs=40", "--gin.finetune.num_seeds=2", *QUICK[2:])
     whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
@@ -243,6 +247,7 @@ def test_a_killed_evaluation_goes_on_with_the_second_seed(topics, run, tmp_path,
 # Donors and geometry
 
 
+@pytest.mark.slow
 def test_donors_from_end_to_end(topics, run, tmp_path, capsys):
     output = tmp_path / "donors.json"
     names = ("--donors", "qaa_Latn", "qab_Latn", "deu_Latn")
@@ -264,6 +269,7 @@ def test_donors_from_end_to_end(topics, run, tmp_path, capsys):
     assert all(name in shown for name in choices) and "skipped deu_Latn: " in shown
 
 
+@pytest.mark.slow
 def test_donors_without_what_they_need_are_one_line(
     topics, run, plain_run, tmp_path, evaluate_refused
 ):
@@ -275,6 +281,7 @@ def test_donors_without_what_they_need_are_one_line(
     assert "has no deu_Latn.txt" in line
 
 
+@pytest.mark.slow
 def test_geometry_from_end_to_end(run, plain_run, capsys, evaluate_refused):
     assert evaluate("geometry", run) == 0
     record = json.loads((run / "evaluation" / "geometry.json").read_text())

@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
 from langsamp_jax.cli import main
 from langsamp_jax.storage import location
+
+pytestmark = pytest.mark.slow
 
 
 def test_what_was_finished_is_kept_there(s3, put, make_run, store_path, corpus, tmp_path, capsys):

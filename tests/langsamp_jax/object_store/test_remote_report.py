@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from langsamp_jax.cli import main
 from langsamp_jax.inventory import EMPTY
 from langsamp_jax.run import start_run
 from langsamp_jax.storage import location
 from langsamp_jax.store import Store
 from langsamp_jax.train import Configs
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_page_and_its_figures_are_objects(store_path: Path, tmp_path, put, capsys):

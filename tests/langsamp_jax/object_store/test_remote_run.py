@@ -21,6 +21,8 @@ from langsamp_jax.run import open_run
 from langsamp_jax.storage import location
 from langsamp_jax.store import Store
 
+pytestmark = pytest.mark.slow
+
 STEPS = 9
 SETTINGS = {
     "train.global_batch_size": 8,

@@ -11,6 +11,8 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.storage import location
 from langsamp_jax.store import ROWS_PER_FILE, Store
 
+pytestmark = pytest.mark.slow
+
 
 def all_rows(split) -> tuple[np.ndarray, np.ndarray]:
     language = np.repeat(np.arange(len(split.names)), split.rows)

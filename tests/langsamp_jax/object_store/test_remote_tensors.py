@@ -9,6 +9,8 @@ from safetensors.numpy import save_file
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 ROWS = 20_000
 
 

@@ -7,6 +7,8 @@ import pytest
 from langsamp_jax import storage
 from langsamp_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_a_path_is(s3):
     assert storage.location("a//b") == Path("a/b") and not storage.is_remote(Path("a"))

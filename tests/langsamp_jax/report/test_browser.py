@@ -12,6 +12,8 @@ from PIL import Image
 
 from langsamp_jax.report.page import write_report
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
 HOSTILE = (
     "<script>window.owned=1</script>",
