@@ -20,11 +20,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What has been compiled outlives the clone, and is another for another jax or processor. Suites may
 # share it at once: JAX writes an entry without a lock and not in one go, so a reader may find a
 # part of one, but cannot unpack it; JAX then compiles, with a warning.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    / "langsamp-tests"
-    / f"jax-{version('jax')}-{processor()}"
-)
+COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+COMPILED = COMPILED / "langsamp-tests" / f"jax-{version('jax')}-{processor()}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"  # with a bound it would wait for a lock
@@ -32,6 +30,7 @@ os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"  # with a bound it would wai
 import gin
 import pytest
 from hypothesis import settings
+from jax._src.compilation_cache import decompress_executable
 
 from data_pipelines.prepare import prepare
 from data_pipelines.synthetic import synthesize
@@ -46,6 +45,18 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # No deadline: a loaded machine is no failure. Derandomized: the same examples in every run.
 settings.register_profile("langsamp", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("langsamp")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Removes what a killed process has left half written: JAX would not write it again, and its
+    warning would stand among the lines of a command that are counted."""
+    if hasattr(session.config, "workerinput"):
+        return
+    for entry in COMPILED.glob("*-cache"):
+        try:
+            decompress_executable(entry.read_bytes())
+        except Exception:  # of whichever library packs them; or another suite has removed it
+            entry.unlink(missing_ok=True)
 
 
 # Each is a unit of --dist loadfile, and the end waits for whichever begins last.
