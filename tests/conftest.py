@@ -20,9 +20,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What has been compiled outlives the clone, and is another for another jax or processor. Suites may
 # share it at once: JAX writes an entry without a lock and not in one go, so a reader may find a
 # part of one, but cannot unpack it; JAX then compiles, with a warning.
-COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-COMPILED = COMPILED / "langsamp-tests" / f"jax-{version('jax')}-{processor()}"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    / "langsamp-tests"
+    / f"jax-{version('jax')}-{processor()}"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"  # with a bound it would wait for a lock
@@ -52,7 +54,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     warning would stand among the lines of a command that are counted."""
     if hasattr(session.config, "workerinput"):
         return
-    for entry in COMPILED.glob("*-cache"):
+    for entry in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
         try:
             decompress_executable(entry.read_bytes())
         except Exception:  # of whichever library packs them; or another suite has removed it
