@@ -93,7 +93,7 @@ setup(
         "gin_configs",  # no code: the shipped configurations
     ],
     package_data={
-        "langsamp_jax": ["*.json"],
+        "langsamp_jax.languages": ["*.json"],
         "langsamp_jax.report": ["page.*"],
         "gin_configs": ["*.gin", "*/*.gin"],
     },
@@ -108,5 +108,5 @@ setup(
         "s3": S3,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["langsamp = langsamp_jax.cli:main"]},
+    entry_points={"console_scripts": ["langsamp = langsamp_jax.cli.main:main"]},
 )

@@ -49,10 +49,10 @@ def count_draws(store_path: Path) -> dict[str, dict[str, float]]:
     import jax
 
     from langsamp_jax.config import parse_gin
-    from langsamp_jax.feed import Feed
-    from langsamp_jax.inventory import EMPTY
-    from langsamp_jax.store import Store
-    from langsamp_jax.train import Configs
+    from langsamp_jax.data.feed import Feed
+    from langsamp_jax.data.store import Store
+    from langsamp_jax.languages.inventory import EMPTY
+    from langsamp_jax.training.loop import Configs
 
     parse_gin([GIN[1]], [line.removeprefix("--gin.") for line in GIN[2:]])
     configs, store = Configs(), Store(store_path)

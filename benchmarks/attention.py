@@ -28,10 +28,10 @@ import record
 import tabulate
 from step_jax import device_name
 
-from langsamp_jax.attention import Case, attend, obstacle
-from langsamp_jax.hardware import peak_flops
+from langsamp_jax.hardware.devices import peak_flops
+from langsamp_jax.models.attention import Case, attend, obstacle
+from langsamp_jax.parallel.sharding import placed_on
 from langsamp_jax.plan.topology import compile_only_devices
-from langsamp_jax.sharding import placed_on
 
 HEADS, HEAD_SIZE = 12, 64
 CALLS = 10  # in a measurement, so that launching weighs little

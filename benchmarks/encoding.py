@@ -18,13 +18,13 @@ import record
 from step_jax import device_name
 from turns import Contender, rounds, spread
 
-from langsamp_jax.corpus import aligned_lines, corpus_files
-from langsamp_jax.files import new_folder
 from langsamp_jax.huggingface.export import save_weights, state_dict
 from langsamp_jax.huggingface.layout import stock_config
-from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
-from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.tokenizer import load_tokenizer
+from langsamp_jax.io.files import new_folder
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
+from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.text.huggingface_files import write_tokenizer
+from langsamp_jax.text.tokenizer import load_tokenizer
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ class Encoder:
 
 
 def _ours(model: str) -> Any:
-    from langsamp_jax.evaluate.encoder import sentence_encoder
-    from langsamp_jax.evaluate.trained import open_trained
+    from langsamp_jax.evaluation.encoder import sentence_encoder
+    from langsamp_jax.evaluation.model import open_trained
 
     encode = sentence_encoder(open_trained(Path(model)), [LAYER])
     return lambda lines, name: encode(lines, name).vectors[0]

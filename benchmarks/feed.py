@@ -29,9 +29,9 @@ FAR_STEP = 1_000_000
 def make_store(path: Path) -> None:
     import tensorstore as ts
 
-    from langsamp_jax.inventory import Inventory
-    from langsamp_jax.store import Counts, Manifest, array_spec, file_digest, row_files
-    from langsamp_jax.tokenizer import Vocabulary
+    from langsamp_jax.data.store import Counts, Manifest, array_spec, file_digest, row_files
+    from langsamp_jax.languages.inventory import Inventory
+    from langsamp_jax.text.tokenizer import Vocabulary
 
     generator = np.random.default_rng(0)
     rows = np.clip(np.exp(generator.normal(5.2, 1.5, LANGUAGES)).astype(int), 20, 20_000)
@@ -60,10 +60,10 @@ def make_store(path: Path) -> None:
 def measure(path: Path) -> dict[str, object]:
     import jax
 
-    from langsamp_jax.feed import Feed
-    from langsamp_jax.inventory import EMPTY
-    from langsamp_jax.mixture import MixtureConfig
-    from langsamp_jax.store import Store
+    from langsamp_jax.data.feed import Feed
+    from langsamp_jax.data.mixture import MixtureConfig
+    from langsamp_jax.data.store import Store
+    from langsamp_jax.languages.inventory import EMPTY
 
     mesh = jax.make_mesh((1,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

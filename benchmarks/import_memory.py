@@ -57,10 +57,10 @@ def measure(folder: Path, tokenizer_file: Path, grown: Path) -> dict[str, float]
     from langsamp_jax.huggingface.layout import stock_config
     from langsamp_jax.huggingface.loading import InitConfig, load_params, vocabulary_rows
     from langsamp_jax.huggingface.pretrained import open_pretrained
-    from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
-    from langsamp_jax.model import LangSamp, ModelConfig, init_params
-    from langsamp_jax.sharding import MeshConfig, make_mesh, replicated
-    from langsamp_jax.tokenizer import load_tokenizer
+    from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+    from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated
+    from langsamp_jax.text.huggingface_files import write_tokenizer
+    from langsamp_jax.text.tokenizer import load_tokenizer
 
     everywhere = replicated(make_mesh(MeshConfig()))
     before = peak_memory()
@@ -100,9 +100,9 @@ def make_base(folder: Path, xlmr: Path) -> None:
 
     from langsamp_jax.huggingface.export import state_dict
     from langsamp_jax.huggingface.layout import stock_config
-    from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
-    from langsamp_jax.model import LangSamp, ModelConfig, init_params
-    from langsamp_jax.tokenizer import load_tokenizer
+    from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+    from langsamp_jax.text.huggingface_files import write_tokenizer
+    from langsamp_jax.text.tokenizer import load_tokenizer
 
     if folder.exists():
         return

@@ -22,10 +22,10 @@ import numpy as np
 from process_group import SETTINGS, Group, checkpoints, losses
 from record import surroundings
 
-from data_pipelines.prepare import prepare
-from data_pipelines.synthetic import synthesize
-from data_pipelines.tokenizer_training import train_tokenizer
-from langsamp_jax.run import open_run
+from data_pipelines.packing.prepare import prepare
+from data_pipelines.synthetic.world import synthesize
+from data_pipelines.tokenizers.training import train_tokenizer
+from langsamp_jax.training.run import open_run
 
 PROCESSES, STEPS = 4, 80
 CHANGES = {"train__num_steps": STEPS, "train__checkpoint_every": 5, "train__eval_every": 50}

@@ -39,15 +39,15 @@ MODEL = {
 
 
 def make_data(folder: Path, languages: int) -> None:
-    from data_pipelines.mixture_store import prepare_mixture
-    from data_pipelines.synthetic import synthesize
-    from data_pipelines.tokenizer_training import train_tokenizer
+    from data_pipelines.seqio_tasks.compile import prepare_mixture
+    from data_pipelines.synthetic.world import synthesize
+    from data_pipelines.tokenizers.training import train_tokenizer
 
     corpus, tokenizer = folder / "corpus", folder / "tokenizer.model"
     synthesize(corpus, num_languages=languages, num_sentences=20_000, seed=0)
     train_tokenizer(corpus, VOCAB, tokenizer)
     (folder / "tasks.py").write_text(
-        "from data_pipelines.tasks import register_corpus\n"
+        "from data_pipelines.seqio_tasks.tasks import register_corpus\n"
         f"register_corpus('world', {str(corpus)!r}, {str(tokenizer)!r}, {TEMPERATURE!r}, "
         f"{FRACTION!r})\n"
     )
@@ -58,17 +58,17 @@ def measure(folder: Path, feed_name: str, started: float) -> dict[str, Any]:
     """One feed alone, in this process, which has done nothing else."""
     import jax
 
-    from langsamp_jax.feed import Feed
-    from langsamp_jax.inventory import EMPTY
-    from langsamp_jax.mixture import MixtureConfig
+    from langsamp_jax.data.feed import Feed
+    from langsamp_jax.data.mixture import MixtureConfig
+    from langsamp_jax.languages.inventory import EMPTY
 
     if feed_name == "store":
-        from langsamp_jax.store import Store
+        from langsamp_jax.data.store import Store
 
         data, weights = Store(folder / "store"), json.loads((folder / "rates.json").read_text())
     else:
-        from data_pipelines.live import LiveMixture
-        from data_pipelines.mixtures import open_mixture
+        from data_pipelines.seqio_tasks.live import LiveMixture
+        from data_pipelines.seqio_tasks.registry import open_mixture
 
         mixture = open_mixture("world", str(folder / "tasks.py"))
         data, weights = LiveMixture(mixture, LENGTH, 0, None), mixture.weights

@@ -57,8 +57,8 @@ def make_tokenizer(file: Path) -> None:
 
 
 def measure_prepare(corpus: Path, tokenizer: Path, store: Path) -> dict[str, Any]:
-    from data_pipelines.prepare import prepare
-    from data_pipelines.work import LocalRunner
+    from data_pipelines.packing.prepare import prepare
+    from data_pipelines.packing.runner import LocalRunner
 
     started = time.perf_counter()
     with contextlib.closing(LocalRunner()) as runner:
@@ -76,10 +76,10 @@ def measure_prepare(corpus: Path, tokenizer: Path, store: Path) -> dict[str, Any
 def measure_feed(path: Path) -> dict[str, float]:
     import jax
 
-    from langsamp_jax.feed import Feed
-    from langsamp_jax.inventory import EMPTY
-    from langsamp_jax.mixture import MixtureConfig
-    from langsamp_jax.store import Store
+    from langsamp_jax.data.feed import Feed
+    from langsamp_jax.data.mixture import MixtureConfig
+    from langsamp_jax.data.store import Store
+    from langsamp_jax.languages.inventory import EMPTY
 
     mesh = jax.make_mesh((1,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

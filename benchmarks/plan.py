@@ -15,8 +15,8 @@ from typing import Any
 
 import record
 
-from langsamp_jax.files import write_text
-from langsamp_jax.progress import table
+from langsamp_jax.io.files import write_text
+from langsamp_jax.io.progress import table
 
 BATCH = 1024  # rows of a step in the published training
 

@@ -24,9 +24,9 @@ import torch
 from step_jax import device_name
 from workload import PRESETS
 
-from langsamp_jax.host_memory import keep_freed, use_one_arena
-from langsamp_jax.objective import ObjectiveConfig
-from langsamp_jax.products import product, product_of_transposed, product_with_transposed
+from langsamp_jax.hardware.cpu import product, product_of_transposed, product_with_transposed
+from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
+from langsamp_jax.objectives.masked_lm import ObjectiveConfig
 
 FORMS = {  # name -> (ours, PyTorch's, shapes of both operands for x [m, k] @ w [k, n])
     "forward": (product, torch.matmul, ("mk", "kn")),

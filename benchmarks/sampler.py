@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from langsamp_jax.sampling import Allocation, integer_rates, temperature_rates
+from langsamp_jax.data.sampling import Allocation, integer_rates, temperature_rates
 
 STEPS, BATCH, STEPS_AT_ONCE = 150_000, 1024, 1000
 

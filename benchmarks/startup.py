@@ -29,9 +29,9 @@ LINE = re.compile(r"first step after ([\d.]+) s, ([\d.]+) s of it compilation")
 
 
 def make_store(folder: Path) -> Path:
-    from data_pipelines.prepare import prepare
-    from data_pipelines.synthetic import synthesize
-    from data_pipelines.tokenizer_training import train_tokenizer
+    from data_pipelines.packing.prepare import prepare
+    from data_pipelines.synthetic.world import synthesize
+    from data_pipelines.tokenizers.training import train_tokenizer
 
     synthesize(folder / "corpus", num_languages=8, num_sentences=2000, seed=0)
     train_tokenizer(folder / "corpus", VOCAB, folder / "tokenizer.model")

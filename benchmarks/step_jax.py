@@ -9,16 +9,22 @@ import numpy as np
 from turns import host_peak, serve
 from workload import CLIP_NORM, LEARNING_RATE, Workload, load_batches
 
-from langsamp_jax.feed import Batch, place
-from langsamp_jax.flops import step_flops
-from langsamp_jax.hardware import peak_flops
-from langsamp_jax.host_memory import keep_freed, use_one_arena
-from langsamp_jax.model import LangSamp, ModelConfig
-from langsamp_jax.objective import ObjectiveConfig, mask_rows, masked_lm_loss
-from langsamp_jax.optimizer import OptimizerConfig, make_optimizer
-from langsamp_jax.sharding import MeshConfig, batch_sharding, make_mesh, placed_on, shardings
-from langsamp_jax.step import jit_train_step, make_initialise, make_train_step, step_keys
-from langsamp_jax.tokenizer import Vocabulary
+from langsamp_jax.data.feed import Batch, place
+from langsamp_jax.hardware.devices import peak_flops
+from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
+from langsamp_jax.models.costs import step_flops
+from langsamp_jax.models.langsamp import LangSamp, ModelConfig
+from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.parallel.sharding import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    placed_on,
+    shardings,
+)
+from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
+from langsamp_jax.training.step import jit_train_step, make_initialise, make_train_step, step_keys
 
 SEED = 0
 

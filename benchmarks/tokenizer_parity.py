@@ -31,8 +31,8 @@ import sentencepiece
 from tabulate import tabulate
 from transformers import AutoTokenizer, BertTokenizer, XLMRobertaTokenizer
 
-from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
-from langsamp_jax.tokenizer import Tokenizer, load_tokenizer
+from langsamp_jax.text.huggingface_files import write_tokenizer
+from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 CORPORA = ("bible", "flores_sib200", "udhr", "tatoeba", "ud_pos", "ner")
 CAUSES = ("rounding", "normaliser", "unexplained")

@@ -34,8 +34,8 @@ from tabulate import tabulate
 from tokenizer_parity import Cause, our_ids
 from transformers import AutoTokenizer
 
-from langsamp_jax.corpus import aligned_lines
-from langsamp_jax.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from langsamp_jax.languages.aligned_text import aligned_lines
+from langsamp_jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 LINES_AT_ONCE = 2000
 SMALL = {"old": 8000, "new": 4000, "length": 128, "steps": 600, "continued": 100}

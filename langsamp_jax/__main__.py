@@ -1,5 +1,5 @@
 import sys
 
-from langsamp_jax.cli import main
+from langsamp_jax.cli.main import main
 
 sys.exit(main())

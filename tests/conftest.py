@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from langsamp_jax.compilation_cache import processor
+from langsamp_jax.hardware.compilation_cache import processor
 
 # Before jax is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -34,11 +34,13 @@ import pytest
 from hypothesis import settings
 from jax._src.compilation_cache import decompress_executable
 
-from data_pipelines.prepare import prepare
-from data_pipelines.synthetic import synthesize
-from data_pipelines.tokenizer_training import train_tokenizer
-from langsamp_jax.cli import main
+from data_pipelines.packing.prepare import prepare
+from data_pipelines.synthetic.world import synthesize
+from data_pipelines.tokenizers.training import train_tokenizer
+from langsamp_jax.cli.main import main
 from langsamp_jax.errors import UserError
+
+pytest_plugins = ["tests.checkpoints", "tests.evaluated"]
 
 # A job in the background of a shell ignores these, and so would all that tests start and signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)

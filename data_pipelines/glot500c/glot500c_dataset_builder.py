@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_pipelines import arrow
-from data_pipelines.sources import SUFFIXES, source_files
+from data_pipelines.corpus import arrow
+from data_pipelines.corpus.sources import SUFFIXES, source_files
 from langsamp_jax.errors import UserError
-from langsamp_jax.inventory import Inventory
+from langsamp_jax.languages.inventory import Inventory
 
 # TFDS sorts by key what does not fit into memory, in 1,000 files by the key's share of 2^128, each
 # of which must fit. A key that counts the bytes of text gives each file 69 MB.

@@ -17,21 +17,21 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.files import (
+from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
+from langsamp_jax.huggingface.model_card import model_card
+from langsamp_jax.io.files import (
     full_disk_as_oserror,
     new_folder,
     require_absent,
     write_bytes,
     write_text,
 )
-from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
-from langsamp_jax.huggingface.model_card import model_card
-from langsamp_jax.huggingface.tokenizer_files import write_tokenizer
-from langsamp_jax.inventory import Inventory
-from langsamp_jax.model import ModelConfig
-from langsamp_jax.run import Run
-from langsamp_jax.tokenizer import Vocabulary
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.text.huggingface_files import write_tokenizer
+from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.run import Run
 
 VECTORS_FILE = "language_script_vectors.npz"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.layout import FULL, MODEL_CLASS
-from langsamp_jax.inventory import Inventory
+from langsamp_jax.languages.inventory import Inventory
 
 MODELING_FILE = resources.files("langsamp_jax") / "huggingface" / "modeling_langsamp.py"
 

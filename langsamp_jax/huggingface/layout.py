@@ -9,9 +9,9 @@ start behind the padding id; the rows before are never used, left out and writte
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.inventory import Inventory
-from langsamp_jax.model import ModelConfig
-from langsamp_jax.tokenizer import Vocabulary
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.text.tokenizer import Vocabulary
 
 # The published LangSAMP checkpoints keep the two tables beside the encoder's embeddings.
 LANGUAGE_TABLE = "embeddings.lang_type_embeddings.weight"

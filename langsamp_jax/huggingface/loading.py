@@ -17,13 +17,13 @@ from langsamp_jax.config import configurable
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.pretrained import Pretrained
-from langsamp_jax.huggingface.row_map import RowMap, new_rows, row_map
-from langsamp_jax.huggingface.tokenizer_files import read_pieces
 from langsamp_jax.huggingface.weights import Index
-from langsamp_jax.inventory import Inventory
-from langsamp_jax.model import LangSamp, ModelConfig, init_params
-from langsamp_jax.progress import Progress
-from langsamp_jax.tokenizer import Tokenizer
+from langsamp_jax.io.progress import Progress
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.text.huggingface_files import read_pieces
+from langsamp_jax.text.row_map import RowMap, new_rows, row_map
+from langsamp_jax.text.tokenizer import Tokenizer
 
 _CHUNK_BYTES = 8_000_000
 

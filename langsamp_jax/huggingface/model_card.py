@@ -3,13 +3,13 @@
 import dataclasses
 import json
 
+from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.huggingface.layout import MODEL_CLASS
-from langsamp_jax.inventory import split_language_script
-from langsamp_jax.mixture import MixtureConfig
-from langsamp_jax.model import ModelConfig
-from langsamp_jax.objective import ObjectiveConfig
-from langsamp_jax.run import Run
-from langsamp_jax.train import TrainConfig
+from langsamp_jax.languages.inventory import split_language_script
+from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.objectives.masked_lm import ObjectiveConfig
+from langsamp_jax.training.loop import TrainConfig
+from langsamp_jax.training.run import Run
 
 _USAGE = {
     "universal": (

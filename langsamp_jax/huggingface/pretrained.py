@@ -13,9 +13,9 @@ from typing import Any
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.weights import Weights
-from langsamp_jax.inventory import Inventory
-from langsamp_jax.model import ModelConfig
-from langsamp_jax.storage import location
+from langsamp_jax.io.storage import location
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.langsamp import ModelConfig
 
 # What a checkpoint may hold besides: the pooler and BERT's next-sentence head are no part of
 # masked-language modelling; position ids are a constant; the decoder is the embeddings again.

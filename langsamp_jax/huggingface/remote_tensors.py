@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from langsamp_jax.storage import read_ranges
+from langsamp_jax.io.storage import read_ranges
 
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _GAP_BYTES = 256_000  # what lies between is sooner read than a further request answered

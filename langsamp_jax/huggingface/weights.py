@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.remote_tensors import RemoteTensors
-from langsamp_jax.storage import is_remote, location
+from langsamp_jax.io.storage import is_remote, location
 
 Index = tuple[slice, ...]
 

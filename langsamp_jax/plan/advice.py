@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from langsamp_jax.dry_run import activation_bytes
-from langsamp_jax.train import Configs
+from langsamp_jax.training.dry_run import activation_bytes
+from langsamp_jax.training.loop import Configs
 
 
 def advice(

@@ -8,11 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from langsamp_jax.feed import Batch
-from langsamp_jax.model import LangSamp
-from langsamp_jax.optimizer import make_optimizer
-from langsamp_jax.run import require_rows_fit, table_rows
-from langsamp_jax.sharding import (
+from langsamp_jax.data.feed import Batch
+from langsamp_jax.data.store import Store
+from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.parallel.sharding import (
     batch_sharding,
     data_parallelism,
     make_mesh,
@@ -20,10 +19,11 @@ from langsamp_jax.sharding import (
     require_model_fits,
     shardings,
 )
-from langsamp_jax.step import TrainState, jit_train_step, make_initialise, make_train_step
-from langsamp_jax.store import Store
-from langsamp_jax.tokenizer import Vocabulary
-from langsamp_jax.train import Configs, require_divisible
+from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.loop import Configs, require_divisible
+from langsamp_jax.training.optimizer import make_optimizer
+from langsamp_jax.training.run import require_rows_fit, table_rows
+from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

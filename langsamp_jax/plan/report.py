@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from langsamp_jax.io.progress import table
 from langsamp_jax.plan.roofline import ACHIEVABLE
-from langsamp_jax.progress import table
 
 
 def show(record: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from langsamp_jax.hardware import Device
+from langsamp_jax.hardware.devices import Device
 from langsamp_jax.plan.collectives import Collective
 from langsamp_jax.plan.hlo import Computation, Instruction, Module, matmul_flops
 

@@ -5,8 +5,8 @@ import math
 
 import jax
 
-from langsamp_jax.model import ModelConfig
-from langsamp_jax.step import TrainState
+from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.training.step import TrainState
 
 
 def minimum_traffic(

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.inventory import language_name, scripts_by_language
+from langsamp_jax.languages.inventory import language_name, scripts_by_language
 from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Part, Table, number
-from langsamp_jax.report.read import Evidence
+from langsamp_jax.report.run_results import Evidence
 from langsamp_jax.report.training import evaluate
 
 _TASKS = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from langsamp_jax.files import write_bytes, write_text
+from langsamp_jax.io.files import write_bytes, write_text
 from langsamp_jax.report import theme
 
 _PAPER_WIDTH = 640  # pixels; charts on the page are as wide as it

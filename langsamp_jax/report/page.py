@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from langsamp_jax.files import write_text
-from langsamp_jax.progress import Progress
+from langsamp_jax.io.files import write_text
+from langsamp_jax.io.progress import Progress
+from langsamp_jax.io.storage import absolute
 from langsamp_jax.report import evaluated, theme, training
 from langsamp_jax.report.figures import Part
-from langsamp_jax.report.read import Evidence, read_evidence
-from langsamp_jax.storage import absolute
+from langsamp_jax.report.run_results import Evidence, read_evidence
 
 _PARTS = (
     training.curves,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax import __version__
-from langsamp_jax.inventory import language_name
-from langsamp_jax.mixture import MixtureConfig
+from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.data.sampling import ENDLESS
+from langsamp_jax.data.store import Counts, Manifest
+from langsamp_jax.languages.inventory import language_name
 from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Part, Table, number
-from langsamp_jax.report.read import Evidence
-from langsamp_jax.sampling import ENDLESS
-from langsamp_jax.store import Counts, Manifest
+from langsamp_jax.report.run_results import Evidence
 
 _POINTS = 600  # the most of a curve; of more, neighbours are averaged
 _PHASES = ("step", "input", "validation", "checkpoint")

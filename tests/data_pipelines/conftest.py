@@ -40,8 +40,8 @@ def no_tasks() -> Iterator[None]:
 @pytest.fixture
 def features(tokenizer_file: Path) -> dict[str, Any]:
     """The features of Tasks in three language-scripts."""
-    from data_pipelines.tasks import output_features
-    from data_pipelines.vocabulary import TokenizerVocabulary
+    from data_pipelines.seqio_tasks.tasks import output_features
+    from data_pipelines.seqio_tasks.vocabulary import TokenizerVocabulary
 
     names = ["deu_Latn", "gsw_Latn", "srp_Cyrl"]
     return output_features(TokenizerVocabulary(tokenizer_file), names)
@@ -53,7 +53,7 @@ def add_task(features: dict[str, Any]) -> Callable[..., Any]:
     import seqio
     import tensorflow as tf
 
-    from data_pipelines.tasks import AddLanguageScript, encode_lines
+    from data_pipelines.seqio_tasks.tasks import AddLanguageScript, encode_lines
 
     def add_task(
         name: str,
@@ -78,7 +78,7 @@ def add_task(features: dict[str, Any]) -> Callable[..., Any]:
 def mixture_refused(refused: Callable[..., str]) -> Callable[..., str]:
     """``mixture_refused(mixture, output, module, **options)``: the one line of
     ``prepare_mixture``; there is no output."""
-    from data_pipelines.mixture_store import prepare_mixture
+    from data_pipelines.seqio_tasks.compile import prepare_mixture
 
     def mixture_refused(
         name: str, output: Path, module: str | None = None, **options: object

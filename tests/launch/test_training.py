@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from langsamp_jax.run import open_run
+from langsamp_jax.training.run import open_run
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,309 @@
+"""Clean lines: what is mended, what is left out, and how often, language by language."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from fontTools.unicodedata import Scripts
+
+from data_pipelines.corpus.sources import LONGEST_LINE, Block, TextRange, line_number, read_blocks
+from langsamp_jax.errors import UserError
+
+WRONG_SCRIPT_SHARE = 0.1  # of the lines, above which a language-script is warned of
+
+
+@dataclasses.dataclass(frozen=True)
+class Hygiene:
+    """What is done to lines, beside removing control characters.
+
+    Attributes:
+      normalization: Unicode's canonical composition, or none.
+      duplicates: whether a line that was there before, in the same language-script, is dropped.
+    """
+
+    normalization: Literal["NFC", "none"] = "NFC"
+    duplicates: Literal["drop", "keep"] = "drop"
+
+
+# What is counted, by language-script, and its title in a table.
+HYGIENE_COLUMNS = {
+    "lines": "lines read:,",
+    "damaged": "not UTF-8:,",
+    "overlong": "too long:,",
+    "control": "control characters:,",
+    "normalized": "not NFC:,",
+    "wrong_script": "wrong script:,",
+    "held_out": "held out:,",
+    "duplicates": "duplicates:,",
+}
+
+# Control characters (the line feed apart), the byte order mark, and code points that no character
+# has. Zero-width joiners stay: several scripts need them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_SPACE = re.compile("[\x0b-\x0d\x1c-\x1f\x85]")
+
+_CONTROL_CLASS, _LINE_END_CLASS = 255, 254  # beside the numbers of the scripts
+
+# Script codes of text that is written in several of Unicode's scripts, or in a variant of one.
+_SCRIPTS = {
+    "Jpan": {"Hira", "Kana", "Hani"},
+    "Hrkt": {"Hira", "Kana"},
+    "Kore": {"Hang", "Hani"},
+    "Hans": {"Hani"},
+    "Hant": {"Hani"},
+    "Hanb": {"Hani", "Bopo"},
+    "Aran": {"Arab"},
+    "Latf": {"Latn"},
+    "Latg": {"Latn"},
+    "Cyrs": {"Cyrl"},
+    "Geok": {"Geor"},
+}
+
+
+class Cleaner:
+    """Cleans the text of one language-script and counts what it meets.
+
+    Attributes:
+      counts: by the keys of ``HYGIENE_COLUMNS``; duplicates are counted elsewhere.
+      found_scripts: the lines whose letters are mostly of another script, by that script.
+    """
+
+    def __init__(self, name: str, hygiene: Hygiene, held_out: np.ndarray | None = None):
+        self._normalization = hygiene.normalization
+        self._held_out = held_out
+        self._script = name.partition("_")[2]
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.found_scripts: collections.Counter[str] = collections.Counter()
+
+    def clean(self, block: Block, skip_damaged: bool = False) -> list[str]:
+        """The lines of a block that are kept, each stripped, none empty.
+
+        Raises:
+          DamagedText: bytes that are not UTF-8, unless ``skip_damaged``.
+        """
+        self.counts["overlong"] += block.overlong
+        text = self._decode(block, skip_damaged)
+        if block.start == 0:
+            text = text.removeprefix("\ufeff")
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
+        if not text.endswith("\n"):
+            text += "\n"
+        classes = _classes(text)
+        if np.any(classes == _CONTROL_CLASS):
+            self.counts["control"] += sum(1 for x in text.split("\n") if _CONTROL.search(x.strip()))
+            text = _CONTROL.sub("", _SPACE.sub(" ", text))
+            classes = _classes(text)
+        self._count_scripts(text, classes)
+        if self._normalization == "NFC":
+            normalized = unicodedata.normalize("NFC", text)
+            if normalized != text:
+                both = zip(text.split("\n"), normalized.split("\n"), strict=True)
+                self.counts["normalized"] += sum(1 for old, new in both if old != new)
+                text = normalized
+        lines = [line for line in map(str.strip, text.split("\n")) if line]
+        self.counts["lines"] += len(lines)
+        if max(map(len, lines), default=0) > LONGEST_LINE // 4:  # characters have up to 4 bytes
+            short = [line for line in lines if len(line.encode()) <= LONGEST_LINE]
+            self.counts["overlong"] += len(lines) - len(short)
+            lines = short
+        if self._held_out is not None and lines:
+            known = _among(_hashes(match_keys(lines)), self._held_out)
+            self.counts["held_out"] += int(known.sum())
+            lines = [line for line, drop in zip(lines, known, strict=True) if not drop]
+        return lines
+
+    def _decode(self, block: Block, skip_damaged: bool) -> str:
+        try:
+            return block.text.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+        kept, position = [], block.start
+        for raw in block.text.split(b"\n"):
+            try:
+                kept.append(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                if not skip_damaged:
+                    raise DamagedText(position, error) from None
+                self.counts["damaged"] += 1
+            position += len(raw) + 1
+        return "\n".join(kept)
+
+    def _count_scripts(self, text: str, classes: np.ndarray) -> None:
+        """Counts the lines most of whose letters are not of the script that the name says."""
+        scripts, _ = _class_table()
+        known = {self._script} & {*scripts[1:]}
+        expected = [scripts.index(code) for code in _SCRIPTS.get(self._script, known)]
+        if not expected:
+            return
+        ends = np.flatnonzero(classes == _LINE_END_CLASS)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        of_script = (classes > 0) & (classes < len(scripts))
+        right = np.isin(np.arange(256), expected)[classes]
+        right = np.add.reduceat(right, starts, dtype=np.int32)
+        letters = np.add.reduceat(of_script, starts, dtype=np.int32)
+        wrong = np.flatnonzero(2 * right < letters)
+        self.counts["wrong_script"] += len(wrong)
+        for line in wrong:
+            inside = slice(starts[line], ends[line])
+            inside = classes[inside][of_script[inside]]
+            self.found_scripts[scripts[np.bincount(inside).argmax()]] += 1
+
+
+def clean_lines(
+    cleaner: Cleaner, part: TextRange, skip_damaged: bool = False
+) -> Iterator[list[str]]:
+    """The clean lines of a range of text, some at a time.
+
+    Raises:
+      UserError: the file is damaged; it, and the line where it is one, are named.
+    """
+    try:
+        for block in read_blocks(part):
+            yield cleaner.clean(block, skip_damaged)
+    except DamagedText as error:
+        number = line_number(part.file, error.position)
+        raise UserError(f"{part.file}, line {number}: not UTF-8 ({error.reason})") from None
+
+
+class DamagedText(Exception):
+    """Bytes that are not UTF-8.
+
+    Attributes:
+      position: where in the text of its file the line begins.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, position: int, error: UnicodeDecodeError):
+        super().__init__(position, str(error))
+        self.position = position
+        self.reason = f"{error.reason} at byte {error.start}"
+
+
+def warnings(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a person should look at, one line each.
+
+    Args:
+      report: ``hygiene``, ``scripts`` and ``left_out`` of each language-script (``Origin``).
+    """
+    said = []
+    for name, facts in report.items():
+        said += [f"{name}: left out: {reason}" for reason in facts["left_out"]]
+        lines, wrong = facts["hygiene"].get("lines", 0), facts["hygiene"].get("wrong_script", 0)
+        if wrong > WRONG_SCRIPT_SHARE * lines:
+            shares = sorted(facts["scripts"].items(), key=lambda item: -item[1])[:3]
+            named = ", ".join(f"{script} {count / lines:.1%}" for script, count in shares)
+            said.append(f"{name}: {wrong / lines:.1%} of the lines are in another script ({named})")
+    return said
+
+
+def line_hashes(lines: Sequence[str]) -> np.ndarray:
+    """uint64 [lines]: a hash of the text of each line alone."""
+    return _hashes(lines)
+
+
+def is_validation(hashes: np.ndarray, fraction: float) -> np.ndarray:
+    """bool [lines]: the lines that are held out; equal lines are on one side, in all languages."""
+    return hashes / 2.0**64 < fraction
+
+
+def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
+    """uint64 [texts], sorted: what must not be trained on, for ``Cleaner``.
+
+    Of every file, also in subfolders, these are texts: each line, and each field of a line with
+    tabs; but of files with a token and its labels a line, an empty line between sentences and
+    perhaps comments with ``#``, each sentence.
+
+    Raises:
+      UserError: a path is missing or a file is not UTF-8 text.
+    """
+    found = [np.zeros(0, np.uint64)]
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"--held_out {path} not found")
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                keys = match_keys(_texts(file.read_text("utf-8-sig")))
+            except UnicodeDecodeError as error:
+                raise UserError(f"--held_out {file}: not UTF-8 text ({error.reason})") from None
+            found.append(np.unique(_hashes([key for key in keys if key])))
+    return np.unique(np.concatenate(found))
+
+
+def match_keys(lines: Sequence[str]) -> list[str]:
+    """What two texts must share to count as the same: letters, marks and digits, without case.
+
+    Spaces, punctuation and symbols do not count, nor does how a character is encoded (NFKC).
+    """
+    text = unicodedata.normalize("NFKC", "\n".join(x.replace("\n", " ") for x in lines))
+    text = unicodedata.normalize("NFKC", text.casefold())  # each may undo a little of the other
+    return text.translate(_ignored()).split("\n") if lines else []
+
+
+def _texts(text: str) -> list[str]:
+    """The texts of one file, see ``held_out_hashes``."""
+    lines = text.split("\n")
+    groups = itertools.groupby(lines, key=lambda line: bool(line.strip()))
+    sentences = [[line for line in group if line[0] != "#"] for filled, group in groups if filled]
+    if len(sentences) > 1 and all("\t" in line for sentence in sentences for line in sentence):
+        return [" ".join(map(_word, sentence)) for sentence in sentences]
+    return [field for line in lines for field in {line, *line.split("\t")}]
+
+
+def _word(line: str) -> str:
+    """The token of a line; CoNLL-U has it behind its number, and repeats none of a contraction."""
+    columns = line.split("\t")
+    if len(columns) < 10:
+        return columns[0]
+    return columns[1] if columns[0].isdigit() else ""
+
+
+def _hashes(lines: Sequence[str]) -> np.ndarray:
+    digests = [hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """bool [hashes]: which are among ``known``, which is sorted; np.isin would sort it anew."""
+    if not len(known):
+        return np.zeros(len(hashes), bool)
+    return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes
+
+
+@functools.cache
+def _ignored() -> dict[int, None]:
+    """Every code point that is no letter, mark or digit, the line feed apart."""
+    ignored = (c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] in "PSZC")
+    return {code: None for code in ignored if code != ord("\n")}
+
+
+def _classes(text: str) -> np.ndarray:
+    """uint8 [characters]: the class of each, see ``_class_table``."""
+    if text.isascii():
+        codes = np.frombuffer(text.encode("ascii"), np.uint8)
+    else:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return _class_table()[1][codes]
+
+
+@functools.cache
+def _class_table() -> tuple[list[str], np.ndarray]:
+    """Unicode's script codes, and uint8 [code points]: the number of the script of each (0: none,
+    or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
+    scripts = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
+    index = {code: number for number, code in enumerate(scripts)}
+    values = np.array([index.get(code, 0) for code in Scripts.VALUES], np.uint8)
+    table = np.repeat(values, np.diff([*Scripts.RANGES, sys.maxunicode + 1]))
+    table[[ord(c) for c in map(chr, range(0x10000)) if _CONTROL.match(c)]] = _CONTROL_CLASS
+    table[ord("\n")] = _LINE_END_CLASS
+    return scripts, table

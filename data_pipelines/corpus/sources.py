@@ -1,0 +1,188 @@
+"""The text of a corpus: which files there are, how they are cut into work, and their lines.
+
+A corpus is a folder. A language-script is one of ``deu_Latn.txt``, ``deu_Latn.txt.gz``, or a
+folder ``deu_Latn`` of such files or of the Arrow files of a Hugging Face dataset.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from data_pipelines.corpus import arrow
+from langsamp_jax.errors import UserError
+from langsamp_jax.languages.inventory import check_language_script, is_language_script
+
+SUFFIXES = (".txt", ".txt.gz")
+RANGE_BYTES = 8 << 20
+LONGEST_LINE = 1 << 20  # bytes; what is longer is no sentence, and would not fit into memory
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRange:
+    """Text that is encoded in one go: the lines of ``file`` that begin at ``start`` or later, and
+    before ``stop``. Files that cannot be entered in the middle are one range."""
+
+    name: str
+    file: Path
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole lines, ``start`` bytes into the text of a file, which is uncompressed there.
+
+    ``overlong`` lines longer than ``LONGEST_LINE`` are left out behind it.
+    """
+
+    text: bytes
+    start: int
+    overlong: int = 0
+
+
+def find_sources(corpus: Path) -> dict[str, list[Path]]:
+    """The files of each language-script of a corpus, sorted. Files of other kinds are left alone.
+
+    Raises:
+      UserError: the folder is missing or holds no text, a name is no language-script with
+        existing codes, or a language-script has two sources.
+    """
+    corpus = Path(corpus)
+    if not corpus.is_dir():
+        raise UserError(f"corpus folder {corpus} not found")
+    sources: dict[str, list[Path]] = {}
+    origin: dict[str, Path] = {}
+    for path in sorted(corpus.iterdir()):
+        files = source_files(path)
+        if not files:
+            continue
+        name = path.name if path.is_dir() else _stem(path)
+        try:
+            check_language_script(name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if name in sources:
+            raise UserError(
+                f"{name} has two sources, {origin[name]} and {path}; join them or move one away"
+            )
+        sources[name], origin[name] = files, path
+    if not sources:
+        raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
+    return dict(sorted(sources.items()))
+
+
+def source_files(path: Path) -> list[Path]:
+    """The text files at ``path``: itself, or those of a language-script's folder.
+
+    Folders of text with another name (notes, held-out text) are no part of the corpus.
+
+    Raises:
+      UserError: a folder has text in two forms, or lacks a file of its dataset.
+    """
+    if not path.is_dir():
+        return [path] if path.name.endswith(SUFFIXES) else []
+    found = arrow.data_files(path)
+    if not is_language_script(path.name):
+        return found
+    texts = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    if found and texts:
+        raise UserError(f"{path} has two sources, Arrow files and {texts[0].name}; move one away")
+    return found or texts
+
+
+def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
+    """The work that the files of a language-script are cut into, in the order of the text."""
+    ranges = []
+    for file in files:
+        size = file.stat().st_size
+        step = RANGE_BYTES if file.suffix == ".txt" else max(size, 1)
+        ranges += [
+            TextRange(name, file, s, min(s + step, size)) for s in range(0, max(size, 1), step)
+        ]
+    return ranges
+
+
+def read_blocks(part: TextRange) -> Iterator[Block]:
+    """The lines of a range, a megabyte or so at a time.
+
+    Raises:
+      UserError: a compressed or Arrow file is damaged; it is named.
+    """
+    if part.file.suffix == ".arrow":
+        start = 0
+        for text in arrow.blocks(part.file):
+            yield Block(text, start)
+            start += len(text)
+    elif part.file.suffix == ".gz":
+        try:
+            with gzip.open(part.file, "rb") as stream:
+                yield from _blocks(stream, 0, None)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{part.file} is damaged: {error}") from None
+    else:
+        with open(part.file, "rb") as stream:
+            yield from _blocks(stream, part.start, part.stop)
+
+
+def line_number(file: Path, position: int) -> int:
+    """The number, from 1, of the line that begins ``position`` bytes into the text of a file."""
+    number = 1
+    for block in read_blocks(TextRange("", file, 0, file.stat().st_size)):
+        number += block.text[: max(0, position - block.start)].count(b"\n")
+        if block.start + len(block.text) > position:
+            break
+        number += block.overlong
+    return number
+
+
+def range_digests(file: Path, start: int, stop: int) -> list[str]:
+    """A hash of each ``RANGE_BYTES`` of a part of a file."""
+    digests = []
+    with open(file, "rb") as stream:
+        stream.seek(start)
+        for position in range(start, stop, RANGE_BYTES):
+            data = stream.read(min(RANGE_BYTES, stop - position))
+            digests.append(hashlib.blake2b(data, digest_size=16).hexdigest())
+    return digests
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".txt")
+
+
+def _blocks(stream: BinaryIO, start: int, stop: int | None) -> Iterator[Block]:
+    """The lines that begin in [start, stop) of a stream; None: up to its end."""
+    position = start
+    if start:  # a line that begins at start follows a line end at start - 1
+        stream.seek(start - 1)
+        position += _skip_line(stream) - 1
+    while stop is None or position < stop:
+        size = _BLOCK_BYTES if stop is None else min(_BLOCK_BYTES, stop - position)
+        text = stream.read(size)
+        if not text:
+            return
+        rest = b"" if text.endswith(b"\n") else stream.readline(LONGEST_LINE)
+        text += rest
+        if len(rest) < LONGEST_LINE or rest.endswith(b"\n"):  # the last line may have no end
+            yield Block(text, position)
+            position += len(text)
+        else:
+            whole = text.rfind(b"\n") + 1
+            yield Block(text[:whole], position, overlong=1)
+            position += len(text) + _skip_line(stream)
+
+
+def _skip_line(stream: BinaryIO) -> int:
+    """Reads to the next line end, a bit at a time; returns how many bytes that were."""
+    skipped = 0
+    while part := stream.readline(LONGEST_LINE):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped

@@ -1,0 +1,1 @@
+"""From text to a packed store, in stages that can be interrupted."""

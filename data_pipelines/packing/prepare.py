@@ -1,0 +1,225 @@
+"""``prepare``: from a corpus to a packed store, on all cores or on a Beam runner."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.corpus.cleaning import Hygiene, held_out_hashes
+from data_pipelines.corpus.sources import TextRange, find_sources, range_digests, text_ranges
+from data_pipelines.packing.encoding import TextEncoder, combined
+from data_pipelines.packing.provenance import Origin, hashes_file
+from data_pipelines.packing.rows import require_sequence_length
+from data_pipelines.packing.runner import LocalRunner, Runner
+from data_pipelines.packing.stages import Encoding, build, claim, folder_of
+from langsamp_jax.data.store import SPLITS, Manifest, Store
+from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import full_disk_as_oserror, partial_path, write_bytes
+from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the bytes of a store, beside the text itself."""
+
+    tokenizer: str  # fingerprint
+    sequence_length: int
+    validation_fraction: float
+    normalization: str
+    duplicates: str
+    held_out: str | None  # digest of the texts
+
+    def __post_init__(self) -> None:
+        require_sequence_length(self.sequence_length)
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(
+                f"--validation_fraction {self.validation_fraction}: expected 0 or more, below 1"
+            )
+
+
+def prepare(
+    corpus: Path,
+    tokenizer: Path,
+    output: Path,
+    sequence_length: int = 512,
+    validation_fraction: float = 0.01,
+    hygiene: Hygiene = Hygiene(),  # noqa: B008  frozen
+    held_out: Sequence[Path] = (),
+    skip_damaged: bool = False,
+    runner: Runner = LocalRunner(1),  # noqa: B008  it starts no process
+) -> Manifest:
+    """Packs every language-script of ``corpus`` into a store at ``output``.
+
+    Packing is the reference's: each line tokenised with ``<s>`` and ``</s>``, the lines of one
+    language-script concatenated and cut into rows, the rest dropped. A line goes to validation if
+    its hash falls below ``validation_fraction``, so equal lines are on one side only, in all
+    languages; there the rest is kept as a shorter last row. The same input gives the same bytes,
+    whatever runs the work.
+
+    The work is done beside ``output``; interrupted, the next call takes it up. Called again on the
+    same input, it returns what stands.
+
+    Args:
+      held_out: files and folders of evaluation text; lines that occur there are left out.
+      skip_damaged: leave out files and lines that cannot be read, and say so in the origin.
+      runner: where the work is done; by default in this process.
+
+    Raises:
+      UserError: bad input (see ``find_sources``), a damaged file, no language with enough text for
+        one row, or an ``output`` that holds something else.
+    """
+    output, model = Path(output), load_tokenizer(tokenizer)
+    texts = held_out_hashes(held_out)
+    settings = Settings(
+        model.fingerprint,
+        sequence_length,
+        float(validation_fraction),
+        hygiene.normalization,
+        hygiene.duplicates,
+        _digest(texts) if held_out else None,
+    )
+    sources = find_sources(corpus)
+    origin = Origin(dataclasses.asdict(settings), _digests(sources) if output.exists() else {})
+    if (standing := standing_manifest(output, origin)) is not None:
+        return standing
+    with claim(output):
+        return _build(output, sources, model, settings, texts, skip_damaged, runner, None)
+
+
+def grow(
+    base: Path,
+    corpus: Path,
+    output: Path,
+    held_out: Sequence[Path] = (),
+    skip_damaged: bool = False,
+    runner: Runner = LocalRunner(1),  # noqa: B008  it starts no process
+) -> Manifest:
+    """Makes a store of what the store ``base`` has and the text of ``corpus`` behind it.
+
+    The tokenizer and the settings are those of ``base``. Its rows keep their numbers and its lines
+    their side; new lines that it has already are duplicates; text that it was made of is not added
+    again. Nothing of ``base`` is changed: what stays is linked.
+
+    Raises:
+      UserError: as ``prepare``; ``base`` was not made from a corpus, or with other held-out texts.
+    """
+    store, texts = Store(base), held_out_hashes(held_out)
+    before = Origin.load(store.path)
+    try:
+        settings = Settings(**before.settings)
+    except TypeError:
+        raise UserError(f"{base} was not made from a corpus, so none can be added") from None
+    if (_digest(texts) if held_out else None) != settings.held_out:
+        raise UserError(f"{base} was made with other --held_out texts; name the same ones")
+    sources = find_sources(corpus)
+    digests = _digests(sources)
+    old = {name for name, (digest,) in digests.items() if digest in before.sources.get(name, [])}
+    added = {name: files for name, files in sources.items() if name not in old}
+    if not added:
+        raise UserError(f"{base} holds all text of {corpus} already")
+    if settings.duplicates == "drop":
+        _require_hashes(store, added)
+    there = {name: before.sources[name] for name in store.manifest.names}  # what was skipped is not
+    merged = {name: [*there.get(name, []), *digests[name]] for name in added}
+    origin = Origin(before.settings, {**before.sources, **merged})
+    if (standing := standing_manifest(output, origin)) is not None:
+        return standing
+    model = store.tokenizer()
+    with claim(output):
+        return _build(output, added, model, settings, texts, skip_damaged, runner, store)
+
+
+def standing_manifest(output: Path, origin: Origin) -> Manifest | None:
+    """The manifest of the store at ``output`` if it is there and of that origin."""
+    if not (output / "manifest.json").exists():
+        return None
+    manifest = Store(output).manifest
+    if Origin.load(output) != origin:
+        return None
+    shutil.rmtree(partial_path(output), ignore_errors=True)  # of a call stopped at its very end
+    return manifest
+
+
+def keep_tokenizer(output: Path, tokenizer: Tokenizer) -> Path:
+    """Puts the tokenizer where every worker finds it, under a name that says which one it is."""
+    file = folder_of(output, "tokenizers", tokenizer.fingerprint) / tokenizer.file_name
+    if not file.exists():
+        write_bytes(file, tokenizer.model)
+    return file
+
+
+def _build(
+    output: Path,
+    sources: dict[str, list[Path]],
+    tokenizer: Tokenizer,
+    settings: Settings,
+    held_out: np.ndarray,
+    skip_damaged: bool,
+    runner: Runner,
+    base: Store | None,
+) -> Manifest:
+    held_out_file = None
+    if settings.held_out is not None:
+        held_out_file = folder_of(output) / f"held_out-{settings.held_out}.npy"
+        with full_disk_as_oserror(held_out_file):
+            np.save(held_out_file, held_out)
+    encoder = TextEncoder(
+        folder_of(output, "pieces"),
+        keep_tokenizer(output, tokenizer),
+        Hygiene(settings.normalization, settings.duplicates),
+        settings.validation_fraction,
+        held_out_file,
+        skip_damaged,
+    )
+    ranges = [  # absolute, for workers that run elsewhere
+        part
+        for name, files in sources.items()
+        for part in text_ranges(name, [file.absolute() for file in files])
+    ]
+    encoding = Encoding(
+        encoder,
+        {_key(settings, skip_damaged, part): part for part in ranges},
+        lambda part: part.stop - part.start,
+    )
+    of = dataclasses.asdict(settings)
+    return build(
+        output, encoding, tokenizer, settings.sequence_length, of, list(sources), runner, base
+    )
+
+
+def _key(settings: Settings, skip_damaged: bool, part: TextRange) -> str:
+    """A name for the pieces of a range: what changes them changes it."""
+    status = part.file.stat()
+    of = {
+        **dataclasses.asdict(settings),
+        "sequence_length": None,  # rows are cut later
+        "skip_damaged": skip_damaged,
+        "file": [str(part.file), status.st_size, status.st_mtime_ns],
+        "range": [part.start, part.stop],
+    }
+    return f"{part.name}-{combined([json.dumps(of)])}"
+
+
+def _require_hashes(store: Store, names: Iterable[str]) -> None:
+    """Raises UserError where the hashes of the lines of a language-script are not complete."""
+    for name in sorted(set(store.manifest.names) & set(names)):
+        file = hashes_file(store.path, name)
+        lines = sum(store.manifest.counts[split][name].lines for split in SPLITS)
+        if not file.exists() or file.stat().st_size != 8 * lines:
+            raise UserError(f"{file} is missing or damaged; prepare the store again")
+
+
+def _digests(sources: dict[str, list[Path]]) -> dict[str, list[str]]:
+    """The digest of the text of each language-script, as the origin of a store has it."""
+    digests = {}
+    for name, files in sources.items():
+        parts = [range_digests(file, 0, file.stat().st_size) for file in files]
+        digests[name] = [combined([digest for part in parts for digest in part])]
+    return digests
+
+
+def _digest(texts: np.ndarray) -> str:
+    return combined([texts.tobytes().hex()])

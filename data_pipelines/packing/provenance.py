@@ -1,0 +1,45 @@
+"""How a store was made: what ``prepare`` needs to know to take it up, or to add to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import write_text
+
+_FILE = "origin.json"
+LINES = "lines"  # the folder of the sorted hashes of the lines of each language-script
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a store was made of; two stores of equal origin are equal.
+
+    Attributes:
+      settings: what decides the rows, beside the text.
+      sources: digests of the texts of each language-script, in the order in which they came.
+      report: what hygiene counted of each; no part of the comparison.
+    """
+
+    settings: dict[str, Any]
+    sources: dict[str, list[str]]
+    report: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, compare=False)
+
+    def save(self, store: Path) -> None:
+        write_text(store / _FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def load(store: Path) -> "Origin":
+        """Raises UserError where the file is missing or damaged."""
+        try:
+            return Origin(**json.loads((store / _FILE).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            raise UserError(
+                f"{store / _FILE} is missing or damaged; prepare the store again"
+            ) from None
+
+
+def hashes_file(store: Path, name: str) -> Path:
+    """Where a store keeps the hashes of the lines of a language-script."""
+    return store / LINES / f"{name}.u64"

@@ -1,0 +1,1 @@
+"""seqio Tasks and Mixtures: defined, compiled into a store, or read live."""

@@ -1,0 +1,212 @@
+"""Training straight from a seqio Mixture: rows are packed while they are needed, without a store.
+
+For some tens of Tasks. Each is a pipeline of TensorFlow's with threads and buffers of its own, and
+going on with a run packs again what it has had; ``langsamp prepare --mixture`` has neither.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.packing.rows import require_sequence_length
+from data_pipelines.seqio_tasks.registry import (
+    LanguageTasks,
+    OpenMixture,
+    batches,
+    number_of_examples,
+)
+from langsamp_jax.data.sampling import ENDLESS
+from langsamp_jax.data.store import Counts, Manifest
+from langsamp_jax.errors import UserError
+from langsamp_jax.io.progress import Progress
+from langsamp_jax.text.tokenizer import Tokenizer, Vocabulary
+
+MANY_TASKS = 64  # above which a store is the better way
+
+_WINDOW = 128  # rows; more would mix better and be later to begin
+_FAR = 16  # batches; passing over more is worth a word
+
+
+class LiveMixture:
+    """What ``train`` needs of a store, of a Mixture.
+
+    A language-script is an endless stream of rows. They are packed as a store's: the examples of a
+    Task in its own order, epoch after epoch, one after the other, cut into rows; then shuffled
+    within a window. Row n is a function of the Mixture, the seed and n. Several Tasks of one
+    language-script take turns by their rates, row by row. Validation reads the same first rows as
+    it does of a store.
+
+    Args:
+      eval_rows: how many rows of each language-script validation has at most; None: all.
+    """
+
+    def __init__(
+        self, mixture: OpenMixture, sequence_length: int, seed: int, eval_rows: int | None
+    ):
+        require_sequence_length(sequence_length)
+        self.path = Path(mixture.name)
+        self._languages = [language for language in mixture.languages if sum(language.rates) > 0]
+        self._tokenizer = mixture.vocabulary.tokenizer
+        self._seed, self._eval_rows = seed, eval_rows
+        none = Counts(0, 0, 0, 0)
+        self.manifest = Manifest(
+            sequence_length=sequence_length,
+            vocabulary=self._tokenizer.vocabulary,
+            tokenizer=self._tokenizer.fingerprint,
+            counts={
+                "train": {of.name: Counts(_examples(of), 0, 0, ENDLESS) for of in self._languages},
+                "validation": {language.name: none for language in self._languages},
+            },
+            skipped={},
+            files={},
+        )
+
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def split(self, split: str) -> "LiveSplit | FirstRows":
+        length = self.manifest.sequence_length
+        if split == "train":
+            return LiveSplit(self._languages, length, self._seed)
+        vocabulary = self.manifest.vocabulary
+        return FirstRows(self._languages, length, vocabulary, self._eval_rows)
+
+
+class LiveSplit:
+    """The training rows, with the interface of ``store.Split``.
+
+    They are cheap to read in ascending order of each language-script; further on, all rows
+    between are packed; further back, all from the first.
+    """
+
+    def __init__(self, languages: list[LanguageTasks], sequence_length: int, seed: int):
+        self.names = tuple(language.name for language in languages)
+        self.sequence_length = sequence_length
+        self.rows = np.full(len(languages), ENDLESS)
+        self._streams = [
+            _Stream(functools.partial(endless_rows, language, sequence_length, [seed, number]))
+            for number, language in enumerate(languages)
+        ]
+
+    def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``store.Split.read``."""
+        order = np.lexsort((row, language))
+        chosen, first = np.unique(language[order], return_index=True)
+        starts = [
+            (self._streams[n], int(r)) for n, r in zip(chosen, row[order][first], strict=True)
+        ]
+        before = sum(stream.distance(start) for stream, start in starts)
+        if before > _FAR * len(row):
+            with Progress("pack the rows before", before, "rows") as progress:
+                for stream, start in starts:
+                    progress.advance(stream.distance(start))
+                    stream.forward(start)
+        tokens = np.empty((len(row), self.sequence_length), np.int32)
+        for i in order:
+            tokens[i] = self._streams[language[i]].read(int(row[i]))
+        return tokens, np.full(len(row), self.sequence_length, np.int32)
+
+
+class FirstRows:
+    """The first validation rows of each language-script, in memory, as a ``store.Split``."""
+
+    def __init__(
+        self,
+        languages: list[LanguageTasks],
+        sequence_length: int,
+        vocabulary: Vocabulary,
+        most: int | None,
+    ):
+        self.names = tuple(language.name for language in languages)
+        self.sequence_length = sequence_length
+        rows = [list(itertools.islice(_validation(of, sequence_length), most)) for of in languages]
+        self.rows = np.array([len(of_language) for of_language in rows], np.int64)
+        self._first = np.cumsum(self.rows) - self.rows
+        every = list(itertools.chain.from_iterable(rows))
+        self._lengths = np.array([len(row) for row in every], np.int32)
+        self._tokens = np.full((len(every), sequence_length), vocabulary.pad_id, np.int32)
+        for tokens, row in zip(self._tokens, every, strict=True):
+            tokens[: len(row)] = row
+
+    def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``store.Split.read``."""
+        index = self._first[language] + row
+        return self._tokens[index], self._lengths[index]
+
+
+class _Stream:
+    """An endless sequence that ``begin`` starts, read by position."""
+
+    def __init__(self, begin: Callable[[], Iterator[np.ndarray]]):
+        self._begin, self._rows, self._next = begin, begin(), 0
+
+    def distance(self, position: int) -> int:
+        """How many elements must be passed over to come to one."""
+        return position - self._next if position >= self._next else position
+
+    def forward(self, position: int) -> None:
+        if position < self._next:
+            self._rows, self._next = self._begin(), 0
+        for _ in range(position - self._next):
+            next(self._rows)
+        self._next = position
+
+    def read(self, position: int) -> np.ndarray:
+        self.forward(position)
+        self._next += 1
+        return next(self._rows)
+
+
+def endless_rows(
+    language: LanguageTasks, sequence_length: int, seed: list[int]
+) -> Iterator[np.ndarray]:
+    """int32 [sequence_length] each: the training rows of a language-script."""
+    rng = np.random.default_rng(seed)
+    rates = np.array(language.rates) / sum(language.rates)
+    tasks = [
+        packed(batches(task, "train", language.name, None, seed=seed[0]), sequence_length)
+        for task in language.tasks
+    ]
+
+    def in_turn() -> Iterator[np.ndarray]:
+        while True:
+            task = rng.choice(len(tasks), p=rates)
+            row = next(tasks[task], ())
+            if len(row) < sequence_length:  # for ever is not over unless there was nothing
+                raise UserError(f"Task {language.tasks[task].name} has no training examples")
+            yield row
+
+    rows = in_turn()
+    window = list(itertools.islice(rows, _WINDOW))
+    for row in rows:
+        index = rng.integers(len(window))
+        yield window[index]
+        window[index] = row
+
+
+def packed(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]], sequence_length: int
+) -> Iterator[np.ndarray]:
+    """Rows of the ids in ``parts``, one after the other; the last may be shorter."""
+    pending = np.zeros(0, np.int32)
+    for ids, _ in parts:
+        pending = np.concatenate([pending, ids])
+        full = len(pending) - len(pending) % sequence_length
+        yield from pending[:full].reshape(-1, sequence_length)
+        pending = pending[full:]
+    if len(pending):
+        yield pending
+
+
+def _validation(language: LanguageTasks, sequence_length: int) -> Iterator[np.ndarray]:
+    tasks = [task for task in language.tasks if "validation" in task.splits]
+    parts = (batches(task, "validation", language.name) for task in tasks)
+    return packed(itertools.chain.from_iterable(parts), sequence_length)
+
+
+def _examples(language: LanguageTasks) -> int:
+    """How many training examples there are, as far as their sources know."""
+    return sum(number_of_examples(task, "train") or 0 for task in language.tasks)

@@ -1,0 +1,1 @@
+"""Synthetic languages and a world of text in them."""

@@ -1,0 +1,188 @@
+"""Grows the vocabulary of a SentencePiece unigram model for languages that it spells badly."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+from data_pipelines.tokenizers.training import LineSample, train_unigram
+from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import new_folder, require_absent, write_bytes, write_text
+from langsamp_jax.io.progress import Progress
+from langsamp_jax.text.huggingface_files import (
+    require_like_xlmr,
+    write_tokenizer,
+    xlmr_pieces,
+)
+from langsamp_jax.text.row_map import RowMap, row_map
+from langsamp_jax.text.tokenizer import SentencePieceTokenizer, load_tokenizer
+
+_CHARACTER_COVERAGE = 0.9995  # of the characters of each language-script
+_MAX_LENGTH = 512  # tokens, in the Hugging Face tokenizer's settings
+
+_NORMAL = ModelProto.SentencePiece.NORMAL
+
+Lines = Callable[[], Iterator[Iterator[tuple[str, int]]]]
+
+
+class Extension(NamedTuple):
+    """The longer tokenizer, and where the rows of its table come from."""
+
+    tokenizer: SentencePieceTokenizer
+    rows: RowMap
+
+
+def extend_tokenizer(
+    base: Path,
+    corpus: Path,
+    new_pieces: int,
+    output: Path,
+    temperature: float = 1 / 0.3,
+    max_sentences: int = 1_000_000,
+    seed: int = 0,
+) -> Extension:
+    """Appends the ``new_pieces`` best pieces of a model trained on ``corpus`` that ``base`` lacks.
+
+    Characters that ``base`` lacks come first: of each language-script those that make up 99.95%
+    of its text. Old pieces keep their ids and scores; ``<mask>`` stays last, so its id moves. The
+    same input gives the same bytes.
+
+    ``output`` becomes a folder with ``tokenizer.model``, the same tokenizer for transformers in
+    ``huggingface/``, and ``row_map.tsv``: of each new id its piece and the old ids that its row
+    comes from, one or the mean of several.
+
+    Raises:
+      UserError: bad input, a ``base`` that is no unigram model in XLM-R's layout, text that gives
+        fewer pieces, or an ``output`` that exists.
+    """
+    output = Path(output)
+    require_absent(output)
+    if new_pieces < 1:
+        raise UserError(f"--new_pieces {new_pieces}: expected a whole number above 0")
+    old = load_tokenizer(base)
+    if not isinstance(old, SentencePieceTokenizer):
+        raise UserError(f"{base} is no SentencePiece model; only those can be extended")
+    require_like_xlmr(ModelProto.FromString(old.model), str(base))
+    old_pieces = xlmr_pieces(old, str(base))
+    known = {*old_pieces.pieces, " "}
+    lines = _normalized(LineSample.draw(corpus, temperature, max_sentences, seed), old)
+
+    characters, covering = _characters(lines)
+    needed = covering - known
+    if len(needed) > new_pieces:
+        raise UserError(
+            f"--new_pieces {new_pieces}: {len(needed):,} characters of {corpus} are not in {base}; "
+            "each of them needs a piece"
+        )
+    found = _missing_pieces(lines, new_pieces, known, needed, len(characters), corpus)
+    ranked = sorted(found, key=lambda piece: (piece not in needed, -found[piece], piece))
+    chosen = {piece: found[piece] for piece in ranked[:new_pieces]}
+    tokenizer = SentencePieceTokenizer(_appended(old.model, chosen))
+    extension = Extension(tokenizer, row_map(old_pieces, tokenizer.pieces, tokenizer.scores))
+    with new_folder(output) as folder:
+        write_bytes(folder / "tokenizer.model", tokenizer.model)
+        (folder / "huggingface").mkdir()
+        write_tokenizer(tokenizer, folder / "huggingface", _MAX_LENGTH)
+        write_text(folder / "row_map.tsv", _row_map_table(extension))
+    return extension
+
+
+def _normalized(sample: LineSample, tokenizer: SentencePieceTokenizer) -> Lines:
+    """The drawn lines as ``tokenizer`` sees them, so that the new pieces fit its normaliser."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+
+    def normalize(text: str) -> str:
+        return " ".join(processor.normalize(text).replace("▁", " ").split())
+
+    def languages() -> Iterator[Iterator[tuple[str, int]]]:
+        for lines in sample.languages():
+            yield ((normalize(text), times) for text, times in lines)
+
+    return languages
+
+
+def _characters(lines: Lines) -> tuple[set[str], set[str]]:
+    """All characters, and those that cover the text of every language-script."""
+    characters, covering = set(), set()
+    for language in lines():
+        counts = Counter()
+        for text, times in language:
+            for character in text:
+                counts[character] += times
+        characters |= counts.keys()
+        rest = counts.total()
+        rare = (1 - _CHARACTER_COVERAGE) * rest
+        for character, count in counts.most_common():
+            if rest <= rare:
+                break
+            covering.add(character)
+            rest -= count
+    return characters, covering
+
+
+def _missing_pieces(
+    lines: Lines, number: int, known: set[str], needed: set[str], num_characters: int, corpus: Path
+) -> dict[str, float]:
+    """At least ``number`` pieces that are not known, ``needed`` among them: log-probabilities."""
+    vocab_size = num_characters + 2 * number  # some are known already
+    while True:
+        with Progress("tokenizer: reading", sum(1 for _ in lines()), "languages") as progress:
+            # Counts instead of copies: the search for frequent substrings takes time in
+            # proportion to the length of what is repeated.
+            model = train_unigram(
+                _counted(lines, progress),
+                vocab_size,
+                input_format="tsv",
+                required_chars="".join(sorted(needed)),
+                normalization_rule_name="identity",
+                hard_vocab_limit=False,
+            )
+        pieces = ModelProto.FromString(model).pieces
+        missing = {p.piece: p.score for p in pieces if p.type == _NORMAL and p.piece not in known}
+        if len(missing) >= number:
+            return missing
+        if len(pieces) < vocab_size:
+            raise UserError(
+                f"--new_pieces {number}: the text of {corpus} gives at most {len(missing):,}"
+            )
+        vocab_size *= 2
+
+
+def _counted(lines: Lines, progress: Progress) -> Iterator[str]:
+    for language in lines():
+        for text, times in language:
+            if text:
+                yield f"{text}\t{times}"
+        progress.advance(1)
+
+
+def _appended(model: bytes, pieces: dict[str, float]) -> bytes:
+    """``model`` with more pieces behind its own.
+
+    Their log-probabilities are those of the new text alone. Against the old pieces they count as
+    if the new text were the share of all text that the new pieces are of all pieces; without
+    that, they would break up the words of the old languages. None falls below the least
+    probable old piece, to which SentencePiece ties the price of an unknown character: it must
+    stay as it is for old text to keep its ids.
+    """
+    proto = ModelProto.FromString(model)
+    share = math.log(len(pieces) / (len(pieces) + len(proto.pieces)))
+    lowest = min(piece.score for piece in proto.pieces if piece.type == _NORMAL)
+    for piece, score in pieces.items():
+        proto.pieces.add(piece=piece, score=max(score + share, lowest), type=_NORMAL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    proto.ClearField("self_test_data")  # encodings by the old pieces, checked on loading
+    return proto.SerializeToString(deterministic=True)
+
+
+def _row_map_table(extension: Extension) -> str:
+    carried, spelled = extension.rows.carried.tolist(), extension.rows.spelled
+    rows = ["id\tpiece\told_ids"]
+    for new_id, piece in enumerate(extension.tokenizer.pieces):
+        old = [carried[new_id]] if carried[new_id] >= 0 else spelled.get(new_id, ())
+        rows.append(f"{new_id}\t{piece}\t{' '.join(map(str, old))}")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,238 @@
+"""What the language and script tables have learned: where their rows lie, and what that goes with.
+
+Everything is a function of the two tables; no model is run. The definitions are ours
+(docs/analyses.md): the paper reports such an analysis, but neither its data nor its formulas.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.evaluation.statistics import cosines
+from langsamp_jax.io.progress import Progress
+from langsamp_jax.languages.inventory import split_language_script
+from langsamp_jax.languages.typology import Reference
+
+_FEWEST = 4  # languages; three have three distances, and six permutations
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of an embedding table that were trained: codes [n] and vectors, float [n, hidden].
+
+    A row that no text trained is noise around the origin, and does not belong here.
+    """
+
+    codes: tuple[str, ...]
+    vectors: np.ndarray
+
+    def rows(self, codes: Sequence[str]) -> np.ndarray:
+        """The vectors of ``codes``, float64 [codes, hidden]; NaN for a code without one."""
+        index = {code: number for number, code in enumerate(self.codes)}
+        missing = np.full((1, self.vectors.shape[1]), np.nan)
+        return np.concatenate([self.vectors, missing])[[index.get(code, -1) for code in codes]]
+
+
+Tables = Mapping[str, Table]  # "language" and "script"; a model may have only one of the two
+
+
+def trained_tables(trained: Trained) -> dict[str, Table]:
+    """The rows that were trained of the two tables of a model; all, where it does not say which.
+
+    Raises:
+      UserError: it has no tables.
+    """
+    if trained.config.placement == "none":
+        raise UserError(f"{trained.path} has no language and script vectors")
+    inventory, known = trained.inventory, trained.inventory.language_scripts
+    codes = {"language": inventory.languages, "script": inventory.scripts}
+    found = {}
+    for kind, vectors in sorted(trained.params["conditioning"].items()):
+        place = ("language", "script").index(kind)  # in the name of a language-script
+        seen = {split_language_script(name)[place] for name in known} if known else codes[kind]
+        rows = [row for row, code in enumerate(codes[kind]) if code in seen]
+        found[kind] = Table(tuple(codes[kind][row] for row in rows), np.asarray(vectors)[rows])
+    return found
+
+
+def geometry(
+    tables: Tables,
+    references: Sequence[Reference],
+    families: Mapping[str, str],
+    scripts: Mapping[str, str],
+    permutations: int = 9999,
+    seed: int = 0,
+    neighbours: int = 5,
+) -> dict[str, Any]:
+    """Coordinates and neighbours of the rows, and how the language table agrees with references.
+
+    Args:
+      tables: ``language`` and ``script``, or one of them.
+      references: distances between languages to compare the language table's with, see
+        ``typology.read_references``.
+      families: language code -> family, for the colours of a picture.
+      scripts: language code -> what it is written in, in the text that the model was trained on.
+        The script vector holds what languages of one script have in common, so their language
+        vectors say how they differ; relatives can be seen only among languages of one script.
+      permutations, seed: of the Mantel test.
+      neighbours: how many nearest rows are named for each.
+
+    Returns:
+      ``{"tables": {"language": record, "script": record}}``. A record has ``names`` [n],
+      ``coordinates`` [n, 2] and ``explained`` [2] (``principal_components``), ``neighbours``
+      (name -> [[other, cosine], ...], the nearest first), and ``correlations``, two for each
+      reference, over all pairs and over pairs within a script: ``with``, ``rho`` and ``p``
+      (``mantel``), ``languages`` that are in a pair and ``permutations``; where there is no rho, it
+      and p are None and ``reason`` says why. The
+      language table's record also has ``families`` [n], None where unknown; the script table's has
+      no correlations, as there are no distances between scripts.
+
+    Raises:
+      UserError: a table has no rows, or values that are not finite.
+    """
+    for kind, table in tables.items():
+        if not len(table.codes):
+            raise UserError(f"no row of the {kind} table was trained")
+        if not np.isfinite(table.vectors).all():
+            raise UserError(f"the {kind} table has values that are not finite; training diverged")
+    records = {kind: _layout(table, neighbours) for kind, table in tables.items()}
+    if "language" in tables:
+        table = tables["language"]
+        records["language"] |= {
+            "families": [families.get(code) for code in table.codes],
+            "correlations": [
+                _correlation(table, reference, strata, permutations, seed)
+                for reference in references
+                for strata in (None, scripts)
+            ],
+        }
+    return {"tables": records}
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates on the first two principal components, and the shares of variance they explain.
+
+    A component points to where its weight of greatest magnitude is positive (as in scikit-learn),
+    so that the same table gives the same picture. Components that a table does not have are 0.
+
+    Args:
+      vectors: float [n, hidden], n at least 1.
+
+    Returns:
+      float64 [n, 2] and [2].
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    left, scales, right = np.linalg.svd(centred, full_matrices=False)
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    coordinates, variances = np.zeros((len(vectors), 2)), np.zeros(2)
+    found = min(2, len(scales))
+    coordinates[:, :found] = (left * signs * scales)[:, :found]
+    variances[:found] = scales[:found] ** 2
+    return coordinates, variances / max((scales**2).sum(), np.finfo(np.float64).tiny)
+
+
+def nearest(table: Table, count: int) -> dict[str, list[tuple[str, float]]]:
+    """For every code the ``count`` others of greatest cosine and these; ties in table order."""
+    similarity = cosines(table.vectors, table.vectors)
+    np.fill_diagonal(similarity, -np.inf)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(table.codes) - 1)]
+    return {
+        code: [(table.codes[other], float(row[other])) for other in others]
+        for code, row, others in zip(table.codes, similarity, order, strict=True)
+    }
+
+
+def mantel(
+    first: np.ndarray,
+    second: np.ndarray,
+    permutations: int = 9999,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Spearman's rank correlation of two distance matrices, and its p (Mantel 1967).
+
+    The distances of a matrix depend on each other, so p comes from relabelling: the rows and
+    columns of ``second`` are permuted together. p is one-sided, (1 + permutations whose rho is at
+    least that found) / (1 + permutations).
+
+    Args:
+      first, second: float [n, n], of which what lies above the diagonal counts; neither may be
+        constant there.
+      strata: int [n]; only pairs within one count then, each with its rank less the mean rank of
+        the stratum's pairs, and rows are relabelled within their stratum.
+
+    Returns:
+      rho and p.
+    """
+    strata = np.zeros(len(first), int) if strata is None else strata
+    first, second = (_centred_ranks(matrix, strata) for matrix in (first, second))
+    together = np.argsort(strata, kind="stable")
+    order = np.empty(len(strata), int)
+    found = np.einsum("ij,ij", first, second)
+    scale = np.linalg.norm(first) * np.linalg.norm(second)
+    rng = np.random.default_rng(seed)
+    as_high = 0
+    with Progress("Mantel test", permutations, "permutations") as progress:
+        for _ in range(permutations):
+            order[together] = np.lexsort((rng.random(len(strata)), strata))
+            permuted = second[order].take(order, axis=1)
+            # The margin: permutations that change nothing may not be lost to rounding.
+            as_high += np.einsum("ij,ij", first, permuted) >= found - 1e-10 * scale
+            progress.advance(1)
+    return float(found / scale), float((1 + as_high) / (1 + permutations))
+
+
+def _centred_ranks(distances: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Ranks less their stratum's mean as a symmetric matrix, 0 where a pair does not count; so
+    relabelling keeps them."""
+    within, ranks = np.triu(strata[:, None] == strata, 1), np.zeros(distances.shape)
+    ranks[within] = rankdata(distances[within])
+    for stratum in np.unique(strata):
+        pairs = within & (strata == stratum)[:, None]
+        ranks[pairs] -= ranks[pairs].mean() if pairs.any() else 0
+    return ranks + ranks.T
+
+
+def _layout(table: Table, neighbours: int) -> dict[str, Any]:
+    coordinates, explained = principal_components(table.vectors)
+    return {
+        "names": list(table.codes),
+        "coordinates": coordinates.tolist(),
+        "explained": explained.tolist(),
+        "neighbours": {
+            code: [list(pair) for pair in near] for code, near in nearest(table, neighbours).items()
+        },
+        "correlations": [],
+    }
+
+
+def _correlation(
+    table: Table,
+    reference: Reference,
+    scripts: Mapping[str, str] | None,
+    permutations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Over all pairs, or over those within one of ``scripts``."""
+    everywhere = dict.fromkeys(table.codes, "") if scripts is None else scripts
+    known = everywhere.keys() & reference.codes
+    sizes = Counter(everywhere[code] for code in table.codes if code in known)
+    common = [code for code in table.codes if code in known and sizes[everywhere[code]] > 1]
+    name = reference.name if scripts is None else f"{reference.name} within a script"
+    record = {"with": name, "rho": None, "p": None, "languages": len(common)}
+    record["permutations"] = permutations
+    if len(common) < _FEWEST:
+        return record | {"reason": f"fewer than {_FEWEST} languages in common"}
+    vectors = table.rows(common)
+    pair = 1 - cosines(vectors, vectors), reference.between(common, common)
+    strata = np.unique([everywhere[code] for code in common], return_inverse=True)[1]
+    if not all(_centred_ranks(matrix, strata).any() for matrix in pair):
+        return record | {"reason": "all languages are equally far from each other"}
+    rho, p = mantel(*pair, permutations, seed, strata)
+    return record | {"rho": rho, "p": p}

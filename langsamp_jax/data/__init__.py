@@ -1,0 +1,1 @@
+"""batch = f(store, mixture, seed, step)."""

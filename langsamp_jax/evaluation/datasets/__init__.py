@@ -1,0 +1,1 @@
+"""Evaluation data as it is distributed."""

@@ -1,0 +1,76 @@
+"""Sentences to vectors: the mean over the tokens of what some layers give."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.evaluation.batching import by_length, cut, for_rows, split_lines
+from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.parallel.sharding import placed_on
+
+
+class Encoded(NamedTuple):
+    vectors: np.ndarray  # float32 [layers, sentences, hidden_size]
+    truncated: np.ndarray  # bool [sentences]: which were longer than the model
+
+
+Encode = Callable[[Sequence[str], str], Encoded]
+
+
+def sentence_encoder(trained: Trained, layers: Sequence[int]) -> Encode:
+    """A function from sentences of a language-script to their vectors at ``layers``.
+
+    A vector is the mean over all of a sentence's tokens, specials included. Layer 0 is the
+    embeddings; layers above the highest that is asked for are not computed. Longer sentences are
+    cut to ``trained.max_length`` tokens.
+    """
+    model, params = lower_layers(trained.model, trained.params, max(layers))
+    vocabulary = trained.tokenizer.vocabulary
+
+    @jax.jit
+    def mean_states(params: Any, tokens, attention_mask, ids) -> jax.Array:
+        inputs = tokens, attention_mask, *ids
+        states = model.apply({"params": params}, *inputs, method=model.hidden_states)
+        weight = attention_mask[..., None].astype(jnp.float32)
+        sums = (states[jnp.array(layers)] * weight).sum(axis=2)
+        return sums / jnp.maximum(weight.sum(axis=1), 1)
+
+    def encode(lines: Sequence[str], language_script: str) -> Encoded:
+        sentences = split_lines(*trained.tokenizer.encode(lines))
+        sentences, truncated = cut(sentences, trained.max_length, vocabulary.eos_id)
+        tables = trained.encoder_ids(language_script)
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
+        found = []
+        with placed_on(trained.mesh):
+            for batch in by_length(sentences, vocabulary.pad_id, *limits):
+                ids = for_rows(tables, len(batch.tokens))
+                arguments = trained.place((batch.tokens, batch.attention_mask, ids))
+                found.append((batch.chosen, mean_states(params, *arguments)))
+        vectors = np.zeros((len(layers), len(lines), model.config.hidden_size), np.float32)
+        for chosen, means in found:  # now, so that the devices never waited for the host
+            vectors[:, chosen] = np.asarray(means, np.float32)[:, : len(chosen)]
+        return Encoded(vectors, truncated)
+
+    return encode
+
+
+def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, Any]:
+    """The model cut off above a layer, whose states stay what they were.
+
+    An encoder that normalises in front of its blocks does so behind the last one too: it keeps one
+    block more, so that what was in the middle is not taken for the end.
+    """
+    config = model.config
+    kept = min(config.num_hidden_layers, max(1, layer + config.norm_first))
+    if kept == config.num_hidden_layers:
+        return model, params
+    encoder = params["encoder"]
+    blocks = jax.tree.map(lambda leaf: leaf[:kept], encoder["layers"])
+    params = {**params, "encoder": {**encoder, "layers": blocks}}
+    config = dataclasses.replace(config, num_hidden_layers=kept)
+    return model.clone(config=config), params

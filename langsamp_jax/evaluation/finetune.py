@@ -1,0 +1,258 @@
+"""Fine-tuning of an encoder with a small head, for whole sentences or for each word.
+
+The protocol of XTREME, Glot500 and LangSAMP: train on the source language, keep the epoch that is
+best on its development set, and test on every language as it is. The language and script vectors
+play no part, except in the input-side ablation. Both kinds of task label positions: a sentence has
+one label, at ``<s>``; a word has its own at its first piece.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from langsamp_jax.config import configurable, require
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.batching import by_length, for_rows, padded
+from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.layers import Dropout
+from langsamp_jax.parallel.sharding import placed_on
+from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
+from langsamp_jax.training.step import TrainState
+
+NO_LABEL = -1
+
+
+@configurable("finetune")
+class FineTuneConfig:
+    """What a protocol says, unless it is said here (None: the protocol's).
+
+    ``accumulation``: the published classification code means to add up the gradients of two parts
+    of a batch, but forgets the first, and lets its learning rate end at half of where it began.
+    ``published`` does the same, ``mended`` what was meant.
+    """
+
+    learning_rate: float | None = None
+    num_epochs: int | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    num_seeds: int | None = None
+    accumulation: Literal["mended", "published"] = "mended"
+
+    def check(self) -> None:
+        for field in ("learning_rate", "num_epochs", "batch_size", "max_length", "num_seeds"):
+            value = getattr(self, field)
+            require(value is None or value > 0, self, field, "a number above 0, or None")
+        fits = self.max_length is None or self.max_length > 2
+        require(fits, self, "max_length", "room for a piece between <s> and </s>: 3 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a task is fine-tuned.
+
+    Attributes:
+      pooled: a label for the sentence, of a head with one hidden layer; else one for each word, of
+        a linear head.
+      batch_size: examples of an update, in ``parts`` parts where that makes a difference.
+      clip_norm: of the gradient; infinite: not clipped.
+      published_defect: see ``FineTuneConfig``.
+    """
+
+    pooled: bool
+    learning_rate: float
+    num_epochs: int
+    batch_size: int
+    parts: int
+    max_length: int
+    num_seeds: int
+    clip_norm: float
+    published_defect: bool = False
+
+    def changed(self, config: FineTuneConfig) -> "Protocol":
+        """This protocol with what a config says differently."""
+        given = {name: value for name, value in dataclasses.asdict(config).items() if value}
+        defect = given.pop("accumulation") == "published" and self.parts > 1
+        changed = dataclasses.replace(self, **given, published_defect=defect)
+        whole = not defect or changed.batch_size % self.parts == 0
+        require(whole, config, "batch_size", f"a multiple of {self.parts}, the published parts")
+        return changed
+
+    @property
+    def part_size(self) -> int:
+        """Examples whose gradient an update takes: of a whole batch, or of its last part."""
+        return self.batch_size // (self.parts if self.published_defect else 1)
+
+
+class Labelled(NamedTuple):
+    """Examples: int32 [length] tokens of each, and int32 [width] labels of its first positions,
+    ``NO_LABEL`` where there is none."""
+
+    tokens: list[np.ndarray]
+    labels: list[np.ndarray]
+    truncated: int = 0  # examples that lost their end
+
+
+class TaskHead(nn.Module):
+    """XLM-R's classification head, or its linear head for tokens (``pooled`` False)."""
+
+    config: ModelConfig
+    num_labels: int
+    pooled: bool
+
+    @nn.compact
+    def __call__(self, states: jax.Array, deterministic: bool) -> jax.Array:
+        """float32 logits [batch, width, num_labels] of states [batch, width, hidden]."""
+        dense = functools.partial(
+            nn.Dense, kernel_init=nn.initializers.normal(self.config.initializer_range)
+        )
+        dropout = Dropout(self.config.hidden_dropout)
+        x = dropout(states.astype(jnp.float32), deterministic)
+        if self.pooled:
+            x = dropout(nn.tanh(dense(self.config.hidden_size, name="dense")(x)), deterministic)
+        return dense(self.num_labels, name="output")(x)
+
+
+class FineTuner:
+    """The compiled functions of one task, for as many seeds as are wanted."""
+
+    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_examples: int):
+        self.trained, self.protocol = trained, protocol
+        self._head = TaskHead(trained.config, num_labels, protocol.pooled)
+        optimizer = OptimizerConfig(protocol.learning_rate, clip_norm=protocol.clip_norm)
+        # The published schedule is as long as if every part were an update.
+        scheduled = protocol.num_epochs * math.ceil(num_examples / protocol.part_size)
+        self._optimizer = make_optimizer(optimizer, scheduled)
+        self._update = jax.jit(self._one_update, donate_argnums=0)
+        self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
+
+    def start(self, seed: int) -> TrainState:
+        """The trained encoder and a random head; ``params`` has them as ``model`` and ``head``."""
+        width = jnp.zeros((1, 1, self.trained.config.hidden_size))
+        head = self._head.init(jax.random.key(seed), width, True)["params"]
+        params = jax.tree.map(jnp.copy, {"model": self.trained.params, "head": head})
+        return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+
+    def update(
+        self, state: TrainState, examples: Labelled, ids: tuple[int, int], seed: int
+    ) -> tuple[TrainState, jax.Array]:
+        """One step on the mean loss over the labels of ``examples``; uses ``state`` up.
+
+        Args:
+          ids: rows of the language and script tables, for an encoder that needs them.
+
+        Returns:
+          the new state, and float32 [] the loss before it.
+        """
+        devices = self.trained.mesh.size
+        rows = -(-len(examples.tokens) // devices) * devices
+        longest = max(map(len, examples.tokens))
+        length = max(16, 1 << (longest - 1).bit_length())  # few shapes: each compiles for long
+        length = min(length, self.protocol.max_length, self.trained.max_length)
+        pad_id = self.trained.tokenizer.vocabulary.pad_id
+        tokens, attention_mask = padded(examples.tokens, rows, length, pad_id)
+        labels = np.full((rows, 1 if self.protocol.pooled else length), NO_LABEL, np.int32)
+        for row, label in zip(labels, examples.labels, strict=False):
+            row[: len(label)] = label
+        batch = tokens, attention_mask, for_rows(ids, rows), labels
+        with placed_on(self.trained.mesh):
+            return self._update(state, *self.trained.place(batch), jax.random.key(seed))
+
+    def predict(self, params: Any, examples: Labelled, ids: tuple[int, int]) -> list[np.ndarray]:
+        """int [labels]: the most likely label where an example has one, for each."""
+        trained, found = self.trained, []
+        pad_id = trained.tokenizer.vocabulary.pad_id
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
+        with placed_on(trained.mesh):
+            for batch in by_length(examples.tokens, pad_id, *limits):
+                arguments = batch.tokens, batch.attention_mask, for_rows(ids, len(batch.tokens))
+                found.append((batch.chosen, self._best(params, *trained.place(arguments))))
+        predicted: list[Any] = [None] * len(examples.tokens)
+        for chosen, best in found:
+            for index, row in zip(chosen, np.asarray(best), strict=False):
+                labels = examples.labels[index]
+                predicted[index] = row[: len(labels)][labels != NO_LABEL]
+        return predicted
+
+    def _logits(self, params, tokens, attention_mask, ids, dropout_key=None) -> jax.Array:
+        model, sure = self.trained.model, dropout_key is None
+        rngs = ({}, {})
+        if not sure:
+            rngs = [{"dropout": key} for key in jax.random.split(dropout_key)]
+        inputs = tokens, attention_mask, *ids
+        states = model.apply(
+            {"params": params["model"]}, *inputs, sure, rngs=rngs[0], method=model.encode
+        )
+        states = states[:, :1] if self.protocol.pooled else states
+        return self._head.apply({"params": params["head"]}, states, sure, rngs=rngs[1])
+
+    def _one_update(self, state, tokens, attention_mask, ids, labels, key):
+        key = jax.random.fold_in(key, state.step)
+
+        def mean_loss(params: Any) -> jax.Array:
+            logits = self._logits(params, tokens, attention_mask, ids, key)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.clip(0))
+            weights = (labels != NO_LABEL).astype(jnp.float32)
+            return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
+
+        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), loss
+
+
+def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.ndarray]:
+    """Which examples each update of an epoch sees, in an order that (seed, epoch) decides."""
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    whole = [order[i : i + protocol.batch_size] for i in range(0, count, protocol.batch_size)]
+    part = protocol.part_size
+    return [batch[(len(batch) - 1) // part * part :] for batch in whole]  # only the last part
+
+
+def finetune(
+    tuner: FineTuner,
+    train: Labelled,
+    dev: Labelled,
+    ids: tuple[int, int],
+    seed: int,
+    score: Callable[[Sequence[np.ndarray]], float],
+    say: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """Trains through all epochs.
+
+    Args:
+      score: of predictions for ``dev``; the higher the better.
+      say: is told of each epoch.
+
+    Returns:
+      the parameters after the first of the best epochs, and its ``epoch`` (from 1), ``dev`` score
+      and mean training ``loss``.
+
+    Raises:
+      UserError: the loss is no longer finite.
+    """
+    state, best, kept = tuner.start(seed), None, None
+    for epoch in range(1, tuner.protocol.num_epochs + 1):
+        losses = []
+        for chosen in batches(len(train.tokens), tuner.protocol, seed, epoch):
+            part = Labelled([train.tokens[i] for i in chosen], [train.labels[i] for i in chosen])
+            state, loss = tuner.update(state, part, ids, seed)
+            losses.append(loss)
+        mean = float(np.mean([float(loss) for loss in losses]))
+        if not math.isfinite(mean):
+            raise UserError(
+                f"seed {seed}, epoch {epoch}: the loss is {mean}; lower finetune.learning_rate"
+            )
+        found = {"epoch": epoch, "dev": score(tuner.predict(state.params, dev, ids)), "loss": mean}
+        say(f"seed {seed}, epoch {epoch}: loss {mean:.4f}, dev {found['dev']:.4f}")
+        if best is None or found["dev"] > best["dev"]:
+            best, kept = found, jax.tree.map(jnp.copy, state.params)
+    return kept, best

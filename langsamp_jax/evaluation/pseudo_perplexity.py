@@ -1,0 +1,91 @@
+"""Pseudo-perplexity: how well a masked LM predicts each token of a text from all the others.
+
+Every token of a sentence is masked in turn, alone (Salazar et al. 2020, Masked Language Model
+Scoring). A tokenizer with longer pieces has fewer and harder ones to predict, so models with
+different tokenizers are compared by bits per character.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from langsamp_jax.data.feed import Batch
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.batching import by_length, cut, for_rows, split_lines
+from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.objectives.masked_lm import Masked, ObjectiveConfig, masked_lm_loss
+from langsamp_jax.parallel.sharding import placed_on
+
+
+def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[str, Any]]:
+    """A function that measures lines of a language-script.
+
+    It gives ``sentences``, ``truncated`` (cut to the model's length), ``tokens`` without specials,
+    ``unknown`` (those of them that are the unknown piece, which is easy to predict and says
+    little), ``pseudo_perplexity``: exp of the mean loss of a token, and ``bits_per_character``.
+
+    Raises:
+      UserError: the model is a plain encoder, without a head.
+    """
+    if not trained.has_head:
+        raise UserError(
+            f"{trained.path} is a plain encoder; pseudo-perplexity needs a language-modelling head"
+        )
+    vocabulary, objective = trained.tokenizer.vocabulary, ObjectiveConfig()
+
+    @jax.jit
+    def losses(params: Any, batch: Batch, masked: Masked) -> jax.Array:
+        return masked_lm_loss(trained.model, params, batch, masked, objective)[1][0]
+
+    def measure(name: str, lines: Sequence[str]) -> dict[str, Any]:
+        tables = trained.head_ids(name)
+        sentences = split_lines(*trained.tokenizer.encode(lines))
+        kept, longer = cut(sentences, trained.max_length, vocabulary.eos_id)
+        masked = [one for ids in kept for one in _each_masked(ids, vocabulary.mask_id)]
+        if not masked:
+            raise UserError("no tokens")
+        rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
+        limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
+        found = []
+        with placed_on(trained.mesh):
+            for padded in by_length(rows, vocabulary.pad_id, *limits):
+                size, chosen = len(padded.tokens), padded.chosen
+                batch = Batch(padded.tokens, padded.attention_mask, *for_rows(tables, size))
+                at = _column([positions[i] for i in chosen], size)
+                aim = _column([targets[i] for i in chosen], size)
+                weights = (np.arange(size) < len(chosen))[:, None]
+                arguments = trained.place((batch, Masked(padded.tokens, at, aim, weights)))
+                found.append(losses(trained.params, *arguments))
+        nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
+        # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
+        share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
+        characters = sum(len(line) * part for line, part in zip(lines, share, strict=True))
+        return {
+            "language": name,
+            "sentences": len(lines),
+            "truncated": int(longer.sum()),
+            "tokens": len(rows),
+            "unknown": sum(target == vocabulary.unk_id for target in targets) / len(rows),
+            "pseudo_perplexity": math.exp(nats / len(rows)),
+            "bits_per_character": nats / math.log(2) / characters,
+        }
+
+    return measure
+
+
+def _each_masked(ids: np.ndarray, mask_id: int) -> list[tuple[np.ndarray, int, int]]:
+    """A copy for every token between ``<s>`` and ``</s>`` with it masked, its position, itself."""
+    copies = []
+    for position in range(1, len(ids) - 1):
+        copy = ids.copy()
+        copy[position] = mask_id
+        copies.append((copy, position, int(ids[position])))
+    return copies
+
+
+def _column(values: list[int], rows: int) -> np.ndarray:
+    """int32 [rows, 1], zeros behind the values."""
+    return np.pad(np.array(values, np.int32), (0, rows - len(values)))[:, None]

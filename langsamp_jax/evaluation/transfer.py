@@ -1,0 +1,260 @@
+"""Taxi1500, SIB-200, NER and part of speech: fine-tuned on one language, tested on all."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from langsamp_jax.analysis.donors import Transfer
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.batching import cut, split_lines
+from langsamp_jax.evaluation.datasets.classification import Classified
+from langsamp_jax.evaluation.datasets.layout import TaskData
+from langsamp_jax.evaluation.datasets.tagging import Tagged
+from langsamp_jax.evaluation.finetune import (
+    NO_LABEL,
+    FineTuneConfig,
+    FineTuner,
+    Labelled,
+    Protocol,
+    finetune,
+)
+from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.metrics import accuracy, bare_tag_f1, entity_scores, macro_f1
+from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.languages.published import averages
+from langsamp_jax.text.tokenizer import Tokenizer
+
+# Published: 40 epochs, AdamW 1e-5, 2 parts of 8, best F1 of the English dev set (classification);
+# 10 epochs, AdamW 2e-5, 4 parts of 8, gradients clipped at 1 (tagging).
+_CLASSIFICATION = Protocol(True, 1e-5, 40, 16, 2, 100, 4, math.inf)
+_TAGGING = Protocol(False, 2e-5, 10, 32, 1, 256, 1, 1.0)
+PROTOCOLS = {
+    "taxi1500": _CLASSIFICATION,
+    "sib200": dataclasses.replace(_CLASSIFICATION, max_length=160, num_seeds=5),
+    "ner": _TAGGING,
+    "pos": _TAGGING,
+}
+METRICS = {  # the first is the one that counts
+    "taxi1500": ("macro_f1", "accuracy"),
+    "sib200": ("macro_f1", "accuracy"),
+    "ner": ("entity_f1", "precision", "recall"),
+    "pos": ("tag_f1", "accuracy"),
+}
+
+Scores = Callable[[Labelled, Sequence[np.ndarray]], dict[str, float]]
+
+
+def evaluate_transfer(
+    trained: Trained,
+    task: str,
+    data: TaskData[Any],
+    source: str,
+    config: FineTuneConfig,
+    journal: Journal,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fine-tunes with several seeds and tests every language with each.
+
+    A seed is a part of the journal: one that was interrupted is trained again.
+
+    Returns:
+      ``languages``: a record each with the mean over seeds of ``METRICS`` and the standard
+      deviation of each (``_std``, None for one seed), ``examples`` and ``truncated``; ``seeds``:
+      the epoch that was kept of each and its score on the source's dev set; ``skipped``.
+
+    Raises:
+      UserError: the encoder needs a vector of the source language and has none, no language can be
+        tested, or the training diverged.
+    """
+    protocol = PROTOCOLS[task].changed(config)
+    max_length = min(protocol.max_length, trained.max_length)
+    label = label_sentences
+    if not protocol.pooled:
+        label = functools.partial(label_words, names=data.labels)
+    scores = scores_of(task, data.labels)
+    train, dev = (label(trained.tokenizer, part, max_length) for part in (data.train, data.dev))
+    ids, skipped = {source: trained.encoder_ids(source)}, dict(data.skipped)
+    for name in data.test:
+        try:
+            ids[name] = trained.encoder_ids(name)
+        except UserError as error:
+            skipped[name] = str(error)
+    tests = {
+        name: label(trained.tokenizer, examples, max_length)
+        for name, examples in data.test.items()
+        if name in ids
+    }
+    if not tests:
+        name, why = next(iter(skipped.items()))
+        raise UserError(f"no language can be tested; {name}: {why}")
+    tuner = FineTuner(trained, protocol, len(data.labels), len(train.tokens))
+    metric = METRICS[task][0]
+
+    def one_seed(seed: int) -> dict[str, Any]:
+        dev_score = lambda predicted: scores(dev, predicted)[metric]  # noqa: E731
+        params, best = finetune(tuner, train, dev, ids[source], seed, dev_score, say)
+        found = {
+            name: scores(test, tuner.predict(params, test, ids[name]))
+            for name, test in tests.items()
+        }
+        return {**best, "languages": found}
+
+    seeds = [
+        {"seed": seed, **journal.part(f"{source}, seed {seed}", lambda seed=seed: one_seed(seed))}
+        for seed in range(protocol.num_seeds)
+    ]
+    languages = [
+        {
+            "language": name,
+            "examples": len(test.tokens),
+            "truncated": test.truncated,
+            **_over_seeds([seed["languages"][name] for seed in seeds]),
+        }
+        for name, test in tests.items()
+    ]
+    return {
+        "metric": metric,
+        "source": source,
+        "protocol": dataclasses.asdict(protocol),
+        "seeds": [{k: v for k, v in seed.items() if k != "languages"} for seed in seeds],
+        "languages": languages,
+        "averages": averages_over_seeds(languages, METRICS[task], task),
+        "truncated": {"train": train.truncated, "dev": dev.truncated},
+        "skipped": skipped,
+    }
+
+
+def transfer_matrix(
+    trained: Trained,
+    task: str,
+    read: Callable[[str], TaskData[Any]],
+    pivot: str,
+    others: Iterable[str],
+    config: FineTuneConfig,
+    journal: Journal,
+    say: Callable[[str], None],
+) -> tuple[Transfer, dict[str, str]]:
+    """Fine-tunes on each donor, and tests every language with each: means over seeds.
+
+    Args:
+      read: the data of ``task`` with a source language.
+      pivot: the donor that the others are compared with.
+
+    Returns:
+      the scores, and why a donor or a target is not among them.
+
+    Raises:
+      UserError: nothing can be trained on the pivot.
+    """
+    columns, skipped, metric = {}, {}, METRICS[task][0]
+    for donor in dict.fromkeys([pivot, *others]):
+        try:
+            data = read(donor)
+            found = evaluate_transfer(trained, task, data, donor, config, journal, say)
+        except UserError as error:
+            if donor == pivot:
+                raise
+            skipped[donor] = str(error)
+            continue
+        columns[donor] = {record["language"]: record[metric] for record in found["languages"]}
+        skipped |= found["skipped"]
+        say(f"{donor}: {statistics.fmean(columns[donor].values()):.3f} over all")
+    targets = tuple(sorted(set().union(*columns.values())))
+    scores = [[column.get(name, np.nan) for column in columns.values()] for name in targets]
+    return Transfer(targets, tuple(columns), np.array(scores, np.float64)), skipped
+
+
+def averages_over_seeds(
+    languages: Sequence[Mapping[str, Any]], metrics: Sequence[str], task: str
+) -> dict[str, dict[str, Any]]:
+    """``averages`` of records whose ``METRIC_seeds`` lists a value for each seed: the mean of the
+    seeds' averages and their standard deviation (``_std``, None for one seed)."""
+    number = len(languages[0][f"{metrics[0]}_seeds"])
+    each = [
+        averages(
+            [
+                {"language": r["language"], **{m: r[f"{m}_seeds"][seed] for m in metrics}}
+                for r in languages
+            ],
+            metrics,
+            task,
+        )
+        for seed in range(number)
+    ]
+    return {
+        group: {"languages": found["languages"]}
+        | _over_seeds([{m: seed[group][m] for m in metrics} for seed in each], False)
+        for group, found in each[0].items()
+    }
+
+
+def label_sentences(tokenizer: Tokenizer, examples: Classified, max_length: int) -> Labelled:
+    """A label for each text, at ``<s>``."""
+    sentences = split_lines(*tokenizer.encode(examples.texts))
+    tokens, longer = cut(sentences, max_length, tokenizer.vocabulary.eos_id)
+    return Labelled(tokens, [np.array([label]) for label in examples.labels], int(longer.sum()))
+
+
+def label_words(
+    tokenizer: Tokenizer, examples: Tagged, max_length: int, names: Sequence[str]
+) -> Labelled:
+    """A label for each word, the index of its tag among ``names``, at its first piece.
+
+    Words that do not fit are not scored.
+    """
+    vocabulary = tokenizer.vocabulary
+    number = {tag: i for i, tag in enumerate(names)}
+    words = list(itertools.chain.from_iterable(examples.words))
+    pieces = iter([ids[1:-1] for ids in split_lines(*tokenizer.encode(words))])
+    tokens, labels, truncated = [], [], 0
+    for sentence, tags in zip(examples.words, examples.tags, strict=True):
+        row, aims = [vocabulary.bos_id], [NO_LABEL]
+        for _, tag in zip(sentence, tags, strict=True):
+            # What the tokenizer drops, as a lone soft hyphen, is a word all the same.
+            ids = next(pieces).tolist() or [vocabulary.unk_id]
+            row += ids
+            aims += [number[tag], *[NO_LABEL] * (len(ids) - 1)]
+        truncated += len(row) + 1 > max_length
+        tokens.append(np.array([*row[: max_length - 1], vocabulary.eos_id], np.int32))
+        labels.append(np.array([*aims[: max_length - 1], NO_LABEL], np.int32))
+    return Labelled(tokens, labels, truncated)
+
+
+def scores_of(task: str, names: Sequence[str]) -> Scores:
+    """A function from examples and predictions to ``METRICS[task]``."""
+
+    def scores(examples: Labelled, predicted: Sequence[np.ndarray]) -> dict[str, float]:
+        true = [labels[labels != NO_LABEL] for labels in examples.labels]
+        if task == "ner":
+            found = entity_scores(_named(true, names), _named(predicted, names))
+            return {"entity_f1": found.f1, "precision": found.precision, "recall": found.recall}
+        together = np.concatenate(true), np.concatenate(predicted)
+        if task == "pos":
+            tags = bare_tag_f1(_named(true, names), _named(predicted, names))
+            return {"tag_f1": tags, "accuracy": accuracy(*together)}
+        return {"macro_f1": macro_f1(*together), "accuracy": accuracy(*together)}
+
+    return scores
+
+
+def _named(labels: Sequence[np.ndarray], names: Sequence[str]) -> list[list[str]]:
+    return [[names[i] for i in row] for row in labels]
+
+
+def _over_seeds(
+    scores: Sequence[Mapping[str, float]], with_each: bool = True
+) -> dict[str, float | list[float] | None]:
+    found: dict[str, float | list[float] | None] = {}
+    for metric in scores[0]:
+        values = [score[metric] for score in scores]
+        found[metric] = statistics.fmean(values)
+        found[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        if with_each:
+            found[f"{metric}_seeds"] = values
+    return found

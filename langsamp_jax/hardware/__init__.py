@@ -1,0 +1,1 @@
+"""The machine: its devices, what a CPU needs, the compilation cache."""

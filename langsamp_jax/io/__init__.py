@@ -1,0 +1,1 @@
+"""Files and object stores: where they lie, writing them whole, progress of long work."""

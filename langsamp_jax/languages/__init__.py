@@ -1,0 +1,1 @@
+"""Language-scripts: codes and table rows, published lists, typology, aligned text."""

@@ -1,0 +1,1 @@
+"""The encoder, its head, and LangSAMP's vectors."""

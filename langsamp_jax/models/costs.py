@@ -1,0 +1,40 @@
+"""The useful floating-point operations of a step: what the model asks for, however it is computed.
+
+Counted are matrix products and attention, two operations for a multiplication and addition, the
+backward pass as twice the forward one. Not counted: what is computed again to save memory, padding
+of the vocabulary, elementwise work, the optimizer.
+"""
+
+from langsamp_jax.models.langsamp import ModelConfig
+
+BACKWARD = 2  # one product for the gradient of each of its two factors
+
+
+def forward_flops(
+    config: ModelConfig, vocab_size: int, rows: int, length: int, num_targets: int
+) -> dict[str, float]:
+    """FLOPs of one forward pass by part.
+
+    Args:
+      rows: of a batch, each of ``length`` positions.
+      num_targets: predicted positions a row; the head sees these alone.
+
+    Returns:
+      ``layers`` (projections and feed-forward), ``attention`` (scores, weighted sums) and ``head``
+      (dense and decoder).
+    """
+    hidden, tokens, targets = config.hidden_size, rows * length, rows * num_targets
+    weights = 4 * hidden**2 + 2 * hidden * config.intermediate_size
+    return {
+        "layers": 2.0 * tokens * config.num_hidden_layers * weights,
+        "attention": 2.0 * tokens * config.num_hidden_layers * 2 * length * hidden,
+        "head": 2.0 * targets * (hidden**2 + hidden * vocab_size),
+    }
+
+
+def step_flops(
+    config: ModelConfig, vocab_size: int, rows: int, length: int, num_targets: int
+) -> float:
+    """Useful FLOPs of one training step, forward and backward; arguments as ``forward_flops``."""
+    parts = forward_flops(config, vocab_size, rows, length, num_targets)
+    return (1 + BACKWARD) * sum(parts.values())

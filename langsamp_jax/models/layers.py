@@ -1,0 +1,76 @@
+"""Dense layers and dropout that know how they lie on a mesh."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from langsamp_jax.hardware.cpu import product
+from langsamp_jax.models.noise import position_bits
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias for a matrix ``x`` [tokens, in], computed in ``dtype``.
+
+    ``axes`` are the logical names of the kernel's two axes. ``embed`` is the states between the
+    layers, which lie over all devices by ``tokens``; any other is split as the rules say, while
+    each device has all tokens of its rows (``batch``).
+
+    Matrices, not three dimensions: on a CPU the gradient of a kernel, a product over batch and
+    length, takes half the time when it is a product over one dimension.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    dtype: str
+    initializer_range: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, to = self.axes
+        normal = nn.initializers.normal(self.initializer_range)
+        kernel_init = nn.with_logical_partitioning(normal, self.axes)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (to,))
+        bias = self.param("bias", bias_init, (self.features,))
+        whole = tuple(None if axis == "embed" else axis for axis in self.axes)
+        kernel = laid_out(kernel.astype(self.dtype), whole, self.axes)
+        y = product(x, kernel) + bias.astype(self.dtype)
+        if to == "embed":
+            return laid_out(y, ("tokens", None), ("batch", None))
+        return nn.with_logical_constraint(y, ("batch", to))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def laid_out(x: jax.Array, forward: tuple, backward: tuple) -> jax.Array:
+    """``x`` split as ``forward``, and its gradient as ``backward``: tuples of logical names.
+
+    What is gathered here has its gradient scattered, and the other way round. Left to itself, the
+    partitioner may move activations instead of kernels, or keep all gradients whole.
+    """
+    return nn.with_logical_constraint(x, forward)
+
+
+laid_out.defvjp(
+    lambda x, forward, backward: (laid_out(x, forward, backward), None),
+    lambda forward, backward, _, gradient: (nn.with_logical_constraint(gradient, backward),),
+)
+
+
+def whole_rows(x: jax.Array) -> jax.Array:
+    """The states between the layers [tokens, hidden], all of a row's tokens on its devices."""
+    return laid_out(x, ("batch", None), ("tokens", None))
+
+
+class Dropout(nn.Module):
+    """Zeroes values at a rate; the rng ``dropout`` says which."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0:
+            return x
+        bits = position_bits(self.make_rng("dropout"), x.shape)
+        return jnp.where(bits >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)

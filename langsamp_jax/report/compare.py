@@ -1,0 +1,205 @@
+"""Runs side by side: variants over seeds, on everything that they were evaluated on.
+
+Runs that differ in their seed alone are one variant. A difference to the first variant is paired by
+seed where both have the same seeds; its interval is Student's over seeds, which is what three runs
+allow: wide. Languages are no sample of anything here, and do not narrow it.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.training.run import FREE_SETTINGS, Run, open_run
+
+_SEED = "train.seed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one run reached, by measure (``task/group/metric``), and on which data of each task."""
+
+    variant: str
+    seed: int
+    values: dict[str, float]
+    data: dict[str, str]
+
+
+def compare(paths: Sequence[Path]) -> dict[str, Any]:
+    """Every measure that at least two variants have.
+
+    Returns:
+      ``variants``: of each its ``name``, ``seeds`` and the settings by which it differs; and
+      ``measures``: records with ``measure``, ``variant``, ``seeds`` (how many runs), ``mean``,
+      ``std`` and, against the first variant that has it, ``difference``, ``low``, ``high`` (95 %)
+      and ``paired``. None where one run alone cannot say; ``data``: of each task, what the runs
+      were evaluated on, which should be one thing.
+
+    Raises:
+      UserError: a path is no run, a run occurs twice, or nothing was evaluated on two variants.
+    """
+    runs = [open_run(path) for path in paths]
+    names = _variants(runs)
+    measured = [_measured(name, run) for name, run in zip(names, runs, strict=True)]
+    twice = collections.Counter((one.variant, one.seed) for one in measured)
+    for (variant, seed), count in twice.items():
+        if count > 1:
+            raise UserError(f"{count} runs are of variant {variant} with train.seed = {seed}")
+    order = list(dict.fromkeys(names))
+    measures = dict.fromkeys(measure for one in measured for measure in one.values)
+    records = []
+    for measure in measures:
+        by_variant = {
+            variant: {
+                one.seed: one.values[measure]
+                for one in measured
+                if one.variant == variant and measure in one.values
+            }
+            for variant in order
+        }
+        there = {variant: values for variant, values in by_variant.items() if values}
+        if len(there) > 1:
+            records += _compared(measure, there)
+    if not records:
+        raise UserError(
+            "there is nothing to compare: no evaluation in RUN/evaluation/ is there of two variants"
+        )
+    tasks = dict.fromkeys(task for one in measured for task in one.data)
+    return {
+        "variants": _described(order, names, runs),
+        "measures": records,
+        "data": {
+            task: sorted({one.data[task] for one in measured if task in one.data}) for task in tasks
+        },
+    }
+
+
+def difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float]
+) -> tuple[float, float | None, float | None, bool]:
+    """The difference of two means over seeds with its 95 % interval by Student's t.
+
+    Paired where both have the same seeds, else Welch's.
+
+    Returns:
+      it, the ends of the interval (None where a single run gives none), and whether it is paired.
+    """
+    found = statistics.fmean(ours.values()) - statistics.fmean(theirs.values())
+    paired = ours.keys() == theirs.keys()
+    if min(len(ours), len(theirs)) < 2:
+        return found, None, None, paired
+    if paired:
+        deviation = statistics.stdev([ours[seed] - theirs[seed] for seed in ours])
+        half = stats.t.ppf(0.975, len(ours) - 1) * deviation / math.sqrt(len(ours))
+        return found, found - half, found + half, True
+    sides = [np.array(list(side.values())) for side in (ours, theirs)]
+    if all(np.ptp(side) == 0 for side in sides):
+        return found, found, found, False
+    interval = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
+    return found, float(interval.low), float(interval.high), False
+
+
+def _compared(measure: str, there: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    (_, baseline), *_ = there.items()
+    records = []
+    for variant, values in there.items():
+        record = {
+            "measure": measure,
+            "variant": variant,
+            "seeds": len(values),
+            "mean": statistics.fmean(values.values()),
+            "std": statistics.stdev(values.values()) if len(values) > 1 else None,
+        }
+        if values is not baseline:
+            names = ("difference", "low", "high", "paired")
+            record |= dict(zip(names, difference(values, baseline), strict=True))
+        records.append(record)
+    return records
+
+
+def _variants(runs: Sequence[Run]) -> list[str]:
+    """A name for each run, the same for those that differ in their seed alone: the beginning that
+    the names of their folders share."""
+    kinds = [_kind(run) for run in runs]
+    members = collections.defaultdict(list)
+    for kind, run in zip(kinds, runs, strict=True):
+        members[kind].append(run.path.name)
+    names = {}
+    for kind, folders in members.items():
+        name = folders[0]
+        if len(folders) > 1:  # what begins a number is not shared: seed10 and seed11 are "seed"
+            name = re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(folders)) or name
+        names[kind] = name if name not in names.values() else f"{name} ({folders[0]})"
+    return [names[kind] for kind in kinds]
+
+
+def _kind(run: Run) -> str:
+    ignored = {_SEED, *FREE_SETTINGS}
+    settings = {name: value for name, value in run.settings.items() if name not in ignored}
+    return json.dumps([settings, run.store], sort_keys=True)
+
+
+def _described(
+    order: Sequence[str], names: Sequence[str], runs: Sequence[Run]
+) -> list[dict[str, Any]]:
+    first = {name: run for name, run in reversed(list(zip(names, runs, strict=True)))}
+    settings = [first[name].settings for name in order]
+    keys = [
+        key
+        for key in settings[0]
+        if key not in {_SEED, *FREE_SETTINGS}
+        and any(other.get(key) != settings[0][key] for other in settings)
+    ]
+    return [
+        {
+            "name": name,
+            "seeds": [
+                run.settings[_SEED] for other, run in zip(names, runs, strict=True) if other == name
+            ],
+            "settings": {key: first[name].settings.get(key) for key in keys},
+        }
+        for name in order
+    ]
+
+
+def _measured(variant: str, run: Run) -> Measured:
+    """From every result in the run's folder ``evaluation``."""
+    values, data = {}, {}
+    for file in sorted((run.path / "evaluation").glob("*.json")):
+        try:
+            found = json.loads(file.read_bytes())
+            values |= {name: float(value) for name, value in _measures(found["task"], found)}
+            data[file.stem] = str(found.get("data"))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
+    return Measured(variant, run.settings[_SEED], values, data)
+
+
+def _measures(task: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    if task == "mlm":
+        yield "mlm/loss", found["loss"]
+    for group, means in found.get("averages", {}).items():
+        for metric, value in means.items():
+            if "languages" not in metric and not metric.endswith("_std") and value is not None:
+                yield f"{task}/{group}/{metric}", value
+    if task == "neutrality":
+        for name, layers in found["mean"].items():
+            yield f"{task}/last layer/{name}", layers[-1]
+    if task == "geometry":
+        for record in found["tables"].get("language", {}).get("correlations", ()):
+            if record["rho"] is not None:
+                yield f"{task}/{record['with']}/rho", record["rho"]
+    if task == "donors":
+        for record in found["choices"]:
+            if record["mean"] is not None:
+                yield f"{task}/{record['choice']}/{found['metric']}", record["mean"]

@@ -1,0 +1,183 @@
+"""Saving and restoring the training state. The only module that touches Orbax."""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import full_disk_as_oserror
+from langsamp_jax.io.storage import absolute, is_remote, kvstore_at
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
+
+_policies = ocp.checkpoint_managers
+_SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
+_local_kvstore = tensorstore_utils.build_kvstore_tspec
+
+
+def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
+    """Orbax's own, and for s3:// what it would be for files, in that bucket.
+
+    Orbax knows gs:// and files. It reads and writes arrays through TensorStore, which knows s3://
+    too, and asks this one function where.
+    """
+    if not directory.startswith("s3://"):
+        return _local_kvstore(directory, *args, **options)
+    spec = _local_kvstore(directory.removeprefix("s3:/"), *args, **options)
+    spec.pop("manifest", None)  # beside the data, as for gs://
+    if spec["driver"] == "file":
+        return kvstore_at("s3:/" + spec["path"])
+    return {**spec, "base": kvstore_at("s3:/" + spec["base"]["path"])}
+
+
+tensorstore_utils.build_kvstore_tspec = _kvstore
+
+
+def latest_step(folder: Path) -> int:
+    """The last complete step in a folder of checkpoints, 0 where there is none."""
+    if not folder.is_dir():
+        return 0
+    with contextlib.closing(Checkpoints.reader(folder)) as checkpoints:
+        return checkpoints.latest or 0
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the one with the lowest validation loss.
+
+    Saves run in the background and become visible all at once: by a rename, or in an object store,
+    which has none, by a last object that says so. A save that fails raises at the next call of any
+    method, as an OSError where the disk is at fault.
+    """
+
+    def __init__(self, folder: Path, max_to_keep: int):
+        keep = [
+            _policies.LatestN(max_to_keep),
+            _policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["loss"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        )
+        self._open(folder, options)
+
+    @classmethod
+    def reader(cls, folder: Path) -> "Checkpoints":
+        """The same for reading: it leaves alone what another process is saving there."""
+        checkpoints = cls.__new__(cls)
+        checkpoints._open(folder, ocp.CheckpointManagerOptions(read_only=True))
+        return checkpoints
+
+    def _open(self, folder: Path, options: ocp.CheckpointManagerOptions) -> None:
+        self._folder = folder
+        mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
+        options = dataclasses.replace(
+            options,
+            best_fn=lambda metrics: metrics["loss"],
+            best_mode="min",
+            atomicity_options=ocp.options.AtomicityOptions(ocp.options.AtomicityMode[mode]),
+        )
+        self._manager = ocp.CheckpointManager(
+            absolute(folder), item_names=("state", "progress"), options=options
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The last complete step, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """All complete steps, ascending."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest validation loss, or None where none was evaluated."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], loss: float | None) -> None:
+        """Starts saving; ``loss`` is the validation loss, if it was measured at this step.
+
+        Raises:
+          OSError: the disk has no room for it, seen beforehand; or an earlier save failed.
+        """
+        with full_disk_as_oserror(self._folder):
+            self._manager.wait_until_finished()
+            self._require_room(state)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics=None if loss is None else {"loss": loss},
+                force=True,
+            )
+
+    def check(self) -> None:
+        """Raises what a background save failed with."""
+        with full_disk_as_oserror(self._folder):
+            self._manager.check_for_errors()
+
+    def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        """The state (onto the shardings of ``abstract``) and the progress saved at ``step``.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+        )
+        restored = self._restore(step, args)
+        return restored.state, restored.progress
+
+    def restore_params(self, step: int, abstract: Any) -> Any:
+        """The parameters saved at ``step``, without the optimiser's state."""
+        wanted = {"params": abstract}
+        args = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        return self._restore(step, ocp.args.Composite(state=args)).state["params"]
+
+    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except (ValueError, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({reason}); "
+                "remove that folder to go on from the one before"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the save in progress, raises if it failed, and releases the folder."""
+        with full_disk_as_oserror(self._folder):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _require_room(self, state: Any) -> None:
+        """Asked on process 0 alone: others ask too late, when the first has begun to write."""
+        if jax.process_index() > 0 or is_remote(self._folder):
+            return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed + _SLACK_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"No space for a checkpoint of {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
+                str(self._folder),
+            )

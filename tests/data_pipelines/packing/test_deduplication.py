@@ -1,0 +1,125 @@
+"""Which lines are kept, and the rows that they become, against plain lists in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines.packing import deduplication, token_chunks
+from data_pipelines.packing.deduplication import HASHES, kept_tokens, select
+from data_pipelines.packing.rows import number_of_rows, token_stream
+from data_pipelines.packing.token_chunks import PieceWriter
+from langsamp_jax.data.store import SPLITS
+
+UNKNOWN = 3
+
+# A line is its text: few texts, so that many are equal. Its hash is anywhere in the range, its
+# tokens and its side follow from it, as those of real lines do.
+line = st.integers(0, 12)
+adds = st.lists(st.lists(line, max_size=8), max_size=6)  # one call of the writer each
+parts = st.lists(adds, max_size=4)  # one item of encoding each
+
+HASH_OF = [0, 1, 2**63 - 1, 2**63, 2**64 - 1, *(7919**5 * n % 2**64 for n in range(1, 9))]
+
+
+def tokens_of(text: int) -> list[int]:
+    return [0, *([UNKNOWN] * (text % 3)), *range(10, 10 + text % 4), 100 + text, 2]
+
+
+def is_validation(text: int) -> bool:
+    return text % 3 == 1
+
+
+def write(folder: Path, drawn: list, hashed: bool = True) -> list[Path]:
+    """The pieces of all parts, in order."""
+    written = []
+    for number, part in enumerate(drawn):
+        writer = PieceWriter(folder / f"part-{number}", UNKNOWN)
+        for lines in part:
+            ids = [token for text in lines for token in tokens_of(text)]
+            hashes = np.array([HASH_OF[text] for text in lines], np.uint64)
+            writer.add(
+                np.array(ids, np.int32),
+                np.array([len(tokens_of(text)) for text in lines], np.int64),
+                np.array([is_validation(text) for text in lines], bool),
+                hashes if hashed else None,
+            )
+        written += [folder / name for name in writer.close()]
+    return written
+
+
+def flat(drawn: list) -> list[int]:
+    return [text for part in drawn for lines in part for text in lines]
+
+
+@given(
+    drawn=parts,
+    known=st.sets(line),
+    piece_tokens=st.integers(1, 60),
+    bucket_lines=st.integers(1, 20),
+    drop=st.booleans(),
+    length=st.integers(1, 12),
+)
+def test_as_a_set_in_memory(
+    drawn, known, piece_tokens, bucket_lines, drop, length, tmp_path_factory
+):
+    """The first of equal lines stays, across pieces, parts and buckets; what is known is not
+    kept; and the tokens can be read from any place on."""
+    folder = tmp_path_factory.mktemp("selection")
+    keep, known_file = folder / "keep", folder / "known.u64"
+    keep.mkdir()
+    known = known if drop else set()
+    np.array(sorted(HASH_OF[text] for text in known), "<u8").tofile(known_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_chunks, "PIECE_TOKENS", piece_tokens)
+        patch.setattr(deduplication, "_BUCKET_LINES", bucket_lines)
+        written = write(folder, drawn, hashed=drop)
+        selected = select(written, keep, drop, known_file if known else None)
+
+    texts = flat(drawn)
+    expected = list(dict.fromkeys(t for t in texts if t not in known)) if drop else texts
+    assert selected.duplicates == len(texts) - len(expected)
+    if drop:
+        hashes = np.fromfile(keep / HASHES, "<u8").tolist()
+        assert hashes == sorted(HASH_OF[text] for text in {*texts, *known})
+    for split in SPLITS:
+        lines = [text for text in expected if is_validation(text) == (split == "validation")]
+        tokens = [token for text in lines for token in tokens_of(text)]
+        assert selected.lines[split] == len(lines)
+        assert selected.unknown[split] == tokens.count(UNKNOWN)
+        by_piece = [part.tolist() for part in kept_tokens(written, keep, split)]
+        assert sum(by_piece, []) == tokens
+        assert selected.tokens[split] == [len(part) for part in by_piece]
+        for start in range(0, len(tokens) + length, length):
+            stream = token_stream(None, 0, written, selected.tokens[split], keep, split, start)
+            assert [t for part in stream for t in part.tolist()] == tokens[start:]
+
+
+def test_pieces_are_as_long_as_they_should_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_chunks, "PIECE_TOKENS", 50)
+    drawn = [[[1, 2, 3]] * 40]
+    written = write(tmp_path, drawn)
+    sizes = [len(token_chunks.load(piece, "tokens")) for piece in written]
+    one = sum(len(tokens_of(text)) for text in (1, 2, 3))
+    assert all(50 <= size < 50 + one for size in sizes[:-1]) and sum(sizes) == 40 * one
+    assert [piece.name for piece in written] == [f"part-0-{n}" for n in range(len(sizes))]
+    for piece in written:
+        table = token_chunks.load(piece, "hashes")
+        assert np.all(np.diff(table["hash"].astype(float)) >= 0)
+        assert sorted(table["line"].tolist()) == list(range(len(token_chunks.load(piece, "lines"))))
+
+
+def test_nothing_at_all(tmp_path):
+    (tmp_path / "keep").mkdir()
+    selected = select([], tmp_path / "keep", True, None)
+    assert selected.duplicates == 0 and selected.tokens == {split: [] for split in SPLITS}
+    assert (tmp_path / "keep" / HASHES).read_bytes() == b""
+
+
+@given(tokens=st.integers(0, 200), length=st.integers(1, 20))
+def test_the_number_of_rows(tokens, length):
+    rows = [range(tokens)[start : start + length] for start in range(0, tokens, length)]
+    assert number_of_rows(tokens, "validation", length) == len(rows)
+    assert number_of_rows(tokens, "train", length) == sum(len(row) == length for row in rows)

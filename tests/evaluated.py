@@ -1,0 +1,94 @@
+"""Small models to evaluate: made by hand, of a run, or read from a Hugging Face folder."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.model import Trained, open_trained
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
+from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
+from langsamp_jax.training.run import Run
+
+INVENTORY = Inventory(("qaa", "qab"), ("Cyrl", "Latn"))
+LENGTH = 40
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_file: Path) -> Tokenizer:
+    return load_tokenizer(tokenizer_file)
+
+
+@pytest.fixture(scope="session")
+def lines(corpus: Path) -> list[str]:
+    """Different sentences of different lengths, not in order of length."""
+    found = (corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8").splitlines()[:40]
+    longer = [" ".join(found[i : i + 3]) for i in range(0, 9, 3)]
+    return [*found[:20], *longer, *found[20:], found[0].split()[0]]
+
+
+@pytest.fixture(scope="session")
+def words(corpus: Path) -> list[str]:
+    """Different short words of one language."""
+    text = (corpus / "held_out" / "qaa_Latn.txt").read_text("utf-8")
+    return list(dict.fromkeys(word for word in text.split() if len(word) < 6))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compiling without optimisation takes half the time, which is most of what fine-tuning
+    a model this small takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def run(store_path: Path, make_run: Callable[..., Run]) -> Path:
+    """A run with a checkpoint of step 3; the evaluations in it are those of the module alone."""
+    return make_run(store_path).path
+
+
+@pytest.fixture(scope="session")
+def random_model(tokenizer: Tokenizer) -> Callable[..., Trained]:
+    """``random_model(**model)``: 3 layers of 32 with large weights, languages qaa and qab."""
+
+    def random_model(max_length: int = LENGTH, **fields: Any) -> Trained:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+        sizes |= {"intermediate_size": 64, "max_length": max_length}
+        model = LangSamp(ModelConfig(**sizes | fields), tokenizer.vocab_size, 2, 2)
+        rng = np.random.default_rng(0)
+        shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+        params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
+        mesh, path = make_mesh(MeshConfig()), Path("model")
+        known = tokenizer, INVENTORY, True, max_length, {}
+        return Trained(path, None, model, params, *known, mesh)
+
+    return random_model
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory, tokenizer_file, tokenizer, make_checkpoint) -> Callable[..., Any]:
+    """``stock(kind)``: a random masked LM in PyTorch, and the same opened from its folder."""
+
+    def stock(kind: str = "xlm-roberta", file: Path = tokenizer_file) -> tuple[Any, Trained]:
+        folder, size = tmp_path_factory.mktemp("stock") / "model", load_tokenizer(file).vocab_size
+        theirs = make_checkpoint(folder, kind, size)
+        shutil.copy(file, folder / "sentencepiece.bpe.model")
+        return theirs, open_trained(folder)
+
+    return stock
+
+
+@pytest.fixture
+def journal(tmp_path: Path):
+    with Journal(tmp_path / "result.json", {}) as journal:
+        yield journal

@@ -1,0 +1,258 @@
+"""``langsamp evaluate``: results on disk, a real kill in the middle, bad input in one line."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langsamp_jax.cli.main import main
+from langsamp_jax.evaluation import tasks
+from langsamp_jax.huggingface.export import export
+from langsamp_jax.report.page import write_report
+from langsamp_jax.training.run import open_run
+
+PIVOT = "qaa_Latn"
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory) -> Path:
+    """The run in Hugging Face's form."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export(open_run(run), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(corpus) -> Path:
+    return corpus / "held_out"
+
+
+def arguments(task: str, model: object, data: object, *more: object) -> list[str]:
+    return [*map(str, ("evaluate", task, "--model", model, "--data", data, *more))]
+
+
+def result(file: Path) -> dict[str, Any]:
+    """All but how long it took."""
+    record = json.loads(file.read_bytes())
+    assert record.pop("seconds") > 0
+    return record
+
+
+# Results
+
+
+def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
+    """And the report finds them there."""
+    for task, more in (
+        ("retrieval-bible", ["--pivot", PIVOT]),
+        ("neutrality", ["--pivot", PIVOT, "--sentences", "30"]),
+        ("pseudo-perplexity", ["--sentences", "2"]),
+    ):
+        assert main(arguments(task, run, held_out, *more)) == 0, capsys.readouterr().err
+    names = {file.stem for file in held_out.glob("*.txt")}
+    found = {file.stem: result(file) for file in (run / "evaluation").iterdir()}
+    assert set(found) == {"retrieval-bible", "neutrality", "pseudo-perplexity"}
+    for task, record in found.items():
+        asked = {"task": task, "model": str(run), "step": 3, "data": str(held_out)}
+        assert record.items() >= asked.items() and record["skipped"] == {}
+    retrieval = found["retrieval-bible"]
+    assert (retrieval["pivot"], retrieval["layer"], retrieval["metric"]) == (PIVOT, 2, "top10")
+    assert {record["language"] for record in retrieval["languages"]} == names - {PIVOT}
+    assert all(one["chance_top1"] == 1 / one["sentences"] for one in retrieval["languages"])
+    assert retrieval["averages"]["all"]["languages"] == len(names) - 1
+    assert set(found["neutrality"]["languages"]) == names
+    assert max(found["neutrality"]["sentences"]) == 30
+    assert found["neutrality"]["num_layers"] == len(found["neutrality"]["mean"]["gap"]) == 4
+    assert {one["language"] for one in found["pseudo-perplexity"]["languages"]} == names
+    assert {one["sentences"] for one in found["pseudo-perplexity"]["languages"]} == {2}
+
+    text = capsys.readouterr().out
+    for shown in ("top-10", "chance@10", "non_latin", "gap centred", "bits a character"):
+        assert shown in text
+    page = write_report(run).read_text("utf-8")
+    assert "retrieval-bible" in page and "neutrality-by-layer" in page
+
+
+def test_an_export_gives_the_same(run, folder, held_out, tmp_path):
+    records = []
+    for model in (run, folder):
+        output = tmp_path / "not" / "yet" / f"{len(records)}.json"
+        call = arguments("retrieval-bible", model, held_out, "--pivot", PIVOT, "--output", output)
+        assert main(call) == 0
+        records.append(result(output))
+    ours, theirs = records
+    assert (ours["step"], theirs["step"], theirs["model"]) == (3, None, str(folder))
+    for one, other in zip(ours["languages"], theirs["languages"], strict=True):
+        assert one == other
+
+
+def test_languages_that_cannot_be_read_are_named(folder, tmp_path, write_corpus, capsys):
+    """The averages say over how many languages they are."""
+    lines = [f"{word} x" for word in "abcdefgh"]
+    good = {name: lines for name in ("deu_Latn", "eng_Latn", "rus_Cyrl")}
+    data = write_corpus(tmp_path / "data", **good, fra_Latn=lines[:3], nld_Latn=[""] * 8)
+    (data / "ita_Latn.txt").write_bytes(b"\xff\n" * 8)
+    output = tmp_path / "result.json"
+    call = arguments("retrieval-bible", folder, data, "--output", output)
+    assert main(call) == 0, capsys.readouterr().err
+    record, text = result(output), capsys.readouterr().out
+    assert set(record["skipped"]) == {"fra_Latn", "ita_Latn", "nld_Latn"}
+    assert "skipped fra_Latn: " in text and "not UTF-8" in text
+    counts = {group: means["languages"] for group, means in record["averages"].items()}
+    assert counts == {"all": 2, "head": 2, "latin": 1, "non_latin": 1, "published": 2}
+    assert record["averages"]["all"]["top1"] == 1
+
+
+def test_pairs_of_files(folder, tmp_path, capsys):
+    data = tmp_path / "tatoeba"
+    data.mkdir()
+    for code, text in (("deu", "eins\nzwei\n"), ("fra", "un\n"), ("eng", "one\ntwo\n")):
+        if code != "eng":
+            (data / f"tatoeba.{code}-eng.{code}").write_text(text)
+            (data / f"tatoeba.{code}-eng.eng").write_text("one\ntwo\n")
+    output = tmp_path / "result.json"
+    call = arguments("retrieval-tatoeba", folder, data, "--output", output)
+    assert main(call) == 0, capsys.readouterr().err
+    record = result(output)
+    assert [one["language"] for one in record["languages"]] == ["deu_Latn"]
+    assert "has 1 lines" in record["skipped"]["fra"]
+
+
+def test_a_language_without_vectors_is_skipped(run, tmp_path, write_corpus, capsys):
+    data = write_corpus(tmp_path / "data", qaa_Latn=["a b"], qsx_Latn=["a b"], qab_Latn=["", ""])
+    output = tmp_path / "result.json"
+    call = arguments("pseudo-perplexity", run, data, "--output", output)
+    assert main(call) == 0, capsys.readouterr().err
+    record = result(output)
+    assert [one["language"] for one in record["languages"]] == ["qaa_Latn"]
+    assert "the model has no language 'qsx'" in record["skipped"]["qsx_Latn"]
+    assert record["skipped"]["qab_Latn"] == "no tokens"
+
+
+# A kill
+
+
+@pytest.fixture(scope="module")
+def many(held_out, tmp_path_factory) -> Path:
+    """100 languages: the held-out sentences, again and again, under other names."""
+    folder = tmp_path_factory.mktemp("many")
+    files = itertools.cycle(sorted(held_out.glob("*.txt")))
+    codes = (f"q{a}{b}" for a in "abcd" for b in "abcdefghijklmnopqrstuvwxy")
+    for code, file in zip(codes, files, strict=False):
+        shutil.copy(file, folder / f"{code}_Latn.txt")
+    assert (folder / f"{PIVOT}.txt").exists()
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_where_it_was(
+    folder, many, tmp_path, monkeypatch, capsys, command_refused
+):
+    output, whole = tmp_path / "killed.json", tmp_path / "whole.json"
+    parts = tmp_path / "killed.json.parts"
+    call = arguments("retrieval-bible", folder, many, "--pivot", PIVOT, "--output", output)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "langsamp_jax", *call],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while process.poll() is None and not (parts.exists() and parts.read_bytes().count(b"\n") > 2):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+    assert not output.exists()
+    settings, *finished = parts.read_text().splitlines()
+    assert json.loads(settings)["task"] == "retrieval-bible"
+    assert 1 < len(finished) < 99
+
+    line = command_refused(*call, "--pivot", "qab_Latn")
+    assert f"{parts} holds parts of another evaluation (pivot differ)" in line
+
+    encoded = []
+
+    def counting(trained, layers):
+        encode = encoder(trained, layers)
+        return lambda lines, name: encoded.append(name) or encode(lines, name)
+
+    encoder = tasks.sentence_encoder
+    monkeypatch.setattr(tasks, "sentence_encoder", counting)
+    assert main(call) == 0, capsys.readouterr().err
+    before = {json.loads(line)["part"] for line in finished}
+    names = [file.stem for file in sorted(many.glob("*.txt"))]
+    assert encoded == [PIVOT, *(name for name in names if name not in before | {PIVOT})]
+    assert main([*call[:-1], str(whole)]) == 0
+    assert result(output) == result(whole)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.json", "whole.json"]
+
+
+# Bad input
+
+
+def test_where_the_result_goes(run, folder, held_out, tmp_path, command_refused):
+    call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT)
+    line = command_refused(*call, "--output", str(tmp_path))
+    assert f"--output {tmp_path} is a folder; name the .json file to write" in line
+    line = command_refused(*arguments("retrieval-bible", folder, held_out, "--pivot", PIVOT))
+    assert f"{folder} is no run; say where the result goes with --output" in line
+    for more in ([], ["--output", tmp_path / "x.json"]):
+        call = arguments("retrieval-bible", tmp_path / "runn", held_out, "--pivot", PIVOT, *more)
+        assert f"{tmp_path / 'runn'} is neither a run" in command_refused(*call)
+    call = arguments("pseudo-perplexity", folder, held_out, "--output", tmp_path / "x.json")
+    assert "has no steps; leave --step" in command_refused(*call, "--step", "3")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["retrieval-bible", "neutrality"])
+def test_what_is_not_aligned(task, folder, held_out, tmp_path, write_corpus, command_refused):
+    more = ["--output", str(tmp_path / "x.json")]
+    line = command_refused(*arguments(task, folder, held_out, *more))
+    assert f"{held_out} has no eng_Latn.txt, which the other files are aligned with" in line
+    line = command_refused(*arguments(task, folder, tmp_path / "none", *more))
+    assert "not found" in line
+    data = write_corpus(tmp_path / "data", eng_Latn=["a", "b"], deu_Latn=["a"])
+    assert "aligned with eng_Latn" in command_refused(*arguments(task, folder, data, *more))
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_no_pair_with_the_pivot(folder, held_out, tmp_path, command_refused):
+    more = ["--output", str(tmp_path / "x.json")]
+    line = command_refused(*arguments("retrieval-tatoeba", folder, held_out, *more))
+    assert "has no pairs with eng_Latn: expected files such as tatoeba.deu-eng.deu" in line
+
+
+def test_nothing_in_common(folder, tmp_path, write_corpus, command_refused):
+    data = write_corpus(tmp_path / "data", eng_Latn=["a", "b", ""], deu_Latn=["", "b", "c"])
+    call = arguments("neutrality", folder, data, "--output", tmp_path / "x.json")
+    assert "no two languages have two lines in common" in command_refused(*call)
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_no_language_can_be_evaluated(
+    run, tmp_path, write_corpus, store_path, make_run, command_refused
+):
+    """Of a pivot that the encoder cannot read, that is said at once."""
+    data = write_corpus(tmp_path / "data", qsx_Latn=["a"], qsy_Latn=["b"])
+    more = ["--output", tmp_path / "x.json"]
+    line = command_refused(*arguments("pseudo-perplexity", run, data, *more))
+    assert "no language could be evaluated; qsx_Latn: the model has no language 'qsx'" in line
+    model = make_run(store_path, placement="input").path
+    call = arguments("retrieval-bible", model, data, "--pivot", "qsx_Latn", *more)
+    line = command_refused(*call)
+    assert line.startswith("langsamp: the model has no language 'qsx'")
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "many"])
+@pytest.mark.parametrize("task", ["neutrality", "pseudo-perplexity"])
+def test_a_number_of_sentences_that_is_none(task, count, run, held_out, command_refused):
+    call = arguments(task, run, held_out, f"--sentences={count}")
+    assert "expected a whole number above 0" in command_refused(*call)

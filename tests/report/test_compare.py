@@ -1,0 +1,260 @@
+"""Variants over seeds: means worked by hand, SciPy's intervals, what cannot be compared."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from langsamp_jax.cli.main import main
+from langsamp_jax.report.compare import compare, difference
+
+# The difference of two means
+
+
+def test_the_same_seeds_are_paired():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 10):
+        ours, theirs = rng.normal(1, 0.2, n), rng.normal(0, 1, n)
+        found = difference(dict(enumerate(ours)), dict(reversed([*enumerate(theirs)])))
+        interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        expected = (ours.mean() - theirs.mean(), interval.low, interval.high)
+        np.testing.assert_allclose(found[:3], expected, rtol=1e-9)
+        assert found[3] is True
+
+
+def test_other_seeds_are_two_samples():
+    rng = np.random.default_rng(1)
+    for n, m in ((2, 2), (3, 5), (10, 2)):
+        ours, theirs = rng.normal(1, 0.2, n), rng.normal(0, 1, m)
+        found = difference(dict(enumerate(ours)), dict(enumerate(theirs, start=1)))
+        test = stats.ttest_ind(ours, theirs, equal_var=False)
+        interval = test.confidence_interval(0.95)
+        expected = (ours.mean() - theirs.mean(), interval.low, interval.high)
+        np.testing.assert_allclose(found[:3], expected, rtol=1e-9)
+        assert found[3] is False
+
+
+def test_a_single_run_has_no_interval():
+    assert difference({0: 3.0}, {0: 1.0}) == (2.0, None, None, True)
+    assert difference({0: 3.0, 1: 5.0}, {0: 1.0}) == (3.0, None, None, False)
+
+
+def test_runs_that_all_say_the_same():
+    assert difference({0: 3.0, 1: 3.0}, {0: 1.0, 1: 1.0}) == (2.0, 2.0, 2.0, True)
+    assert difference({0: 3.0, 1: 3.0}, {2: 1.0, 3: 1.0}) == (2.0, 2.0, 2.0, False)
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def template(store_path, make_run) -> Path:
+    return make_run(store_path).path
+
+
+@pytest.fixture
+def new_run(template, tmp_path) -> Callable[..., Path]:
+    """``new_run(name, seed, settings, task=result, ...)``: an evaluated run, without checkpoints.
+    A number as a result is the top-10 accuracy over all languages."""
+
+    def new_run(name: str, seed: int, settings: dict[str, Any] | None = None, **results) -> Path:
+        run = tmp_path / name
+        (run / "evaluation").mkdir(parents=True)
+        for file in ("inventory.json", "tokenizer.model"):
+            shutil.copy(template / file, run)
+        record = json.loads((template / "run.json").read_text())
+        record["settings"] |= {"train.seed": seed} | (settings or {})
+        (run / "run.json").write_text(json.dumps(record))
+        for task, found in results.items():
+            if isinstance(found, float):
+                found = {"averages": {"all": {"languages": 3, "top10": found}}}
+            result = {"task": task, **found}
+            (run / "evaluation" / f"{task}.json").write_text(json.dumps(result))
+        return run
+
+    return new_run
+
+
+VANILLA = {"model.placement": "none"}
+
+
+def test_means_worked_by_hand(new_run):
+    """In the order of the arguments; free settings make no variant."""
+    runs = [
+        new_run("vanilla-0", 0, VANILLA, sib200=0.4),
+        new_run("langsamp-1", 1, sib200=0.7),
+        new_run("vanilla-1", 1, VANILLA | {"train.eval_every": 7}, sib200=0.6),
+        new_run("langsamp-0", 0, {"mesh.fsdp": 2}, sib200=0.6),
+    ]
+    found = compare(runs)
+    assert found["variants"] == [
+        {"name": "vanilla", "seeds": [0, 1], "settings": {"model.placement": "none"}},
+        {"name": "langsamp", "seeds": [1, 0], "settings": {"model.placement": "output"}},
+    ]
+    vanilla, langsamp = found["measures"]
+    assert vanilla == {
+        **{"measure": "sib200/all/top10", "variant": "vanilla", "seeds": 2, "mean": 0.5},
+        "std": pytest.approx(np.sqrt(0.02)),
+    }
+    assert langsamp["mean"] == pytest.approx(0.65) and langsamp["difference"] == pytest.approx(0.15)
+    # 0.2 and 0.1: mean 0.15, deviation of the mean 0.05, t of one degree of freedom 12.706
+    assert langsamp["low"] == pytest.approx(0.15 - 12.7062 * 0.05, abs=1e-5)
+    assert langsamp["high"] == pytest.approx(0.15 + 12.7062 * 0.05, abs=1e-5)
+    assert langsamp["paired"] is True
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_only_the_same_seeds_are_a_pair(new_run):
+    for seed in (0, 1):
+        new_run(f"vanilla-{seed}", seed, VANILLA, sib200=0.4 + seed / 10)
+        new_run(f"langsamp-{seed}", seed + 1, sib200=0.6 + seed / 10)
+    folder = new_run("other", 9, {"model.placement": "input"}, sib200=0.9).parent
+    names = ("vanilla-0", "vanilla-1", "langsamp-0", "langsamp-1", "other")
+    _, langsamp, other = compare([folder / name for name in names])["measures"]
+    assert langsamp["paired"] is False and langsamp["low"] < 0.2 < langsamp["high"]
+    assert (other["seeds"], other["std"], other["low"], other["high"]) == (1, None, None, None)
+    assert other["difference"] == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [
+        (("langsamp-v2-0", "langsamp-v2-1"), "langsamp-v2"),
+        (("alpha0.3_10", "alpha0.3_11"), "alpha0.3"),
+        (("seed10", "seed11"), "seed"),
+        (("x.s0", "x.s1", "x.s2"), "x.s"),
+        (("0", "1"), "0"),
+    ],
+)
+def test_a_variant_is_called_what_its_folders_share(folders, name, new_run):
+    runs = [new_run(f"{folder}", seed, sib200=0.1) for seed, folder in enumerate(folders)]
+    runs.append(new_run("single-2024", 0, VANILLA, sib200=0.2))
+    found = compare(runs)
+    assert [variant["name"] for variant in found["variants"]] == [name, "single-2024"]
+
+
+def test_two_variants_of_one_name(new_run, tmp_path):
+    first = [new_run(f"a/run-{seed}", seed, sib200=0.1) for seed in (0, 1)]
+    second = [new_run(f"b/run-{seed}", seed, VANILLA, sib200=0.2) for seed in (0, 1)]
+    found = compare(first + second)
+    assert [variant["name"] for variant in found["variants"]] == ["run", "run (run-0)"]
+    assert [record["seeds"] for record in found["measures"]] == [2, 2]
+
+
+def test_measures_of_every_task(new_run):
+    results = {
+        "mlm": {"loss": 3.0, "languages": []},
+        "ner": {
+            "averages": {
+                "all": {"languages": 4, "entity_f1": 0.5, "entity_f1_std": 0.1, "precision": None},
+                "tail": {"languages": 2, "entity_f1": 0.3, "entity_f1_languages": 1},
+            }
+        },
+        "neutrality": {"mean": {"gap": [0.1, 0.2, 0.3], "top1": [0, 0.5, 1]}},
+        "geometry": {
+            "tables": {
+                "language": {
+                    "correlations": [{"with": "uriel", "rho": 0.4}, {"with": "wals", "rho": None}]
+                }
+            }
+        },
+        "donors": {
+            "metric": "macro_f1",
+            "choices": [{"choice": "oracle", "mean": 0.7}, {"choice": "size", "mean": None}],
+        },
+    }
+    runs = [new_run(name, 0, settings, **results) for name, settings in (("a", {}), ("b", VANILLA))]
+    found = {record["measure"]: record["mean"] for record in compare(runs)["measures"]}
+    assert found == {
+        "mlm/loss": 3.0,
+        "ner/all/entity_f1": 0.5,
+        "ner/tail/entity_f1": 0.3,
+        "neutrality/last layer/gap": 0.3,
+        "neutrality/last layer/top1": 1.0,
+        "geometry/uriel/rho": 0.4,
+        "donors/oracle/macro_f1": 0.7,
+    }
+
+
+def test_what_one_variant_alone_has_is_left_out(new_run):
+    """And the first that has a measure is what the others are compared with."""
+    runs = [
+        new_run("a", 0, VANILLA, sib200=0.1),
+        new_run("b", 0, sib200=0.3, ner=0.5),
+        new_run("c", 0, {"model.placement": "input"}, ner=0.9, pos=0.2),
+    ]
+    found = [
+        (record["measure"], record["variant"], record.get("difference"))
+        for record in compare(runs)["measures"]
+    ]
+    assert found == [
+        ("sib200/all/top10", "a", None),
+        ("sib200/all/top10", "b", pytest.approx(0.2)),
+        ("ner/all/top10", "b", None),
+        ("ner/all/top10", "c", pytest.approx(0.4)),
+    ]
+
+
+def test_what_cannot_be_compared_is_refused(new_run, tmp_path, refused):
+    one, two = new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, ner=0.1)
+    assert "is no run (it has no run.json)" in refused(compare, [one, tmp_path])
+    for runs in ([one, two], [one], [two, new_run("c", 0)]):
+        assert "nothing to compare: no evaluation in RUN/evaluation/" in refused(compare, runs)
+    line = "2 runs are of variant a with train.seed = 0"
+    assert refused(compare, [one, one, two]) == line
+    assert refused(compare, [one, new_run("a2", 0, sib200=0.2)]) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"task": "sib200", "aver',
+        "[1, 2]",
+        '{"averages": {}}',
+        '{"task": "sib200", "averages": [1]}',
+        '{"task": "sib200", "averages": {"all": 1}}',
+        '{"task": "sib200", "averages": {"all": {"top10": "high"}}}',
+        '{"task": "neutrality", "mean": {"gap": []}}',
+        '{"task": "mlm"}',
+    ],
+)
+def test_a_damaged_result_is_named(text, new_run, refused):
+    runs = [new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, sib200=0.1)]
+    file = runs[1] / "evaluation" / "sib200.json"
+    file.write_text(text)
+    line = refused(compare, runs)
+    assert str(file) in line and "is damaged" in line and "evaluate again" in line
+
+
+def test_the_command(new_run, tmp_path, capsys):
+    for seed in (0, 1):
+        new_run(f"vanilla-{seed}", seed, VANILLA, sib200=0.4, ner=0.1)
+        new_run(f"langsamp-{seed}", seed, sib200=0.5, ner=0.1)
+    runs = [str(run) for run in sorted(tmp_path.iterdir(), reverse=True)]
+    output = tmp_path / "compared.json"
+    assert main(["compare", *runs, "--output", str(output), "--measures", "sib"]) == 0
+    shown = capsys.readouterr().out
+    assert "langsamp" in shown and "+0.1000" in shown and "ner" not in shown
+    assert json.loads(output.read_text()) == compare(runs)
+    assert main(["compare", *runs, "--measures", "nothing"]) == 0
+    assert main(["compare", runs[0]]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_runs_that_were_evaluated_on_different_data_are_pointed_out(new_run, capsys):
+    def result(data: str) -> dict[str, Any]:
+        return {"data": data, "averages": {"all": {"languages": 3, "top10": 0.5}}}
+
+    runs = [
+        new_run("vanilla", 0, VANILLA, ner=result("uner"), sib200=result("sib")),
+        new_run("langsamp", 0, ner=result("wikiann"), sib200=result("sib")),
+    ]
+    assert compare(runs)["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib"]}
+    assert main(["compare", *map(str, runs)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "ner: not all runs were evaluated on the same data: uner, wikiann"

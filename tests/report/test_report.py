@@ -1,0 +1,300 @@
+"""The report as files: the page, the figures and their numbers; damaged and absent input."""
+
+import csv
+import json
+import re
+import struct
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from langsamp_jax.cli.main import main
+from langsamp_jax.cli.parser import parser
+from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.data.store import Store
+from langsamp_jax.report import charts
+from langsamp_jax.report.page import write_report
+from langsamp_jax.report.run_results import read_evidence
+
+FIGURES = {
+    *("loss", "throughput", "model-flops-utilisation", "learning-rate", "step-time"),
+    *("validation-loss", "loss-against-entropy", "mixture"),
+    *("neutrality-by-layer", "neutrality-pairs", "retrieval-by-layer"),
+    *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
+}
+
+
+class Reader(HTMLParser):
+    """The ids, tags and text of a page; the text of scripts and styles apart."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.code, self._open = "", "", ""
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids.add(dict(attrs).get("id"))
+        self._open = tag
+
+    def handle_endtag(self, tag):
+        self._open = ""
+
+    def handle_data(self, data):
+        if self._open in ("script", "style"):
+            self.code += data
+        else:
+            self.text += data
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        start = self.code.index('{"dark"')
+        return json.JSONDecoder().raw_decode(self.code[start:])[0]["specs"]
+
+
+def numbers(run: Path, figure: str) -> list[dict[str, str]]:
+    with open(run / "report" / "figures" / f"{figure}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def reported(full_run: Path) -> Path:
+    write_report(full_run)
+    return full_run
+
+
+def test_the_command_prints_the_page(new_run, tmp_path, capsys):
+    run = new_run(tmp_path / "run")
+    assert main(["report", "--run", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report" / "index.html")
+
+
+def test_everything_there_is_has_a_part_and_figures_in_three_forms(reported):
+    page = Reader(reported / "report" / "index.html")
+    parts = ["training", "validation", "mixture", "neutrality", "retrieval", "map", "tasks"]
+    assert {*parts, "donors", "configuration"} <= page.ids and "absent" not in page.ids
+    assert page.specs.keys() == FIGURES
+    files = {file.name for file in (reported / "report" / "figures").iterdir()}
+    assert files == {f"{name}.{form}" for name in FIGURES for form in ("png", "svg", "csv")}
+    for name in FIGURES:
+        file = reported / "report" / "figures" / name
+        png = file.with_suffix(".png").read_bytes()
+        assert png.startswith(b"\x89PNG") and struct.unpack(">I", png[16:20])[0] > 1800
+        svg = ElementTree.fromstring(file.with_suffix(".svg").read_text("utf-8"))
+        marks = [part for part in svg.iter() if "mark-" in part.get("class", "")]
+        assert any(len(mark) for mark in marks), name
+
+
+def test_the_page_is_complete_in_itself_and_small(reported):
+    page = reported / "report" / "index.html"
+    assert page.stat().st_size < 3e6
+    for tag, attributes in Reader(page).tags:
+        assert "src" not in attributes, tag
+        if tag in ("a", "link"):
+            target = attributes["href"]
+            assert target.startswith(("#", "data:,", "figures/")), target
+            if target.startswith("figures/"):
+                assert (page.parent / target).is_file()
+
+
+def test_headings_regions_and_charts_have_names(reported):
+    page = Reader(reported / "report" / "index.html")
+    levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    for _, attributes in page.tags:
+        if label := attributes.get("aria-labelledby"):
+            assert label in page.ids
+    links = {a["href"] for tag, a in page.tags if tag == "a" and a["href"].startswith("#")}
+    assert {link.removeprefix("#") for link in links} <= page.ids
+    assert all(len(spec["description"]) > 20 for spec in page.specs.values())
+
+
+def test_csvs_hold_the_numbers_of_the_evaluations(reported):
+    def read(stem):
+        return json.loads((reported / "evaluation" / f"{stem}.json").read_text())
+
+    losses = {r["language"]: r["loss"] for r in read("mlm")["languages"] if r["loss"] is not None}
+    found = numbers(reported, "validation-loss")
+    assert {r["language"]: float(r["validation loss"]) for r in found} == losses
+    assert [float(r["validation loss"]) for r in found] == sorted(losses.values())
+    assert {r["group"] for r in found if r["language"] in ("qaa_Latn", "bod_Tibt")} == {"tail"}
+
+    bible = {r["language"]: r["top10"] for r in read("retrieval-bible")["languages"]}
+    found = numbers(reported, "retrieval-bible")
+    assert {r["language"]: float(r["top-10"]) for r in found} == bible
+
+    neutral = read("neutrality")
+    names, layer = neutral["languages"], 4  # two thirds of 6 layers, the embeddings being 0
+    gaps = {
+        frozenset((names[i], names[j])): by_layer[layer]
+        for (i, j), by_layer in zip(neutral["pairs"], neutral["gap"], strict=True)
+    }
+    found = numbers(reported, "neutrality-pairs")
+    assert {frozenset((r["one"], r["other"])): float(r["gap"]) for r in found} == gaps
+    found = numbers(reported, "neutrality-by-layer")
+    for series in ("matched", "random", "gap"):
+        column = [float(r["value"]) for r in found if r["series"] == series]
+        assert column == neutral["mean"][series]
+
+    table = read("geometry")["tables"]["language"]
+    found = numbers(reported, "map-of-languages")
+    assert [[float(r["x"]), float(r["y"])] for r in found] == table["coordinates"]
+    assert [r["family"] for r in found] == [f or "unknown" for f in table["families"]]
+    found = [r["choice"] for r in numbers(reported, "donors")]
+    assert found == ["oracle", "language vectors", "English", "random"]
+
+
+def test_the_charts_are_drawn_from_the_numbers_of_the_csvs(reported):
+    specs = Reader(reported / "report" / "index.html").specs
+    for name, title, field in (
+        ("loss", "value", "value"),
+        ("validation-loss", "validation loss", "value"),
+        ("mixture", "share", "share"),
+        ("neutrality-pairs", "gap", "value"),
+        ("retrieval-bible", "top-1", "second"),
+        ("map-of-languages", "x", "x"),
+        ("donors", "high", "high"),
+    ):
+        of_csv = [float(record[title]) for record in numbers(reported, name)]
+        (drawn,) = specs[name]["datasets"].values()
+        assert [record[field] for record in drawn] == pytest.approx(of_csv, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        {},
+        {
+            "schedule": [
+                {"from_step": 20, "temperature": 1.0},
+                {"from_step": 90, "temperature": 9.0},
+            ]
+        },
+        {"maximum_epochs": 40.0, "temperature": 100.0},
+    ],
+)
+def test_the_shares_are_those_that_the_sampler_drew(mixture, new_run, log, store_path, tmp_path):
+    run = new_run(tmp_path / "run", **mixture)
+    log(run, range(1, 41))
+    write_report(run)
+    manifest = Store(store_path).manifest
+    sampler = MixtureConfig(**mixture).sampler(manifest, 0, 100, 8)
+    languages = np.concatenate([sampler.batch(step, 8)[0] for step in range(40)])
+    counts = np.bincount(languages, minlength=len(manifest.names))
+    found = numbers(run, "mixture")
+    share = {r["language"]: float(r["share"]) for r in found if r["series"] == "drawn"}
+    assert share == dict(zip(manifest.names, counts / 320, strict=True))
+    rate = {r["language"]: float(r["share"]) for r in found if r["series"] == "rate p"}
+    assert sum(rate.values()) == pytest.approx(1)
+    assert all(abs(320 * (rate[name] - share[name])) < 2 for name in rate)
+
+
+def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
+    run = new_run(tmp_path / "run")
+    page = Reader(write_report(run))
+    assert page.specs.keys() == {"mixture"}
+    assert {"mixture", "configuration", "absent"} <= page.ids
+    assert "no validation yet" in page.text
+    for task in ("mlm", "neutrality", "retrieval", "geometry", "donors"):
+        assert f"langsamp evaluate {task}" in page.text
+    for command in re.findall(rf"langsamp (evaluate \S+ --model {run} --\S+ \S+)", page.text):
+        assert parser().parse_args(command.split()).model == run
+
+
+def test_it_is_made_anew_while_the_run_goes_on(new_run, log, tmp_path):
+    run = new_run(tmp_path / "run")
+    log(run, range(1, 8))
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 8, "train/lo')  # being written
+    assert "step 7 of 100" in Reader(write_report(run)).text
+    assert [int(r["step"]) for r in numbers(run, "loss") if r["series"] == "training"] == [
+        *range(1, 8)
+    ]
+    (run / "metrics.jsonl").write_text("")
+    log(run, range(1, 21))
+    page = Reader(write_report(run))
+    assert "step 20 of 100" in page.text and "at step 20" in page.text
+    assert len(numbers(run, "validation-loss")) == 14  # from the metrics: no mlm.json
+    assert "langsamp evaluate mlm" in page.text
+
+
+def test_a_run_of_an_older_version_has_no_mixture(new_run, tmp_path):
+    run = new_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    for field in ("rows", "lines"):
+        del record[field]
+    (run / "run.json").write_text(json.dumps(record))
+    page = Reader(write_report(run))
+    assert "mixture" not in page.ids and "langsamp mixture --data STORE" in page.text
+
+
+def test_numbers_that_are_none_make_no_broken_page(new_run, log, tmp_path):
+    run = new_run(tmp_path / "run")
+    log(run, range(1, 4))
+    (run / "evaluation").mkdir()
+    record = {"languages": [{"language": "deu_Latn", "top10": float("nan")}]}
+    (run / "evaluation" / "retrieval-x.json").write_text(json.dumps(record))
+    assert "retrieval-x" in Reader(write_report(run)).specs  # JSON has no NaN: it would not parse
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("evaluation/mlm.json", '{"loss": 4.2, "langu', "damaged: "),
+        ("evaluation/ner.json", '{"metric": "entity_f1"}', "it has no 'languages'"),
+        ("evaluation/ner.json", "[]", "expected an object"),
+        (
+            "evaluation/sib200.json",
+            '{"metric": "macro_f1", "languages": [{"language": "deu_Latn"}]}',
+            "it has no 'macro_f1'",
+        ),
+        ("evaluation/geometry.json", '{"tables": {"language": {"names": []}}}', "'coordinates'"),
+        ("evaluation/donors.json", '{"metric": "x", "on": "y", "choices": [{}]}', "'choice'"),
+        ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 3}\n', "damaged: "),
+        ("metrics.jsonl", '{"train/loss": 1}\n', "a line has no step"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(name, content, complaint, new_run, tmp_path, capsys):
+    run = new_run(tmp_path / "run")
+    (run / "evaluation").mkdir()
+    (run / name).write_text(content)
+    assert main(["report", "--run", str(run)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and str(run / name) in line and complaint in line
+    assert not (run / "report").exists()
+
+
+def test_no_run_is_one_line(tmp_path, capsys):
+    assert main(["report", "--run", str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_head_is_what_xlmr_has_seen_or_else_the_largest(new_run, tmp_path):
+    run = new_run(tmp_path / "run")
+    evidence = read_evidence(run)
+    tokens = evidence.run.tokens
+    assert [n for n in tokens if evidence.group(n) == "head"] == [max(tokens, key=tokens.get)]
+    evidence.run.tokens["deu_Latn"] = 1
+    evidence = read_evidence(run)
+    evidence.run.tokens["deu_Latn"] = 1
+    assert [n for n in evidence.run.tokens if evidence.group(n) == "head"] == ["deu_Latn"]
+
+
+@pytest.mark.parametrize("number", [charts.NAMED, charts.NAMED + 1])
+def test_many_languages_stand_by_rank_few_by_name(number):
+    records = [
+        {"language": f"l{k}", "name": f"l{k}", "group": "tail", "value": 1 / k, "reference": 2.0}
+        for k in range(1, number + 1)
+    ]
+    titles = {"value": "loss", "reference": "entropy"}
+    spec = charts.by_language(records, "nats", ".1f", titles).to_dict()
+    fields = {layer["encoding"][axis]["field"] for layer in spec["layer"] for axis in "xy"}
+    assert ("language" in fields) == (number <= charts.NAMED)
+    assert ("rank" in fields) == (number > charts.NAMED)
