@@ -29,8 +29,8 @@ import tabulate
 from step_jax import device_name
 
 from langsamp_jax.hardware.devices import peak_flops
-from langsamp_jax.models.attention import Case, attend, obstacle
-from langsamp_jax.parallel.sharding import placed_on
+from langsamp_jax.models.attention import AttentionSpec, attend, unsupported_reason
+from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.plan.topology import compile_only_devices
 
 HEADS, HEAD_SIZE = 12, 64
@@ -65,8 +65,8 @@ def measured(args: argparse.Namespace) -> tuple[str, str, list[dict[str, Any]]]:
     rows, platform = [], jax.default_backend()
     peak = peak_flops(jax.local_devices()[0].device_kind)
     for length in args.lengths:
-        case = Case(platform, args.dtype, HEAD_SIZE, length, dropout=False)
-        names = [name for name in ("xla", "cudnn", "splash") if not obstacle(name, case)]
+        case = AttentionSpec(platform, args.dtype, HEAD_SIZE, length, dropout=False)
+        names = [name for name in ("xla", "cudnn", "splash") if not unsupported_reason(name, case)]
         for kind, segments in make_segments(args.tokens // length, length).items():
             arrays = make_arrays(args.tokens // length, length, args.dtype)
             exact = layer("xla")(*(x.astype("float32") for x in arrays), segments)
@@ -102,7 +102,7 @@ def compiled(args: argparse.Namespace) -> tuple[str, str, list[dict[str, Any]]]:
     for length in args.lengths:
         shape = (args.tokens // length * devices.size, length, HEADS, HEAD_SIZE)
         for name in ("xla", "splash"):
-            with placed_on(mesh):
+            with use_mesh(mesh):
                 spec = nn.logical_to_mesh_axes(("batch",))
                 place = jax.sharding.NamedSharding(mesh, spec)
                 array = jax.ShapeDtypeStruct(shape, args.dtype, sharding=place)

@@ -33,9 +33,9 @@ class Encoder:
 
 def _ours(model: str) -> Any:
     from langsamp_jax.evaluation.encoder import sentence_encoder
-    from langsamp_jax.evaluation.model import open_trained
+    from langsamp_jax.evaluation.model import load_model
 
-    encode = sentence_encoder(open_trained(Path(model)), [LAYER])
+    encode = sentence_encoder(load_model(Path(model)), [LAYER])
     return lambda lines, name: encode(lines, name).vectors[0]
 
 

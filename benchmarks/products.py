@@ -24,14 +24,14 @@ import torch
 from step_jax import device_name
 from workload import PRESETS
 
-from langsamp_jax.hardware.cpu import product, product_of_transposed, product_with_transposed
+from langsamp_jax.hardware.cpu import matmul_nt, matmul_tn, product
 from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
 from langsamp_jax.objectives.masked_lm import ObjectiveConfig
 
 FORMS = {  # name -> (ours, PyTorch's, shapes of both operands for x [m, k] @ w [k, n])
     "forward": (product, torch.matmul, ("mk", "kn")),
-    "gradient of x": (product_with_transposed, lambda g, w: g @ w.T, ("mn", "kn")),
-    "gradient of w": (product_of_transposed, lambda x, g: x.T @ g, ("mk", "mn")),
+    "gradient of x": (matmul_nt, lambda g, w: g @ w.T, ("mn", "kn")),
+    "gradient of w": (matmul_tn, lambda x, g: x.T @ g, ("mk", "mn")),
 }
 
 

@@ -19,8 +19,8 @@ from langsamp_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
     make_mesh,
-    placed_on,
     shardings,
+    use_mesh,
 )
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -40,7 +40,7 @@ class TrainSteps:
         use_one_arena()
         model, optimizer, vocabulary = parts(workload, settings)
         mesh = make_mesh(MeshConfig())
-        self._on_mesh, self._rows = lambda: placed_on(mesh), batch_sharding(mesh)
+        self._on_mesh, self._rows = lambda: use_mesh(mesh), batch_sharding(mesh)
         self._batches = iter(load_batches(folder))
         initialise = make_initialise(model, optimizer, SEED)
         places = shardings(jax.eval_shape(initialise), mesh)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.evaluation.journal import Journal
-from langsamp_jax.evaluation.model import Trained, open_trained
+from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
 from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
@@ -58,10 +58,10 @@ def run(store_path: Path, make_run: Callable[..., Run]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_model(tokenizer: Tokenizer) -> Callable[..., Trained]:
+def random_model(tokenizer: Tokenizer) -> Callable[..., LoadedModel]:
     """``random_model(**model)``: 3 layers of 32 with large weights, languages qaa and qab."""
 
-    def random_model(max_length: int = LENGTH, **fields: Any) -> Trained:
+    def random_model(max_length: int = LENGTH, **fields: Any) -> LoadedModel:
         sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
         sizes |= {"intermediate_size": 64, "max_length": max_length}
         model = LangSamp(ModelConfig(**sizes | fields), tokenizer.vocab_size, 2, 2)
@@ -70,7 +70,7 @@ def random_model(tokenizer: Tokenizer) -> Callable[..., Trained]:
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
         mesh, path = make_mesh(MeshConfig()), Path("model")
         known = tokenizer, INVENTORY, True, max_length, {}
-        return Trained(path, None, model, params, *known, mesh)
+        return LoadedModel(path, None, model, params, *known, mesh)
 
     return random_model
 
@@ -79,11 +79,11 @@ def random_model(tokenizer: Tokenizer) -> Callable[..., Trained]:
 def stock(tmp_path_factory, tokenizer_file, tokenizer, make_checkpoint) -> Callable[..., Any]:
     """``stock(kind)``: a random masked LM in PyTorch, and the same opened from its folder."""
 
-    def stock(kind: str = "xlm-roberta", file: Path = tokenizer_file) -> tuple[Any, Trained]:
+    def stock(kind: str = "xlm-roberta", file: Path = tokenizer_file) -> tuple[Any, LoadedModel]:
         folder, size = tmp_path_factory.mktemp("stock") / "model", load_tokenizer(file).vocab_size
         theirs = make_checkpoint(folder, kind, size)
         shutil.copy(file, folder / "sentencepiece.bpe.model")
-        return theirs, open_trained(folder)
+        return theirs, load_model(folder)
 
     return stock
 

@@ -69,7 +69,7 @@ _SCRIPTS = {
 }
 
 
-class Cleaner:
+class TextCleaner:
     """Cleans the text of one language-script and counts what it meets.
 
     Attributes:
@@ -160,7 +160,7 @@ class Cleaner:
 
 
 def clean_lines(
-    cleaner: Cleaner, part: TextRange, skip_damaged: bool = False
+    cleaner: TextCleaner, part: TextRange, skip_damaged: bool = False
 ) -> Iterator[list[str]]:
     """The clean lines of a range of text, some at a time.
 
@@ -217,7 +217,7 @@ def is_validation(hashes: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
-    """uint64 [texts], sorted: what must not be trained on, for ``Cleaner``.
+    """uint64 [texts], sorted: what must not be trained on, for ``TextCleaner``.
 
     Of every file, also in subfolders, these are texts: each line, and each field of a line with
     tabs; but of files with a token and its labels a line, an empty line between sentences and

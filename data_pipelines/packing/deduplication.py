@@ -16,7 +16,7 @@ _BUCKET_LINES = 1 << 22  # sorted at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Selected:
+class Deduplicated:
     """What is kept of a language-script.
 
     Attributes:
@@ -31,7 +31,9 @@ class Selected:
     duplicates: int
 
 
-def select(pieces: list[Path], keep: Path, drop_duplicates: bool, known: Path | None) -> Selected:
+def deduplicate(
+    pieces: list[Path], keep: Path, drop_duplicates: bool, known: Path | None
+) -> Deduplicated:
     """Decides which lines are kept.
 
     Args:
@@ -62,7 +64,7 @@ def select(pieces: list[Path], keep: Path, drop_duplicates: bool, known: Path | 
             tokens[split].append(int(kept["tokens"].sum(dtype=np.int64)))
             lines[split] += len(kept)
             unknown[split] += int(kept["unknown"].sum(dtype=np.int64))
-    return Selected(tokens, lines, unknown, duplicates)
+    return Deduplicated(tokens, lines, unknown, duplicates)
 
 
 def kept_tokens(pieces: list[Path], keep: Path, split: str) -> Iterator[np.ndarray]:

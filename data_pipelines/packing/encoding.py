@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.corpus.cleaning import Cleaner, Hygiene, clean_lines, is_validation, line_hashes
+from data_pipelines.corpus.cleaning import (
+    Hygiene,
+    TextCleaner,
+    clean_lines,
+    is_validation,
+    line_hashes,
+)
 from data_pipelines.corpus.sources import TextRange, range_digests
-from data_pipelines.packing.token_chunks import PieceWriter
+from data_pipelines.packing.token_chunks import ChunkWriter
 from langsamp_jax.errors import UserError
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -41,8 +47,8 @@ class TextEncoder:
         """
         tokenizer = load_cached(self.tokenizer)
         held_out = None if self.held_out is None else _load_array(self.held_out)
-        cleaner = Cleaner(part.name, self.hygiene, held_out)
-        writer = PieceWriter(self.pieces / key, tokenizer.vocabulary.unk_id)
+        cleaner = TextCleaner(part.name, self.hygiene, held_out)
+        writer = ChunkWriter(self.pieces / key, tokenizer.vocabulary.unk_id)
         left_out = []
         try:
             for lines in clean_lines(cleaner, part, self.skip_damaged):
@@ -57,7 +63,7 @@ class TextEncoder:
                     f"{error}; mend it and give the same command again, which goes on, or leave "
                     "out what is damaged with --skip_damaged"
                 ) from None
-            cleaner, pieces, left_out = Cleaner(part.name, self.hygiene), [], [str(error)]
+            cleaner, pieces, left_out = TextCleaner(part.name, self.hygiene), [], [str(error)]
         return {
             "name": part.name,
             "pieces": pieces,

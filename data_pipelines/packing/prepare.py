@@ -11,10 +11,10 @@ import numpy as np
 from data_pipelines.corpus.cleaning import Hygiene, held_out_hashes
 from data_pipelines.corpus.sources import TextRange, find_sources, range_digests, text_ranges
 from data_pipelines.packing.encoding import TextEncoder, combined
-from data_pipelines.packing.provenance import Origin, hashes_file
+from data_pipelines.packing.provenance import Provenance, hashes_file
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.stages import Encoding, build, claim, folder_of
+from data_pipelines.packing.stages import Encoding, build, folder_of, lock_output
 from langsamp_jax.data.store import SPLITS, Manifest, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror, partial_path, write_bytes
@@ -82,10 +82,10 @@ def prepare(
         _digest(texts) if held_out else None,
     )
     sources = find_sources(corpus)
-    origin = Origin(dataclasses.asdict(settings), _digests(sources) if output.exists() else {})
-    if (standing := standing_manifest(output, origin)) is not None:
+    origin = Provenance(dataclasses.asdict(settings), _digests(sources) if output.exists() else {})
+    if (standing := existing_manifest(output, origin)) is not None:
         return standing
-    with claim(output):
+    with lock_output(output):
         return _build(output, sources, model, settings, texts, skip_damaged, runner, None)
 
 
@@ -107,7 +107,7 @@ def grow(
       UserError: as ``prepare``; ``base`` was not made from a corpus, or with other held-out texts.
     """
     store, texts = Store(base), held_out_hashes(held_out)
-    before = Origin.load(store.path)
+    before = Provenance.load(store.path)
     try:
         settings = Settings(**before.settings)
     except TypeError:
@@ -124,26 +124,26 @@ def grow(
         _require_hashes(store, added)
     there = {name: before.sources[name] for name in store.manifest.names}  # what was skipped is not
     merged = {name: [*there.get(name, []), *digests[name]] for name in added}
-    origin = Origin(before.settings, {**before.sources, **merged})
-    if (standing := standing_manifest(output, origin)) is not None:
+    origin = Provenance(before.settings, {**before.sources, **merged})
+    if (standing := existing_manifest(output, origin)) is not None:
         return standing
     model = store.tokenizer()
-    with claim(output):
+    with lock_output(output):
         return _build(output, added, model, settings, texts, skip_damaged, runner, store)
 
 
-def standing_manifest(output: Path, origin: Origin) -> Manifest | None:
+def existing_manifest(output: Path, origin: Provenance) -> Manifest | None:
     """The manifest of the store at ``output`` if it is there and of that origin."""
     if not (output / "manifest.json").exists():
         return None
     manifest = Store(output).manifest
-    if Origin.load(output) != origin:
+    if Provenance.load(output) != origin:
         return None
     shutil.rmtree(partial_path(output), ignore_errors=True)  # of a call stopped at its very end
     return manifest
 
 
-def keep_tokenizer(output: Path, tokenizer: Tokenizer) -> Path:
+def store_tokenizer(output: Path, tokenizer: Tokenizer) -> Path:
     """Puts the tokenizer where every worker finds it, under a name that says which one it is."""
     file = folder_of(output, "tokenizers", tokenizer.fingerprint) / tokenizer.file_name
     if not file.exists():
@@ -168,7 +168,7 @@ def _build(
             np.save(held_out_file, held_out)
     encoder = TextEncoder(
         folder_of(output, "pieces"),
-        keep_tokenizer(output, tokenizer),
+        store_tokenizer(output, tokenizer),
         Hygiene(settings.normalization, settings.duplicates),
         settings.validation_fraction,
         held_out_file,

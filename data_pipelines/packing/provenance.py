@@ -13,7 +13,7 @@ LINES = "lines"  # the folder of the sorted hashes of the lines of each language
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What a store was made of; two stores of equal origin are equal.
 
     Attributes:
@@ -30,10 +30,10 @@ class Origin:
         write_text(store / _FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @staticmethod
-    def load(store: Path) -> "Origin":
+    def load(store: Path) -> "Provenance":
         """Raises UserError where the file is missing or damaged."""
         try:
-            return Origin(**json.loads((store / _FILE).read_bytes()))
+            return Provenance(**json.loads((store / _FILE).read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             raise UserError(
                 f"{store / _FILE} is missing or damaged; prepare the store again"

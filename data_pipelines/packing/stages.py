@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.packing.deduplication import HASHES, Selected, select
+from data_pipelines.packing.deduplication import HASHES, Deduplicated, deduplicate
 from data_pipelines.packing.encoding import combined
-from data_pipelines.packing.provenance import LINES, Origin, hashes_file
+from data_pipelines.packing.provenance import LINES, Provenance, hashes_file
 from data_pipelines.packing.rows import number_of_rows, token_stream, write_files
 from data_pipelines.packing.runner import Runner, run
 from langsamp_jax.data.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Split, Store, row_files
@@ -54,7 +54,7 @@ class _Language:
 
     key: str
     pieces: list[str]
-    selected: Selected
+    selected: Deduplicated
     base: dict[str, Counts]
 
 
@@ -76,7 +76,7 @@ def folder_of(output: Path, *parts: str) -> Path:
 
 
 @contextlib.contextmanager
-def claim(output: Path) -> Iterator[None]:
+def lock_output(output: Path) -> Iterator[None]:
     """Keeps ``output`` for the work within, until it or its process ends.
 
     Raises:
@@ -138,7 +138,7 @@ def build(
     )
     languages = {
         name: _Language(
-            keys[name], pieces[name], Selected(**chosen[keys[name]]), _base_counts(base, name)
+            keys[name], pieces[name], Deduplicated(**chosen[keys[name]]), _base_counts(base, name)
         )
         for name in sorted(pieces)
     }
@@ -193,7 +193,7 @@ def _select(
     keep.mkdir(parents=True, exist_ok=True)
     paths = [work / "pieces" / piece for piece in pieces]
     known = known if known is not None and known.exists() else None
-    return dataclasses.asdict(select(paths, keep, drop_duplicates, known))
+    return dataclasses.asdict(deduplicate(paths, keep, drop_duplicates, known))
 
 
 def _base_counts(base: Store | None, name: str) -> dict[str, Counts]:
@@ -282,8 +282,8 @@ def _origin(
     results: dict[str, list[dict[str, Any]]],
     languages: dict[str, _Language],
     base: Store | None,
-) -> Origin:
-    before = Origin(settings, {}) if base is None else Origin.load(base.path)
+) -> Provenance:
+    before = Provenance(settings, {}) if base is None else Provenance.load(base.path)
     sources, report = dict(before.sources), dict(before.report)
     for name, parts in sorted(results.items()):
         text = combined([digest for part in parts for digest in part["source"]])
@@ -297,7 +297,7 @@ def _origin(
             "scripts": _sum([old.get("scripts", {}), *(part.get("scripts", {}) for part in parts)]),
             "left_out": [line for part in (old, *parts) for line in part.get("left_out", [])],
         }
-    return Origin(settings, dict(sorted(sources.items())), dict(sorted(report.items())))
+    return Provenance(settings, dict(sorted(sources.items())), dict(sorted(report.items())))
 
 
 def _sum(counts: list[Mapping[str, int]]) -> dict[str, int]:
@@ -311,7 +311,7 @@ def _assemble(
     counts: dict[str, dict[str, Counts]],
     skipped: dict[str, str],
     files: dict[str, tuple[int, str]],
-    origin: Origin,
+    origin: Provenance,
     tokenizer: Tokenizer,
     sequence_length: int,
     base: Store | None,

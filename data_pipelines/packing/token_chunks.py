@@ -16,11 +16,11 @@ import numpy as np
 TOKEN = np.dtype("<u4")
 LINE = np.dtype([("tokens", "<u4"), ("unknown", "<u4"), ("validation", "?")])
 HASH = np.dtype([("hash", "<u8"), ("line", "<u4")])
-PIECE_TOKENS = 1 << 21
+CHUNK_TOKENS = 1 << 21
 
 
-class PieceWriter:
-    """Collects encoded lines and writes them as pieces of about ``PIECE_TOKENS`` tokens.
+class ChunkWriter:
+    """Collects encoded lines and writes them as pieces of about ``CHUNK_TOKENS`` tokens.
 
     Args:
       stem: the pieces are ``stem-0``, ``stem-1``, ...
@@ -59,7 +59,7 @@ class PieceWriter:
         self._lines.append(lines)
         if hashes is not None:
             self._hashes.append(hashes)
-        if sum(map(len, self._ids)) >= PIECE_TOKENS:
+        if sum(map(len, self._ids)) >= CHUNK_TOKENS:
             self._flush()
 
     def close(self) -> list[str]:

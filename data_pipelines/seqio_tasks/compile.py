@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.packing.encoding import combined
-from data_pipelines.packing.prepare import standing_manifest
-from data_pipelines.packing.provenance import Origin
+from data_pipelines.packing.prepare import existing_manifest
+from data_pipelines.packing.provenance import Provenance
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.stages import Encoding, build, claim, folder_of
-from data_pipelines.packing.token_chunks import PieceWriter
+from data_pipelines.packing.stages import Encoding, build, folder_of, lock_output
+from data_pipelines.packing.token_chunks import ChunkWriter
 from data_pipelines.seqio_tasks.imports import seqio
 from data_pipelines.seqio_tasks.registry import (
     DamagedTask,
@@ -64,7 +64,7 @@ class TaskEncoder:
 
     def _encode(self, key: str, name: TaskName, skip_damaged: bool) -> dict[str, Any]:
         task = seqio.TaskRegistry.get(name.task)
-        writer = PieceWriter(self.pieces / key, task.output_features["targets"].vocabulary.unk_id)
+        writer = ChunkWriter(self.pieces / key, task.output_features["targets"].vocabulary.unk_id)
         digest, examples = hashlib.blake2b(digest_size=16), 0
         for split in SPLITS:
             if split not in task.splits:
@@ -121,7 +121,7 @@ def prepare_mixture(
     }
     manifest = _standing(output, settings)
     if manifest is None:
-        with claim(output):
+        with lock_output(output):
             manifest = _compile(opened, module, output, settings, skip_damaged, runner)
     if not (output / RATES).exists():
         write_text(output / RATES, rates_gin(opened, manifest))
@@ -131,7 +131,7 @@ def prepare_mixture(
 def _standing(output: Path, settings: dict[str, Any]) -> Manifest | None:
     if not (output / "manifest.json").exists():
         return None
-    return standing_manifest(output, Origin(settings, Origin.load(output).sources))
+    return existing_manifest(output, Provenance(settings, Provenance.load(output).sources))
 
 
 def _compile(

@@ -18,7 +18,7 @@ from data_pipelines.seqio_tasks.registry import (
     batches,
     number_of_examples,
 )
-from langsamp_jax.data.sampling import ENDLESS
+from langsamp_jax.data.sampling import INFINITE
 from langsamp_jax.data.store import Counts, Manifest
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.progress import Progress
@@ -57,7 +57,7 @@ class LiveMixture:
             vocabulary=self._tokenizer.vocabulary,
             tokenizer=self._tokenizer.fingerprint,
             counts={
-                "train": {of.name: Counts(_examples(of), 0, 0, ENDLESS) for of in self._languages},
+                "train": {of.name: Counts(_examples(of), 0, 0, INFINITE) for of in self._languages},
                 "validation": {language.name: none for language in self._languages},
             },
             skipped={},
@@ -85,7 +85,7 @@ class LiveSplit:
     def __init__(self, languages: list[LanguageTasks], sequence_length: int, seed: int):
         self.names = tuple(language.name for language in languages)
         self.sequence_length = sequence_length
-        self.rows = np.full(len(languages), ENDLESS)
+        self.rows = np.full(len(languages), INFINITE)
         self._streams = [
             _Stream(functools.partial(endless_rows, language, sequence_length, [seed, number]))
             for number, language in enumerate(languages)

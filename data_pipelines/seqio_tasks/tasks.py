@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.corpus.cleaning import (
-    Cleaner,
     DamagedText,
     Hygiene,
+    TextCleaner,
     held_out_hashes,
     is_validation,
     line_hashes,
@@ -231,7 +231,7 @@ class CorpusSource(seqio.DataSource):
         return is_validation(hashes, self._fraction), keep
 
     def _blocks(self) -> Iterator[list[str]]:
-        cleaner = Cleaner(self._name, self._hygiene, self._held_out)
+        cleaner = TextCleaner(self._name, self._hygiene, self._held_out)
         for part in text_ranges(self._name, self._files):
             for block in read_blocks(part):
                 try:

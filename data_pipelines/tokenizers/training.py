@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipelines.corpus.cleaning import Cleaner, Hygiene, clean_lines
+from data_pipelines.corpus.cleaning import Hygiene, TextCleaner, clean_lines
 from data_pipelines.corpus.sources import TextRange, find_sources, text_ranges
 from langsamp_jax.data.sampling import Sampler, temperature_rates
 from langsamp_jax.errors import UserError
@@ -112,7 +112,7 @@ class LineSample:
 def _lines(parts: list[TextRange]) -> Iterator[str]:
     """The clean lines of a language-script, repeated ones too."""
     for part in parts:
-        for lines in clean_lines(Cleaner(part.name, Hygiene()), part):
+        for lines in clean_lines(TextCleaner(part.name, Hygiene()), part):
             yield from lines
 
 

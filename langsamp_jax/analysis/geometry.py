@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import cosines
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.inventory import split_language_script
@@ -42,7 +42,7 @@ class Table:
 Tables = Mapping[str, Table]  # "language" and "script"; a model may have only one of the two
 
 
-def trained_tables(trained: Trained) -> dict[str, Table]:
+def trained_tables(trained: LoadedModel) -> dict[str, Table]:
     """The rows that were trained of the two tables of a model; all, where it does not say which.
 
     Raises:

@@ -10,7 +10,7 @@ from langsamp_jax.io.storage import storage_failure
 from langsamp_jax.parallel.signals import Stopped
 
 
-def ending(error: BaseException) -> tuple[int, str] | None:
+def exit_status(error: BaseException) -> tuple[int, str] | None:
     """The exit code and what is said, or None for a defect of ours, which keeps its traceback.
 
     75 (``EX_TEMPFAIL``) after SIGTERM, which saves: the same command goes on from there; 130 after

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from langsamp_jax.cli.exit_status import ending
+from langsamp_jax.cli.exit_status import exit_status
 from langsamp_jax.cli.parser import parser
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.compilation_cache import keep_compiled
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-      the exit code: 0, or what ``ending`` says.
+      the exit code: 0, or what ``exit_status`` says.
     """
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.call(args)
             sys.stdout.flush()
     except BaseException as error:
-        if (known := ending(error)) is None:
+        if (known := exit_status(error)) is None:
             raise
         code, line = known
         if line:
@@ -43,10 +43,12 @@ def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[No
     """Where several processes do the same work: a block that they enter and leave together."""
     if not hasattr(args, "coordinator") or args.dry_run:
         return contextlib.nullcontext()
-    from langsamp_jax.parallel.distributed import find_cluster, joined
+    from langsamp_jax.parallel.distributed import cluster_session, find_cluster
 
     given = args.coordinator, args.num_processes, args.process_id
-    return joined(find_cluster(*given, args.start_timeout), args.start_timeout, ending)
+    return cluster_session(
+        find_cluster(*given, args.start_timeout), args.start_timeout, exit_status
+    )
 
 
 def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:

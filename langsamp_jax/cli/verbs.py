@@ -61,11 +61,11 @@ def tokenizer_extend(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     from data_pipelines.corpus.cleaning import HYGIENE_COLUMNS, warnings
-    from data_pipelines.packing.provenance import Origin
+    from data_pipelines.packing.provenance import Provenance
 
     with contextlib.closing(_runner(args)) as runner:
         manifest = _prepared(args, runner)
-    records, report = [], Origin.load(args.output).report
+    records, report = [], Provenance.load(args.output).report
     for name in manifest.names:
         train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
         unknown = train.unknown / max(1, train.tokens)

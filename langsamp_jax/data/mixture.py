@@ -10,7 +10,7 @@ import numpy as np
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.data.sampling import (
-    TURN,
+    PERIOD,
     Sampler,
     integer_rates,
     limited_rows,
@@ -61,8 +61,8 @@ class MixtureConfig:
         caps = self._caps().values()
         require(all(cap > 0 for cap in caps), self, "maximum_count", "whole numbers above 0")
         require(self.minimum_sentences > 0, self, "minimum_sentences", "a whole number above 0")
-        limited = self.maximum_epochs is None or 0 < self.maximum_epochs < TURN
-        require(limited, self, "maximum_epochs", f"a number above 0, below {TURN}")
+        limited = self.maximum_epochs is None or 0 < self.maximum_epochs < PERIOD
+        require(limited, self, "maximum_epochs", f"a number above 0, below {PERIOD}")
         weights = (self.weights or {}).values()
         usable = all(0 <= w < math.inf for w in weights) and (self.weights is None or any(weights))
         require(usable, self, "weights", "numbers of 0 or more, one at least above 0")
@@ -162,8 +162,8 @@ class MixtureConfig:
         for rate, length, part in zip(rates, lengths.tolist(), share, strict=True):
             most = np.floor(limit * part).astype(np.int64) - given
             there = int(most[rate > 0].sum())
-            if there < length or length > TURN:
-                can = f"the store can give {there:,}" if there < length else f"{TURN:,} can be"
+            if there < length or length > PERIOD:
+                can = f"the store can give {there:,}" if there < length else f"{PERIOD:,} can be"
                 which = f"phase {len(weights) + 1} of the schedule" if len(rates) > 1 else "the run"
                 raise UserError(
                     f"mixture.maximum_epochs = {self.maximum_epochs}: {which} plans {length:,} "
@@ -244,10 +244,10 @@ def mixture_report(
         f"{num_steps:,} steps of {batch_size:,} rows: {planned:,} rows, "
         f"{planned / rows:,.2f} times the store",
     ]
-    return "\n".join([*parts, *announcements(config, manifest, sampler, num_steps, batch_size)])
+    return "\n".join([*parts, *mixture_warnings(config, manifest, sampler, num_steps, batch_size)])
 
 
-def announcements(
+def mixture_warnings(
     config: MixtureConfig, manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
 ) -> list[str]:
     """What a user may not expect of the planned run, a line each.

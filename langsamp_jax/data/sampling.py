@@ -13,8 +13,8 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 
-TURN = 1 << 31  # rates are integers that sum to this, so that counts stay exact for ever
-ENDLESS = 1 << 40  # rows of a language that is a stream: they come in their own order
+PERIOD = 1 << 31  # rates are integers that sum to this, so that counts stay exact for ever
+INFINITE = 1 << 40  # rows of a language that is a stream: they come in their own order
 
 
 def temperature_rates(
@@ -66,9 +66,9 @@ def reference_sentences(
 
 def integer_rates(rates: np.ndarray) -> np.ndarray:
     """Integers W_l with sum 2^31, by largest remainder; no rate above 0 becomes 0."""
-    exact = rates / rates.sum() * TURN
+    exact = rates / rates.sum() * PERIOD
     weights = np.where(rates > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
-    missing = TURN - int(weights.sum())
+    missing = PERIOD - int(weights.sum())
     if missing > 0:
         largest_remainder = np.argsort(np.floor(exact) - exact, kind="stable")
         weights[largest_remainder[:missing]] += 1
@@ -236,7 +236,7 @@ class Sampler:
         rows = self.rows[language]
         epoch, index = np.divmod(position, rows)
         permuted = permute(index, rows, self.seed, language, epoch)
-        return language, np.where(rows == ENDLESS, position, permuted)
+        return language, np.where(rows == INFINITE, position, permuted)
 
     def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of one step, shuffled, so that every slice of the batch is a mix."""

@@ -19,7 +19,7 @@ def split_lines(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def cut(
+def truncate(
     sentences: Sequence[np.ndarray], max_length: int, eos_id: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Sentences of at most ``max_length`` tokens, whose last one stays ``</s>``; and bool
@@ -32,7 +32,7 @@ def cut(
     return kept, np.array([len(ids) > max_length for ids in sentences], bool)
 
 
-def by_length(
+def bucketed_batches(
     sentences: Sequence[np.ndarray],
     pad_id: int,
     max_length: int,
@@ -51,7 +51,7 @@ def by_length(
     order = np.argsort([-len(ids) for ids in sentences], kind="stable")
     start = 0
     while start < len(order):
-        length = min(rounded(len(sentences[order[start]])), max_length)
+        length = min(bucket_length(len(sentences[order[start]])), max_length)
         rows = max(1, tokens_at_once // (length * devices)) * devices
         chosen = order[start : start + rows]
         yield Padded(chosen, *padded([sentences[i] for i in chosen], rows, length, pad_id))
@@ -69,12 +69,12 @@ def padded(
     return tokens, attention_mask
 
 
-def for_rows(ids: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray]:
+def repeat_ids(ids: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 [rows] each: the rows of the language and script tables, for every row of a batch."""
     return np.full(rows, ids[0], np.int32), np.full(rows, ids[1], np.int32)
 
 
-def rounded(length: int) -> int:
+def bucket_length(length: int) -> int:
     """``length`` rounded up to a multiple of 8, of 16 past 64, of 32 past 128, and so on."""
     step = 1 << max(3, (length - 1).bit_length() - 3)
     return -(-length // step) * step

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.evaluation.batching import by_length, cut, for_rows, split_lines
-from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
+from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.models.langsamp import LangSamp
-from langsamp_jax.parallel.sharding import placed_on
+from langsamp_jax.parallel.sharding import use_mesh
 
 
 class Encoded(NamedTuple):
@@ -22,7 +22,7 @@ class Encoded(NamedTuple):
 Encode = Callable[[Sequence[str], str], Encoded]
 
 
-def sentence_encoder(trained: Trained, layers: Sequence[int]) -> Encode:
+def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
     """A function from sentences of a language-script to their vectors at ``layers``.
 
     A vector is the mean over all of a sentence's tokens, specials included. Layer 0 is the
@@ -42,13 +42,13 @@ def sentence_encoder(trained: Trained, layers: Sequence[int]) -> Encode:
 
     def encode(lines: Sequence[str], language_script: str) -> Encoded:
         sentences = split_lines(*trained.tokenizer.encode(lines))
-        sentences, truncated = cut(sentences, trained.max_length, vocabulary.eos_id)
+        sentences, truncated = truncate(sentences, trained.max_length, vocabulary.eos_id)
         tables = trained.encoder_ids(language_script)
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         found = []
-        with placed_on(trained.mesh):
-            for batch in by_length(sentences, vocabulary.pad_id, *limits):
-                ids = for_rows(tables, len(batch.tokens))
+        with use_mesh(trained.mesh):
+            for batch in bucketed_batches(sentences, vocabulary.pad_id, *limits):
+                ids = repeat_ids(tables, len(batch.tokens))
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids))
                 found.append((batch.chosen, mean_states(params, *arguments)))
         vectors = np.zeros((len(layers), len(lines), model.config.hidden_size), np.float32)

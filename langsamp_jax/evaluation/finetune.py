@@ -20,11 +20,11 @@ import optax
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import by_length, for_rows, padded
-from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.evaluation.batching import bucketed_batches, padded, repeat_ids
+from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.models.langsamp import ModelConfig
 from langsamp_jax.models.layers import Dropout
-from langsamp_jax.parallel.sharding import placed_on
+from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
 from langsamp_jax.training.step import TrainState
 
@@ -92,7 +92,7 @@ class Protocol:
         return self.batch_size // (self.parts if self.published_defect else 1)
 
 
-class Labelled(NamedTuple):
+class LabelledExamples(NamedTuple):
     """Examples: int32 [length] tokens of each, and int32 [width] labels of its first positions,
     ``NO_LABEL`` where there is none."""
 
@@ -124,7 +124,9 @@ class TaskHead(nn.Module):
 class FineTuner:
     """The compiled functions of one task, for as many seeds as are wanted."""
 
-    def __init__(self, trained: Trained, protocol: Protocol, num_labels: int, num_examples: int):
+    def __init__(
+        self, trained: LoadedModel, protocol: Protocol, num_labels: int, num_examples: int
+    ):
         self.trained, self.protocol = trained, protocol
         self._head = TaskHead(trained.config, num_labels, protocol.pooled)
         optimizer = OptimizerConfig(protocol.learning_rate, clip_norm=protocol.clip_norm)
@@ -142,7 +144,7 @@ class FineTuner:
         return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
     def update(
-        self, state: TrainState, examples: Labelled, ids: tuple[int, int], seed: int
+        self, state: TrainState, examples: LabelledExamples, ids: tuple[int, int], seed: int
     ) -> tuple[TrainState, jax.Array]:
         """One step on the mean loss over the labels of ``examples``; uses ``state`` up.
 
@@ -162,18 +164,20 @@ class FineTuner:
         labels = np.full((rows, 1 if self.protocol.pooled else length), NO_LABEL, np.int32)
         for row, label in zip(labels, examples.labels, strict=False):
             row[: len(label)] = label
-        batch = tokens, attention_mask, for_rows(ids, rows), labels
-        with placed_on(self.trained.mesh):
+        batch = tokens, attention_mask, repeat_ids(ids, rows), labels
+        with use_mesh(self.trained.mesh):
             return self._update(state, *self.trained.place(batch), jax.random.key(seed))
 
-    def predict(self, params: Any, examples: Labelled, ids: tuple[int, int]) -> list[np.ndarray]:
+    def predict(
+        self, params: Any, examples: LabelledExamples, ids: tuple[int, int]
+    ) -> list[np.ndarray]:
         """int [labels]: the most likely label where an example has one, for each."""
         trained, found = self.trained, []
         pad_id = trained.tokenizer.vocabulary.pad_id
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
-        with placed_on(trained.mesh):
-            for batch in by_length(examples.tokens, pad_id, *limits):
-                arguments = batch.tokens, batch.attention_mask, for_rows(ids, len(batch.tokens))
+        with use_mesh(trained.mesh):
+            for batch in bucketed_batches(examples.tokens, pad_id, *limits):
+                arguments = batch.tokens, batch.attention_mask, repeat_ids(ids, len(batch.tokens))
                 found.append((batch.chosen, self._best(params, *trained.place(arguments))))
         predicted: list[Any] = [None] * len(examples.tokens)
         for chosen, best in found:
@@ -219,8 +223,8 @@ def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.nd
 
 def finetune(
     tuner: FineTuner,
-    train: Labelled,
-    dev: Labelled,
+    train: LabelledExamples,
+    dev: LabelledExamples,
     ids: tuple[int, int],
     seed: int,
     score: Callable[[Sequence[np.ndarray]], float],
@@ -243,7 +247,9 @@ def finetune(
     for epoch in range(1, tuner.protocol.num_epochs + 1):
         losses = []
         for chosen in batches(len(train.tokens), tuner.protocol, seed, epoch):
-            part = Labelled([train.tokens[i] for i in chosen], [train.labels[i] for i in chosen])
+            part = LabelledExamples(
+                [train.tokens[i] for i in chosen], [train.labels[i] for i in chosen]
+            )
             state, loss = tuner.update(state, part, ids, seed)
             losses.append(loss)
         mean = float(np.mean([float(loss) for loss in losses]))

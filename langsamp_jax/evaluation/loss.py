@@ -16,13 +16,13 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows, masked_lm_loss
-from langsamp_jax.parallel.distributed import compiled_together
+from langsamp_jax.parallel.distributed import compile_with_barrier
 from langsamp_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
     data_parallelism,
     make_mesh,
-    placed_on,
+    use_mesh,
 )
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.run import Run
@@ -63,7 +63,7 @@ class MaskedLmEvaluator:
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
             return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 
-        self._add = compiled_together(jax.jit(add, donate_argnums=1, out_shardings=everywhere))
+        self._add = compile_with_barrier(jax.jit(add, donate_argnums=1, out_shardings=everywhere))
         self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)
 
     def __call__(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def evaluate_masked_lm(
         batch_sharding(mesh),
         rows_per_device * data_parallelism(mesh),
     )
-    with placed_on(mesh):
+    with use_mesh(mesh):
         loss, count = evaluator(params)
     together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
     columns = zip(split.names, split.rows, loss, count, each, strict=True)

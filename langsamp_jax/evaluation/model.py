@@ -27,7 +27,7 @@ _TOKENS_ON_ACCELERATOR = 16384
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class LoadedModel:
     """A model with its parameters, a copy on every device.
 
     Attributes:
@@ -89,7 +89,7 @@ class Trained:
         return tables.ids(language_script)
 
 
-def open_trained(path: Path, step: int | None = None) -> Trained:
+def load_model(path: Path, step: int | None = None) -> LoadedModel:
     """Opens a run, at the checkpoint of ``step`` (default: the best), or a Hugging Face folder.
 
     Raises:
@@ -100,7 +100,7 @@ def open_trained(path: Path, step: int | None = None) -> Trained:
         run = open_run(path)
         step, params = run.load_params(step)
         parts = run.model(), params, run.tokenizer, run.inventory
-        return Trained(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
+        return LoadedModel(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
     if step is not None:
         raise UserError(f"{path} is a Hugging Face model, which has no steps; leave --step")
     return _from_hugging_face(path, mesh)
@@ -115,7 +115,7 @@ def is_run(path: Path) -> bool:
     raise UserError(f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)")
 
 
-def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:
+def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> LoadedModel:
     pretrained = open_pretrained(path)
     inventory = pretrained.inventory or EMPTY
     fields = {"placement": "none", **pretrained.dropout, **pretrained.fields}
@@ -129,7 +129,7 @@ def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> Trained:
     places = jax.tree.map(lambda _: replicated(mesh), shapes)
     params = load_params(pretrained, model, None, places, InitConfig(), seed=0)
     parts = model, params, tokenizer, inventory
-    return Trained(path, None, *parts, pretrained.has_head, config.max_length, {}, mesh)
+    return LoadedModel(path, None, *parts, pretrained.has_head, config.max_length, {}, mesh)
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -14,13 +14,13 @@ import numpy as np
 
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import by_length, cut, for_rows, split_lines
-from langsamp_jax.evaluation.model import Trained
-from langsamp_jax.objectives.masked_lm import Masked, ObjectiveConfig, masked_lm_loss
-from langsamp_jax.parallel.sharding import placed_on
+from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, masked_lm_loss
+from langsamp_jax.parallel.sharding import use_mesh
 
 
-def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[str, Any]]:
+def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], dict[str, Any]]:
     """A function that measures lines of a language-script.
 
     It gives ``sentences``, ``truncated`` (cut to the model's length), ``tokens`` without specials,
@@ -37,27 +37,27 @@ def pseudo_perplexity(trained: Trained) -> Callable[[str, Sequence[str]], dict[s
     vocabulary, objective = trained.tokenizer.vocabulary, ObjectiveConfig()
 
     @jax.jit
-    def losses(params: Any, batch: Batch, masked: Masked) -> jax.Array:
+    def losses(params: Any, batch: Batch, masked: MaskedExamples) -> jax.Array:
         return masked_lm_loss(trained.model, params, batch, masked, objective)[1][0]
 
     def measure(name: str, lines: Sequence[str]) -> dict[str, Any]:
         tables = trained.head_ids(name)
         sentences = split_lines(*trained.tokenizer.encode(lines))
-        kept, longer = cut(sentences, trained.max_length, vocabulary.eos_id)
+        kept, longer = truncate(sentences, trained.max_length, vocabulary.eos_id)
         masked = [one for ids in kept for one in _each_masked(ids, vocabulary.mask_id)]
         if not masked:
             raise UserError("no tokens")
         rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         found = []
-        with placed_on(trained.mesh):
-            for padded in by_length(rows, vocabulary.pad_id, *limits):
+        with use_mesh(trained.mesh):
+            for padded in bucketed_batches(rows, vocabulary.pad_id, *limits):
                 size, chosen = len(padded.tokens), padded.chosen
-                batch = Batch(padded.tokens, padded.attention_mask, *for_rows(tables, size))
+                batch = Batch(padded.tokens, padded.attention_mask, *repeat_ids(tables, size))
                 at = _column([positions[i] for i in chosen], size)
                 aim = _column([targets[i] for i in chosen], size)
                 weights = (np.arange(size) < len(chosen))[:, None]
-                arguments = trained.place((batch, Masked(padded.tokens, at, aim, weights)))
+                arguments = trained.place((batch, MaskedExamples(padded.tokens, at, aim, weights)))
                 found.append(losses(trained.params, *arguments))
         nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
         # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.

@@ -26,7 +26,7 @@ from langsamp_jax.evaluation.encoder import sentence_encoder
 from langsamp_jax.evaluation.finetune import FineTuneConfig
 from langsamp_jax.evaluation.journal import Journal
 from langsamp_jax.evaluation.loss import evaluate_masked_lm
-from langsamp_jax.evaluation.model import Trained, is_run, open_trained
+from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity as measure_pseudo_perplexity
 from langsamp_jax.evaluation.retrieval import TOP, evaluate_pairs, folder_pairs, protocol_layer
 from langsamp_jax.evaluation.transfer import METRICS, evaluate_transfer, transfer_matrix
@@ -38,7 +38,7 @@ from langsamp_jax.languages.published import averages
 from langsamp_jax.languages.typology import read_families, read_references
 from langsamp_jax.training.run import open_run
 
-Measure = Callable[[Trained, Journal], dict[str, Any]]
+Measure = Callable[[LoadedModel, Journal], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def retrieval(job: Job, pivot: str) -> dict[str, Any]:
     if not pairs:
         raise UserError(f"{job.data} has no sentences that are aligned with {pivot}")
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         layer = protocol_layer(trained)
         encode = sentence_encoder(trained, [layer])
         records, unread = evaluate_pairs(encode, pivot, pairs, journal)
@@ -100,7 +100,7 @@ def transfer(job: Job, source: str, config: FineTuneConfig) -> dict[str, Any]:
     """Fine-tunes on ``source``, tests on all: taxi1500, sib200, ner or pos."""
     data = _read_task(job.data, job.task, source)
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         return evaluate_transfer(trained, job.task, data, source, config, journal, _say)
 
     return _measured(job, {"source": source, **dataclasses.asdict(config)}, measure)
@@ -110,7 +110,7 @@ def pseudo_perplexity(job: Job, sentences: int) -> dict[str, Any]:
     """Pseudo-perplexity of the first ``sentences`` lines of each language."""
     files = corpus_files(job.data)
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         measured = measure_pseudo_perplexity(trained)
 
         def language(name: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def neutrality(job: Job, pivot: str, sentences: int | None) -> dict[str, Any]:
         raise UserError(f"{job.data} has no file that is aligned with {pivot}.txt")
     lines = {name: text[:sentences] for name, text in lines.items()}
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         layers = range(trained.config.num_hidden_layers + 1)
         encode = sentence_encoder(trained, layers)
         shape = len(layers), trained.config.hidden_size
@@ -150,7 +150,7 @@ def geometry(job: Job, references: Sequence[Path], families: Path | None) -> dic
     known = [reference for file in references for reference in read_references(file)]
     family_of = {} if families is None else read_families(families)
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         scripts = scripts_by_language(trained.inventory.language_scripts)
         return tables.geometry(tables.trained_tables(trained), known, family_of, scripts)
 
@@ -175,7 +175,7 @@ def donors(
     read = functools.partial(_read_task, job.data, on)
     settings = {"on": on, "pivot": pivot, "names": names, **dataclasses.asdict(config)}
 
-    def measure(trained: Trained, journal: Journal) -> dict[str, Any]:
+    def measure(trained: LoadedModel, journal: Journal) -> dict[str, Any]:
         vectors = tables.trained_tables(trained)
         others = names or trained.inventory.language_scripts
         found, skipped = transfer_matrix(trained, on, read, pivot, others, config, journal, _say)
@@ -193,7 +193,7 @@ def _read_task(data: Path, task: str, source: str) -> TaskData[Any]:
 
 def _measured(job: Job, settings: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
     """What ``measure`` gives of the model, written; its finished parts survive an interruption."""
-    started, trained = _start(job), open_trained(job.model, job.step)
+    started, trained = _start(job), load_model(job.model, job.step)
     asked = _asked(job, trained.step)
     with Journal(job.result, {**asked, **settings}) as journal:
         results = measure(trained, journal)

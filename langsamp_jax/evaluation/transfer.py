@@ -12,21 +12,21 @@ import numpy as np
 
 from langsamp_jax.analysis.donors import Transfer
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import cut, split_lines
-from langsamp_jax.evaluation.datasets.classification import Classified
+from langsamp_jax.evaluation.batching import split_lines, truncate
+from langsamp_jax.evaluation.datasets.classification import ClassificationSet
 from langsamp_jax.evaluation.datasets.layout import TaskData
-from langsamp_jax.evaluation.datasets.tagging import Tagged
+from langsamp_jax.evaluation.datasets.tagging import TaggingSet
 from langsamp_jax.evaluation.finetune import (
     NO_LABEL,
     FineTuneConfig,
     FineTuner,
-    Labelled,
+    LabelledExamples,
     Protocol,
     finetune,
 )
 from langsamp_jax.evaluation.journal import Journal
 from langsamp_jax.evaluation.metrics import accuracy, bare_tag_f1, entity_scores, macro_f1
-from langsamp_jax.evaluation.model import Trained
+from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.languages.published import averages
 from langsamp_jax.text.tokenizer import Tokenizer
 
@@ -47,11 +47,11 @@ METRICS = {  # the first is the one that counts
     "pos": ("tag_f1", "accuracy"),
 }
 
-Scores = Callable[[Labelled, Sequence[np.ndarray]], dict[str, float]]
+Scores = Callable[[LabelledExamples, Sequence[np.ndarray]], dict[str, float]]
 
 
 def evaluate_transfer(
-    trained: Trained,
+    trained: LoadedModel,
     task: str,
     data: TaskData[Any],
     source: str,
@@ -131,7 +131,7 @@ def evaluate_transfer(
 
 
 def transfer_matrix(
-    trained: Trained,
+    trained: LoadedModel,
     task: str,
     read: Callable[[str], TaskData[Any]],
     pivot: str,
@@ -194,16 +194,20 @@ def averages_over_seeds(
     }
 
 
-def label_sentences(tokenizer: Tokenizer, examples: Classified, max_length: int) -> Labelled:
+def label_sentences(
+    tokenizer: Tokenizer, examples: ClassificationSet, max_length: int
+) -> LabelledExamples:
     """A label for each text, at ``<s>``."""
     sentences = split_lines(*tokenizer.encode(examples.texts))
-    tokens, longer = cut(sentences, max_length, tokenizer.vocabulary.eos_id)
-    return Labelled(tokens, [np.array([label]) for label in examples.labels], int(longer.sum()))
+    tokens, longer = truncate(sentences, max_length, tokenizer.vocabulary.eos_id)
+    return LabelledExamples(
+        tokens, [np.array([label]) for label in examples.labels], int(longer.sum())
+    )
 
 
 def label_words(
-    tokenizer: Tokenizer, examples: Tagged, max_length: int, names: Sequence[str]
-) -> Labelled:
+    tokenizer: Tokenizer, examples: TaggingSet, max_length: int, names: Sequence[str]
+) -> LabelledExamples:
     """A label for each word, the index of its tag among ``names``, at its first piece.
 
     Words that do not fit are not scored.
@@ -223,13 +227,13 @@ def label_words(
         truncated += len(row) + 1 > max_length
         tokens.append(np.array([*row[: max_length - 1], vocabulary.eos_id], np.int32))
         labels.append(np.array([*aims[: max_length - 1], NO_LABEL], np.int32))
-    return Labelled(tokens, labels, truncated)
+    return LabelledExamples(tokens, labels, truncated)
 
 
 def scores_of(task: str, names: Sequence[str]) -> Scores:
     """A function from examples and predictions to ``METRICS[task]``."""
 
-    def scores(examples: Labelled, predicted: Sequence[np.ndarray]) -> dict[str, float]:
+    def scores(examples: LabelledExamples, predicted: Sequence[np.ndarray]) -> dict[str, float]:
         true = [labels[labels != NO_LABEL] for labels in examples.labels]
         if task == "ner":
             found = entity_scores(_named(true, names), _named(predicted, names))

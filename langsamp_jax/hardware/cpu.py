@@ -15,17 +15,17 @@ from langsamp_jax.hardware.devices import platform
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
     """x @ y for matrices of one dtype, in that dtype; summed in float32 where that is quicker."""
-    return _product(x, y) if _particular(x) else x @ y
+    return _product(x, y) if _needs_cpu_layout(x) else x @ y
 
 
-def product_with_transposed(x: jax.Array, y: jax.Array) -> jax.Array:
+def matmul_nt(x: jax.Array, y: jax.Array) -> jax.Array:
     """x @ y.T for matrices of one dtype, in float32."""
     return _dot(x, y, 1, 1)
 
 
-def product_of_transposed(x: jax.Array, y: jax.Array) -> jax.Array:
+def matmul_tn(x: jax.Array, y: jax.Array) -> jax.Array:
     """x.T @ y for matrices of one dtype, in float32."""
-    return _dot(_by_rows(x.T), y, 1, 0) if _particular(x) else _dot(x, y, 0, 0)
+    return _dot(_by_rows(x.T), y, 1, 0) if _needs_cpu_layout(x) else _dot(x, y, 0, 0)
 
 
 @jax.custom_vjp
@@ -39,8 +39,8 @@ def _product_forward(x, y):
 
 def _product_backward(saved, gradient):
     x, y = saved
-    of_x = product_with_transposed(gradient, y)
-    return of_x.astype(x.dtype), product_of_transposed(x, gradient).astype(y.dtype)
+    of_x = matmul_nt(gradient, y)
+    return of_x.astype(x.dtype), matmul_tn(x, gradient).astype(y.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -49,14 +49,14 @@ _product.defvjp(_product_forward, _product_backward)
 def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
     axes = ((x_axis,), (y_axis,)), ((), ())
     out = jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
-    return _by_rows(out) if _particular(x) else out
+    return _by_rows(out) if _needs_cpu_layout(x) else out
 
 
 def _by_rows(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout((0, 1)))
 
 
-def _particular(x: jax.Array) -> bool:
+def _needs_cpu_layout(x: jax.Array) -> bool:
     """Whether the form of a product matters."""
     alone = jax.sharding.get_abstract_mesh().size <= 1
     return x.dtype == jnp.bfloat16 and platform() == "cpu" and alone

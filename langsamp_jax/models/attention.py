@@ -28,7 +28,7 @@ SPLASH_BLOCKS = (512, 256, 128)  # the largest that divides the length; 128 lane
 SPLASH_LENGTH = 512
 
 
-class Case(NamedTuple):
+class AttentionSpec(NamedTuple):
     """All that decides which implementation can run."""
 
     platform: str  # of the devices: cpu, gpu or tpu
@@ -63,8 +63,10 @@ def attend(
       [batch, length, heads, head_size] in the dtype of ``value``. Padding changes nothing at other
       positions; what it gets itself is finite and means nothing.
     """
-    case = Case(platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None)
-    match choose(implementation, case):
+    case = AttentionSpec(
+        platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None
+    )
+    match select_kernel(implementation, case):
         case "cudnn":
             return _per_device(_cudnn)(query, key, value, segments)
         case "splash":
@@ -73,15 +75,15 @@ def attend(
             return _xla(query, key, value, segments, dropout)
 
 
-def choose(implementation: Implementation, case: Case) -> str:
+def select_kernel(implementation: Implementation, case: AttentionSpec) -> str:
     """``xla``, ``cudnn`` or ``splash``: the wish, or the quickest for ``auto``, if it can run."""
     if implementation == "auto":
         worthwhile = case.platform == "gpu" or case.length >= SPLASH_LENGTH
         implementation = _kernel(case.platform) if worthwhile else "xla"
-    return "xla" if obstacle(implementation, case) else implementation
+    return "xla" if unsupported_reason(implementation, case) else implementation
 
 
-def obstacle(implementation: Implementation, case: Case) -> str | None:
+def unsupported_reason(implementation: Implementation, case: AttentionSpec) -> str | None:
     """Why ``implementation`` cannot run in this case; None where it can."""
     if implementation in ("auto", "xla"):
         return None
@@ -104,17 +106,19 @@ def obstacle(implementation: Implementation, case: Case) -> str | None:
     return None
 
 
-def require_available(implementation: Implementation, case: Case) -> None:
+def require_available(implementation: Implementation, case: AttentionSpec) -> None:
     """Raises UserError where an implementation that was asked for cannot run."""
-    if reason := obstacle(implementation, case):
-        others = " or ".join(name for name in get_args(Implementation) if not obstacle(name, case))
+    if reason := unsupported_reason(implementation, case):
+        others = " or ".join(
+            name for name in get_args(Implementation) if not unsupported_reason(name, case)
+        )
         raise UserError(f"model.attention = {implementation!r}: {reason}; use {others}")
 
 
-def announcement(implementation: Implementation, case: Case) -> str:
+def describe_kernel(implementation: Implementation, case: AttentionSpec) -> str:
     """Which implementation runs, and what keeps the device's kernel from running, if anything."""
-    line, kernel = f"attention: {choose(implementation, case)}", _kernel(case.platform)
-    reason = obstacle(kernel, case)
+    line, kernel = f"attention: {select_kernel(implementation, case)}", _kernel(case.platform)
+    reason = unsupported_reason(kernel, case)
     return f"{line} ({kernel}: {reason})" if reason else line
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from langsamp_jax.hardware.cpu import product, product_of_transposed, product_with_transposed
+from langsamp_jax.hardware.cpu import matmul_nt, matmul_tn, product
 
 _ROWS = P(("data", "fsdp"))
 _TABLE = P("tensor", "fsdp")
@@ -156,7 +156,7 @@ def _decoder(
 
     def visit(sums, chunk):
         part, part_targets, part_weights = chunk
-        logits = product_with_transposed(part, table) + bias
+        logits = matmul_nt(part, table) + bias
         highest = _pmax(logits.max(axis=1), *_PIECES)
         normaliser = _psum(jnp.exp(logits - highest[:, None]).sum(axis=1), *_PIECES)
         normaliser = highest + jnp.log(normaliser)
@@ -171,7 +171,7 @@ def _decoder(
         slopes = slopes.astype(dtype)
         ones = jnp.ones(len(part), dtype)  # a product: XLA sums columns slowly on a CPU
         bias_sum = bias_sum + jnp.matmul(ones, slopes, preferred_element_type=jnp.float32)
-        table_part = product_of_transposed(slopes, part)
+        table_part = matmul_tn(slopes, part)
         return (table_sum + table_part, bias_sum), (loss, product(slopes, table))
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(len(table), jnp.float32)

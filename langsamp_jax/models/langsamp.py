@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from langsamp_jax.config import configurable, require
-from langsamp_jax.models.attention import Case, Implementation, attend
+from langsamp_jax.models.attention import AttentionSpec, Implementation, attend
 from langsamp_jax.models.embedding import lookup
-from langsamp_jax.models.layers import Dense, Dropout, whole_rows
+from langsamp_jax.models.layers import Dense, Dropout, gather_tokens
 
 VOCAB_MULTIPLE = 128  # the vocabulary is padded to this inside the model, so that it can be sharded
 
@@ -186,10 +186,10 @@ class LangSamp(nn.Module):
         return embedded, table
 
 
-def attention_case(config: ModelConfig, platform: str, length: int) -> Case:
+def attention_spec(config: ModelConfig, platform: str, length: int) -> AttentionSpec:
     """What decides how a model attends while it is trained on rows of ``length`` tokens."""
     dropout = config.attention_dropout > 0
-    return Case(platform, config.dtype, config.head_size, length, dropout)
+    return AttentionSpec(platform, config.dtype, config.head_size, length, dropout)
 
 
 def init_params(model: LangSamp, key: jax.Array) -> Any:
@@ -292,9 +292,9 @@ class Block(nn.Module):
 
         for norm, part in ((attention_norm, self_attention), (output_norm, feed_forward)):
             if config.norm_first:
-                x = x + part(whole_rows(norm(x)))
+                x = x + part(gather_tokens(norm(x)))
             else:
-                x = norm(x + part(whole_rows(x)))
+                x = norm(x + part(gather_tokens(x)))
             x = nn.with_logical_constraint(x, ("tokens", None))
         return x, x if every_layer else None
 
@@ -332,7 +332,7 @@ class Head(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config, shape = self.config, hidden.shape
         x = hidden.reshape(-1, config.hidden_size)
-        x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(whole_rows(x))
+        x = _dense(config, config.hidden_size, ("embed", "mlp"), "dense")(gather_tokens(x))
         x = _layer_norm(config, "layer_norm")(nn.gelu(x, approximate=False))
         return x.reshape(shape)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from langsamp_jax.hardware.cpu import product
-from langsamp_jax.models.noise import position_bits
+from langsamp_jax.models.noise import counter_based_bits
 
 
 class Dense(nn.Module):
@@ -35,15 +35,15 @@ class Dense(nn.Module):
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (to,))
         bias = self.param("bias", bias_init, (self.features,))
         whole = tuple(None if axis == "embed" else axis for axis in self.axes)
-        kernel = laid_out(kernel.astype(self.dtype), whole, self.axes)
+        kernel = constrain_with_gradient(kernel.astype(self.dtype), whole, self.axes)
         y = product(x, kernel) + bias.astype(self.dtype)
         if to == "embed":
-            return laid_out(y, ("tokens", None), ("batch", None))
+            return constrain_with_gradient(y, ("tokens", None), ("batch", None))
         return nn.with_logical_constraint(y, ("batch", to))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def laid_out(x: jax.Array, forward: tuple, backward: tuple) -> jax.Array:
+def constrain_with_gradient(x: jax.Array, forward: tuple, backward: tuple) -> jax.Array:
     """``x`` split as ``forward``, and its gradient as ``backward``: tuples of logical names.
 
     What is gathered here has its gradient scattered, and the other way round. Left to itself, the
@@ -52,15 +52,15 @@ def laid_out(x: jax.Array, forward: tuple, backward: tuple) -> jax.Array:
     return nn.with_logical_constraint(x, forward)
 
 
-laid_out.defvjp(
-    lambda x, forward, backward: (laid_out(x, forward, backward), None),
+constrain_with_gradient.defvjp(
+    lambda x, forward, backward: (constrain_with_gradient(x, forward, backward), None),
     lambda forward, backward, _, gradient: (nn.with_logical_constraint(gradient, backward),),
 )
 
 
-def whole_rows(x: jax.Array) -> jax.Array:
+def gather_tokens(x: jax.Array) -> jax.Array:
     """The states between the layers [tokens, hidden], all of a row's tokens on its devices."""
-    return laid_out(x, ("batch", None), ("tokens", None))
+    return constrain_with_gradient(x, ("batch", None), ("tokens", None))
 
 
 class Dropout(nn.Module):
@@ -72,5 +72,5 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or self.rate == 0:
             return x
-        bits = position_bits(self.make_rng("dropout"), x.shape)
+        bits = counter_based_bits(self.make_rng("dropout"), x.shape)
         return jnp.where(bits >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)

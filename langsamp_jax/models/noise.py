@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def position_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def counter_based_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """uint32 ``shape`` of random bits."""
     row_seed, seed = jax.random.bits(key, (2,), jnp.uint32)
     rows = jax.lax.iota(jnp.uint32, shape[0]).reshape(-1, *[1] * (len(shape) - 1))

@@ -42,7 +42,7 @@ class ObjectiveConfig:
         return max(1, round(self.mask_rate * length))
 
 
-class Masked(NamedTuple):
+class MaskedExamples(NamedTuple):
     """Rows with some positions hidden. K is the same for all rows, so that shapes are static."""
 
     inputs: jax.Array  # int32 [batch, length]
@@ -57,7 +57,7 @@ def mask_rows(
     attention_mask: jax.Array,
     vocabulary: Vocabulary,
     config: ObjectiveConfig,
-) -> Masked:
+) -> MaskedExamples:
     """Chooses and hides exactly K positions a row, never special tokens or padding.
 
     A row of n < length valid tokens has round(mask_rate n) targets, at least one. The choice
@@ -72,7 +72,7 @@ def mask_rows(
     specials = jnp.array(sorted(vocabulary.special_ids), jnp.int32)
     wanted = jnp.array([config.num_targets(n) for n in range(tokens.shape[1] + 1)])
 
-    def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> Masked:
+    def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> MaskedExamples:
         choice_key, action_key, random_key = jax.random.split(key, 3)
         allowed = valid & ~jnp.isin(row, specials)
         score = jnp.where(allowed, jax.random.uniform(choice_key, row.shape), -1.0)
@@ -88,7 +88,7 @@ def mask_rows(
             jnp.where(action < config.mask_share + config.random_share, piece, targets),
         )
         inputs = row.at[positions].set(jnp.where(weights, replacement, targets))
-        return Masked(inputs, positions, targets, weights)
+        return MaskedExamples(inputs, positions, targets, weights)
 
     return jax.vmap(mask_row)(keys, tokens, attention_mask)
 
@@ -97,7 +97,7 @@ def masked_lm_loss(
     model: LangSamp,
     params: Any,
     batch: Batch,
-    masked: Masked,
+    masked: MaskedExamples,
     config: ObjectiveConfig,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

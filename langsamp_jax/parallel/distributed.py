@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from langsamp_jax import __version__
 from langsamp_jax.errors import UserError
-from langsamp_jax.parallel.rendezvous import Cluster, RollCall
+from langsamp_jax.parallel.rendezvous import Cluster, Rendezvous
 from langsamp_jax.parallel.signals import Stopped
 
 _HEARTBEAT_SECONDS = 60  # a machine that vanishes without closing its connections
@@ -97,7 +97,7 @@ def _detected(time_limit: float) -> Cluster | None:
 
 
 @contextlib.contextmanager
-def joined(
+def cluster_session(
     cluster: Cluster | None,
     time_limit: float,
     ending: Callable[[BaseException], tuple[int, str] | None],
@@ -118,7 +118,7 @@ def joined(
     if cluster is None:
         yield
         return
-    roll_call = RollCall(cluster, _versions(), time_limit)
+    roll_call = Rendezvous(cluster, _versions(), time_limit)
     # JAX's own listener for SIGTERM would come after ours and be overridden by it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -163,7 +163,7 @@ def _versions() -> dict[str, str]:
     return {"langsamp_jax": code, "jax": jax.__version__, "NumPy": np.__version__}
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes and speaks for all."""
     return jax.process_index() == 0
 
@@ -174,7 +174,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def from_first(number: int) -> int:
+def broadcast_from_primary(number: int) -> int:
     """The number that process 0 has."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
@@ -201,7 +201,7 @@ def _gathered(text: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def compiled_together(function: jax.stages.Wrapped) -> Callable[..., Any]:
+def compile_with_barrier(function: jax.stages.Wrapped) -> Callable[..., Any]:
     """``function``, whose first call runs when all processes have compiled it.
 
     Who has it from the compilation cache must not wait inside of a collective for who compiles:
@@ -220,7 +220,7 @@ def compiled_together(function: jax.stages.Wrapped) -> Callable[..., Any]:
     return together
 
 
-class Agreement:
+class AllReduceMax:
     """The largest of the numbers that the processes say at each step, known one step later.
 
     It travels behind the step on the devices, so nobody waits for it, and all processes read the

@@ -40,7 +40,7 @@ class Cluster:
         return host.strip("[]"), int(port)
 
 
-class RollCall:
+class Rendezvous:
     """The connections of a process: of process 0 to all others, of any other to process 0."""
 
     def __init__(self, cluster: Cluster, facts: dict[str, str], time_limit: float):

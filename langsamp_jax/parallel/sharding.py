@@ -82,7 +82,7 @@ def require_model_fits(mesh: Mesh, model: ModelConfig) -> None:
 
 
 @contextlib.contextmanager
-def placed_on(mesh: Mesh) -> Iterator[None]:
+def use_mesh(mesh: Mesh) -> Iterator[None]:
     """Within the block the logical names of activations mean axes of ``mesh``."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield

@@ -15,9 +15,9 @@ from langsamp_jax.parallel.sharding import (
     batch_sharding,
     data_parallelism,
     make_mesh,
-    placed_on,
     require_model_fits,
     shardings,
+    use_mesh,
 )
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.loop import Configs, require_divisible
@@ -89,7 +89,7 @@ def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) 
     step = make_train_step(
         model, optimizer, vocabulary, configs.objective, train.accumulation_steps, train.seed
     )
-    with placed_on(mesh):
+    with use_mesh(mesh):
         batch = abstract_batch(train.global_batch_size, sizes.sequence_length, mesh)
         lowered = jit_train_step(step, places, mesh).lower(state, batch)
         try:

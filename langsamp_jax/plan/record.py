@@ -15,7 +15,7 @@ from langsamp_jax.plan.advice import advice
 from langsamp_jax.plan.collectives import Collective, collectives
 from langsamp_jax.plan.compile import CompiledStep, Sizes, compile_step
 from langsamp_jax.plan.hlo import Module, kept_for_backward, parse
-from langsamp_jax.plan.roofline import work
+from langsamp_jax.plan.roofline import step_cost
 from langsamp_jax.plan.theory import minimum_traffic
 from langsamp_jax.training.loop import Configs
 
@@ -140,7 +140,7 @@ def _estimate(
     sent: Sequence[Collective],
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    done = work(module, device, sent)
+    done = step_cost(module, device, sent)
     tokens = configs.train.global_batch_size * sizes.sequence_length
     useful, devices = record["flops"]["useful"], record["devices"]
     speeds = {}

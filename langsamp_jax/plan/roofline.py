@@ -15,7 +15,7 @@ _FREE |= {"call", "after-all", "partition-id", "replica-id", "iota", "async-star
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StepCost:
     """Of one device in one step."""
 
     flops: float  # executed, of matrix products and kernels
@@ -26,7 +26,7 @@ class Work:
     network_seconds: float
 
 
-def work(module: Module, device: Device, sent: Sequence[Collective]) -> Work:
+def step_cost(module: Module, device: Device, sent: Sequence[Collective]) -> StepCost:
     """Adds up what a program does, every instruction as often as it runs."""
     peak, bandwidth = (ACHIEVABLE * rate for rate in (device.peak_flops, device.memory_bandwidth))
     flops = memory = seconds = 0.0
@@ -38,7 +38,7 @@ def work(module: Module, device: Device, sent: Sequence[Collective]) -> Work:
     network = sum(
         collective.wire / (ACHIEVABLE * _bandwidth(device, collective)) for collective in sent
     )
-    return Work(flops, memory, flops / peak, memory / bandwidth, seconds, network)
+    return StepCost(flops, memory, flops / peak, memory / bandwidth, seconds, network)
 
 
 def _bandwidth(device: Device, collective: Collective) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.training.run import FREE_SETTINGS, Run, open_run
+from langsamp_jax.training.run import RESUMABLE_SETTINGS, Run, open_run
 
 _SEED = "train.seed"
 
@@ -144,7 +144,7 @@ def _variants(runs: Sequence[Run]) -> list[str]:
 
 
 def _kind(run: Run) -> str:
-    ignored = {_SEED, *FREE_SETTINGS}
+    ignored = {_SEED, *RESUMABLE_SETTINGS}
     settings = {name: value for name, value in run.settings.items() if name not in ignored}
     return json.dumps([settings, run.store], sort_keys=True)
 
@@ -157,7 +157,7 @@ def _described(
     keys = [
         key
         for key in settings[0]
-        if key not in {_SEED, *FREE_SETTINGS}
+        if key not in {_SEED, *RESUMABLE_SETTINGS}
         and any(other.get(key) != settings[0][key] for other in settings)
     ]
     return [

@@ -7,8 +7,8 @@ import numpy as np
 
 from langsamp_jax.languages.inventory import language_name, scripts_by_language
 from langsamp_jax.report import charts
-from langsamp_jax.report.figures import Figure, Part, Table, number
-from langsamp_jax.report.run_results import Evidence
+from langsamp_jax.report.figures import Figure, Section, Table, format_number
+from langsamp_jax.report.run_results import RunResults
 from langsamp_jax.report.training import evaluate
 
 _TASKS = {
@@ -31,12 +31,14 @@ _GROUPS = {"all": "all", "head": "head", "tail": "tail", "latin": "Latin", "non_
 _FAMILIES = 5  # so many have a colour and a shape of their own
 
 
-def neutrality(evidence: Evidence) -> Part:
+def neutrality(evidence: RunResults) -> Section:
     """How much closer translations are than other sentences: by pair at one layer, and by layer."""
     title = "Language neutrality"
     found = evidence.evaluations.get("neutrality")
     if found is None or not found["pairs"]:
-        return Part("neutrality", title, command=evaluate("neutrality", "--data CORPUS", evidence))
+        return Section(
+            "neutrality", title, command=evaluate("neutrality", "--data CORPUS", evidence)
+        )
     names, mean, layers = found["languages"], found["mean"], found["num_layers"]
     layer = round((layers - 1) * 2 / 3)  # where sentences are taken from for retrieval
     gap = np.full((len(names), len(names)), np.nan)
@@ -79,10 +81,10 @@ def neutrality(evidence: Evidence) -> Part:
         ),
     ]
     text = f"{len(found['pairs']):,} pairs of {len(names):,} language-scripts{_at_step(found)}."
-    return Part("neutrality", title, text, figures)
+    return Section("neutrality", title, text, figures)
 
 
-def retrieval(evidence: Evidence) -> Part:
+def retrieval(evidence: RunResults) -> Section:
     """Sentence retrieval by language-script, for each set of sentences, and by layer."""
     figures = []
     for stem, found in _retrieved(evidence).items():
@@ -111,7 +113,7 @@ def retrieval(evidence: Evidence) -> Part:
                 "marks: it is the closest. Grey diamonds: ten at random."
                 + (f" Sentences: {found['data']}." if found.get("data") else ""),
                 f"Top-10 accuracy of {len(records)} language-scripts, "
-                f"{number(mean, '.1%')} on average; best {records[0]['language']} "
+                f"{format_number(mean, '.1%')} on average; best {records[0]['language']} "
                 f"{records[0]['value']:.1%}, worst {records[-1]['language']} "
                 f"{records[-1]['value']:.1%}.",
                 [{titles.get(key, key): v for key, v in record.items()} for record in records],
@@ -137,14 +139,16 @@ def retrieval(evidence: Evidence) -> Part:
         )
     command = "" if _retrieved(evidence) else evaluate("retrieval-bible", "--data DIR", evidence)
     text = evidence.head_means if _retrieved(evidence) else ""
-    return Part("retrieval", "Sentence retrieval", text, figures, command=command)
+    return Section("retrieval", "Sentence retrieval", text, figures, command=command)
 
 
-def geometry(evidence: Evidence) -> Part:
+def geometry(evidence: RunResults) -> Section:
     """The two tables as planes, their closest rows, what their distances go along with."""
     title, found = "The map of languages", evidence.evaluations.get("geometry")
     if found is None:
-        return Part("map", title, command=evaluate("geometry", "--references URIEL.npz", evidence))
+        return Section(
+            "map", title, command=evaluate("geometry", "--references URIEL.npz", evidence)
+        )
     figures, tables = [], []
     for table, of in found["tables"].items():
         records, kinds = _points(evidence, of)
@@ -176,17 +180,17 @@ def geometry(evidence: Evidence) -> Part:
             headers = [table, "closest, with their cosines"]
             tables.append(Table(f"Closest in the {table} table", headers, rows, True, True))
     text = "The vectors that are added to the encoder's output, seen from above" + _at_step(found)
-    return Part("map", title, f"{text}.", figures, tables)
+    return Section("map", title, f"{text}.", figures, tables)
 
 
-def tasks(evidence: Evidence) -> Part:
+def tasks(evidence: RunResults) -> Section:
     """The table of the tasks, and the numbers of each language-script."""
     there = {stem: evidence.evaluations[stem] for stem in _TASKS if stem in evidence.evaluations}
     there |= _retrieved(evidence)
     missing = [stem for stem in _TASKS if stem not in there]
     command = evaluate(missing[0], "--data DIR", evidence) if missing else ""
     if not there:
-        return Part("tasks", "Downstream tasks", command=command)
+        return Section("tasks", "Downstream tasks", command=command)
     rows = [
         [
             _label(stem),
@@ -208,14 +212,14 @@ def tasks(evidence: Evidence) -> Part:
     text += evidence.head_means
     if missing:
         text += f" Not measured yet: {', '.join(map(_label, missing))}; the first of them:"
-    return Part("tasks", "Downstream tasks", text, tables=tables, command=command)
+    return Section("tasks", "Downstream tasks", text, tables=tables, command=command)
 
 
-def donors(evidence: Evidence) -> Part:
+def donors(evidence: RunResults) -> Section:
     """What each way of choosing a donor language is worth."""
     title, found = "Choosing a donor language", evidence.evaluations.get("donors")
     if found is None:
-        return Part("donors", title, command=evaluate("donors", "--data SIB200", evidence))
+        return Section("donors", title, command=evaluate("donors", "--data SIB200", evidence))
     ends = {"oracle": 0, "random": 2}
     records = sorted(
         ({key: each.get(key) for key in ("choice", "mean", "low", "high", "targets")}
@@ -237,7 +241,7 @@ def donors(evidence: Evidence) -> Part:
     tables = []
     if found.get("correlations"):
         rows = [
-            [each["similarity"], number(each["rho"], ".2f"), _interval(each, ".2f")]
+            [each["similarity"], format_number(each["rho"], ".2f"), _interval(each, ".2f")]
             for each in found["correlations"]
         ]
         headers = ["similarity", "ρ", "interval"]
@@ -249,7 +253,7 @@ def donors(evidence: Evidence) -> Part:
         headers = ["target", *(each["choice"] for each in choices)]
         tables.append(Table("The donor of each target", headers, rows, True, True))
     text = f"Zero-shot transfer on {_label(found['on'])}: fine-tuned on the donor's data alone."
-    return Part("donors", title, text, [figure], tables)
+    return Section("donors", title, text, [figure], tables)
 
 
 def _alike_together(gap: np.ndarray) -> list[int]:
@@ -266,7 +270,7 @@ def _alike_together(gap: np.ndarray) -> list[int]:
     return leaves_list(linkage(close, "average")).tolist()
 
 
-def _points(evidence: Evidence, of: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+def _points(evidence: RunResults, of: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a table as points, and the kinds that they are of: the largest families."""
     families = of.get("families") or [None] * len(of["names"])
     sizes = Counter(family for family in families if family)
@@ -285,8 +289,8 @@ def _points(evidence: Evidence, of: dict[str, Any]) -> tuple[list[dict[str, Any]
 
 def _correlations(table: str, correlations: list[dict[str, Any]]) -> Table:
     rows = [
-        [each["with"], number(each["rho"], ".2f"), number(each.get("p"), ".4f"),
-         number(each.get("languages"), ",")]
+        [each["with"], format_number(each["rho"], ".2f"), format_number(each.get("p"), ".4f"),
+         format_number(each.get("languages"), ",")]
         for each in correlations
     ]  # fmt: skip
     headers = ["distance by", "ρ", "p", "rows"]
@@ -312,7 +316,9 @@ def _each_language(label: str, found: dict[str, Any]) -> Table:
 
 def _cell(field: str, value: Any) -> str:
     if isinstance(value, float):
-        return number(100 * value, ".1f") if _is_share(field) else number(value, ".3f")
+        return (
+            format_number(100 * value, ".1f") if _is_share(field) else format_number(value, ".3f")
+        )
     return "–" if value is None else str(value)
 
 
@@ -323,19 +329,19 @@ def _average(found: dict[str, Any], group: str) -> str:
         return "–"
     scale, form = (100, ".1f") if _is_share(metric) else (1, ".3f")
     spread = of.get(f"{metric}_std")
-    more = "" if spread is None else f" ± {number(scale * spread, form)}"
-    return f"{number(scale * of[metric], form)}{more} ({of.get('languages', '?')})"
+    more = "" if spread is None else f" ± {format_number(scale * spread, form)}"
+    return f"{format_number(scale * of[metric], form)}{more} ({of.get('languages', '?')})"
 
 
 def _interval(record: dict[str, Any], form: str) -> str:
-    return f"{number(record.get('low'), form)} to {number(record.get('high'), form)}"
+    return f"{format_number(record.get('low'), form)} to {format_number(record.get('high'), form)}"
 
 
 def _is_share(metric: str) -> bool:
     return not metric.startswith(("bits", "pseudo_perplexity"))
 
 
-def _retrieved(evidence: Evidence) -> dict[str, dict[str, Any]]:
+def _retrieved(evidence: RunResults) -> dict[str, dict[str, Any]]:
     """By stem: SR-B and SR-T first, then what else there is."""
     there = evidence.evaluations
     stems = [stem for stem in there if stem.startswith("retrieval") and stem not in _TASKS]

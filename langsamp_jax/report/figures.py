@@ -64,7 +64,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Section:
     """A part of the page; without its input it has the ``command`` that makes it, no content."""
 
     name: str
@@ -75,7 +75,7 @@ class Part:
     command: str = ""
 
 
-def number(value: float | None, form: str = ",.3f") -> str:
+def format_number(value: float | None, form: str = ",.3f") -> str:
     """For a cell; a dash where there is none."""
     return "–" if value is None else format(value, form).replace("-", "−")
 

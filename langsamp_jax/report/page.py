@@ -13,8 +13,8 @@ from langsamp_jax.io.files import write_text
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.io.storage import absolute
 from langsamp_jax.report import evaluated, theme, training
-from langsamp_jax.report.figures import Part
-from langsamp_jax.report.run_results import Evidence, read_evidence
+from langsamp_jax.report.figures import Section
+from langsamp_jax.report.run_results import RunResults, read_evidence
 
 _PARTS = (
     training.curves,
@@ -52,7 +52,7 @@ def write_report(run: Path) -> Path:
     return folder / "index.html"
 
 
-def render(evidence: Evidence, parts: list[Part]) -> str:
+def render(evidence: RunResults, parts: list[Section]) -> str:
     """The page as HTML, complete in itself."""
     import jinja2
 
@@ -77,7 +77,7 @@ def render(evidence: Evidence, parts: list[Part]) -> str:
     )
 
 
-def _summary(evidence: Evidence) -> str:
+def _summary(evidence: RunResults) -> str:
     run, best = evidence.run, _best(evidence)
     loss = f"best validation loss {best[1]:.3f}" if best else "no validation yet"
     return (
@@ -86,7 +86,7 @@ def _summary(evidence: Evidence) -> str:
     )
 
 
-def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
+def _tiles(evidence: RunResults) -> list[tuple[str, str, str]]:
     """What, how much, and a word about it."""
     run, step, best = evidence.run, evidence.step, _best(evidence)
     planned, rows = run.settings["train.num_steps"], run.settings["train.global_batch_size"]
@@ -113,11 +113,11 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _best(evidence: Evidence) -> tuple[int, float] | None:
+def _best(evidence: RunResults) -> tuple[int, float] | None:
     return min(evidence.column("eval/loss"), key=lambda point: point[1], default=None)
 
 
-def _parameters(evidence: Evidence) -> int:
+def _parameters(evidence: RunResults) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(evidence.run.shapes()))
 
 

@@ -24,7 +24,7 @@ _NEEDED_OF_TASKS = ("metric", "languages", "language")
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class RunResults:
     """All that there is to report. An evaluation is what its file holds, by the file's stem."""
 
     run: Run
@@ -63,7 +63,7 @@ class Evidence:
         return frozenset(largest[: max(1, round(_HEAD * len(largest)))])
 
 
-def read_evidence(path: Path) -> Evidence:
+def read_evidence(path: Path) -> RunResults:
     """Reads what is there; a run that goes on may have written more a moment later.
 
     Raises:
@@ -79,7 +79,7 @@ def read_evidence(path: Path) -> Evidence:
         raise UserError(f"{file} is damaged: {error}") from None
     folder = run.path / "evaluation"
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return Evidence(run, metrics, {file.stem: _evaluation(file) for file in files})
+    return RunResults(run, metrics, {file.stem: _evaluation(file) for file in files})
 
 
 def _evaluation(file: Path) -> dict[str, Any]:

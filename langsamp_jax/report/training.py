@@ -9,12 +9,12 @@ import numpy as np
 
 from langsamp_jax import __version__
 from langsamp_jax.data.mixture import MixtureConfig
-from langsamp_jax.data.sampling import ENDLESS
+from langsamp_jax.data.sampling import INFINITE
 from langsamp_jax.data.store import Counts, Manifest
 from langsamp_jax.languages.inventory import language_name
 from langsamp_jax.report import charts
-from langsamp_jax.report.figures import Figure, Part, Table, number
-from langsamp_jax.report.run_results import Evidence
+from langsamp_jax.report.figures import Figure, Section, Table, format_number
+from langsamp_jax.report.run_results import RunResults
 
 _POINTS = 600  # the most of a curve; of more, neighbours are averaged
 _PHASES = ("step", "input", "validation", "checkpoint")
@@ -48,16 +48,16 @@ _CURVES = (  # title, title of the values, format, from zero, series and their k
 )
 
 
-def curves(evidence: Evidence) -> Part:
+def curves(evidence: RunResults) -> Section:
     """Loss, speed and time over the steps."""
     found = [_curve(evidence, *of) for of in _CURVES] + [_step_time(evidence)]
     figures = [figure for figure in found if figure]
     command = "" if figures else f"langsamp train --output {path(evidence)} ..."
-    return Part("training", "Training", figures=figures, command=command)
+    return Section("training", "Training", figures=figures, command=command)
 
 
 def _curve(
-    evidence: Evidence,
+    evidence: RunResults,
     title: str,
     y: str,
     form: str,
@@ -76,7 +76,7 @@ def _curve(
     return Figure(name, title, caption + averaged, alt, records, chart)
 
 
-def _step_time(evidence: Evidence) -> Figure | None:
+def _step_time(evidence: RunResults) -> Figure | None:
     records, averaged = _series(evidence, {phase: f"time/{phase}" for phase in _PHASES})
     if not records:
         return None
@@ -93,7 +93,7 @@ def _step_time(evidence: Evidence) -> Figure | None:
     )
 
 
-def validation(evidence: Evidence) -> Part:
+def validation(evidence: RunResults) -> Section:
     """The loss of each language-script, beside what unigram frequencies give."""
     command = evaluate("mlm", "--data STORE", evidence)
     found = evidence.evaluations.get("mlm")
@@ -112,7 +112,7 @@ def validation(evidence: Evidence) -> Part:
     titles = {"value": "validation loss", "reference": "unigram entropy"}
     nats = "nats per masked token"
     if not records:
-        return Part("validation", "Validation loss by language", command=command)
+        return Section("validation", "Validation loss by language", command=command)
     best, worst = records[0], records[-1]
     alt = (
         f"Validation loss of {len(records)} language-scripts, from {best['language']} "
@@ -144,16 +144,16 @@ def validation(evidence: Evidence) -> Part:
         f"{measured}All targets together: {found['loss']:.3f} nats; their unigram entropy, the "
         f"language unknown, is {found['unigram_entropy']:.3f}. {evidence.head_means}"
     )
-    return Part("validation", "Validation loss by language", text, figures, tables)
+    return Section("validation", "Validation loss by language", text, figures, tables)
 
 
-def _validation_of_metrics(evidence: Evidence, command: str) -> Part:
+def _validation_of_metrics(evidence: RunResults, command: str) -> Section:
     title, prefix = "Validation loss by language", "eval/loss/"
     lines = [line for line in evidence.metrics if "eval/loss" in line]
     last = lines[-1] if lines else {}
     losses = {key.removeprefix(prefix): v for key, v in last.items() if key.startswith(prefix)}
     if not losses:
-        return Part("validation", title, command=command)
+        return Section("validation", title, command=command)
     records = [{**_identity(evidence, name), "value": loss} for name, loss in losses.items()]
     records.sort(key=lambda record: (record["value"], record["language"]))
     titles = {"value": "validation loss"}
@@ -169,18 +169,18 @@ def _validation_of_metrics(evidence: Evidence, command: str) -> Part:
         f"Measured at step {last['step']:,} of the training. {evidence.head_means} "
         "All validation rows, and what unigram frequencies give, come with this command."
     )
-    return Part("validation", title, text, [figure], [_loss_of_each(records)], command)
+    return Section("validation", title, text, [figure], [_loss_of_each(records)], command)
 
 
-def mixture(evidence: Evidence) -> Part:
+def mixture(evidence: RunResults) -> Section:
     """The rates, and the shares that were really drawn."""
     run, title = evidence.run, "The mixture, and what was drawn"
     if run.rows is None:  # started by a version that did not write them down
         command = f"langsamp mixture --data STORE --gin_file {path(evidence)}/config.gin"
-        return Part("mixture", title, command=command)
+        return Section("mixture", title, command=command)
     names, drawn, rate = _drawn(evidence)
     rows = np.array([run.rows[name] for name in names])
-    stream = bool((rows == ENDLESS).any())
+    stream = bool((rows == INFINITE).any())
     shares = {} if stream else {"rows of the store": rows / rows.sum()}
     shares["rate p"] = rate
     if evidence.step:
@@ -228,10 +228,10 @@ def mixture(evidence: Evidence) -> Part:
         ],
         folded=True,
     )
-    return Part("mixture", title, text, [figure], [table])
+    return Section("mixture", title, text, [figure], [table])
 
 
-def _drawn(evidence: Evidence) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _drawn(evidence: RunResults) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The language-scripts, how many rows of each were drawn, and their mean rates until then."""
     run = evidence.run
     counts = {n: Counts(run.lines[n], run.tokens[n], 0, run.rows[n]) for n in run.tokens}
@@ -246,7 +246,7 @@ def _drawn(evidence: Evidence) -> tuple[list[str], np.ndarray, np.ndarray]:
     return list(manifest.names), sampler.drawn(until), np.diff(edges) @ rates / max(until, 1)
 
 
-def configuration(evidence: Evidence) -> Part:
+def configuration(evidence: RunResults) -> Section:
     """Every setting, and the command that starts such a run again."""
     run = evidence.run
     began = datetime.datetime.fromtimestamp(run.started, datetime.UTC)
@@ -262,7 +262,7 @@ def configuration(evidence: Evidence) -> Part:
         ["report by", f"langsamp {__version__}"],
     ]
     settings = [[name, repr(value)] for name, value in sorted(run.settings.items())]
-    return Part(
+    return Section(
         "configuration",
         "Configuration",
         "With the store that has the fingerprint below, this gives the same batches in the same "
@@ -275,17 +275,17 @@ def configuration(evidence: Evidence) -> Part:
     )
 
 
-def path(evidence: Evidence) -> str:
+def path(evidence: RunResults) -> str:
     """The run as a word of a command line."""
     return shlex.quote(str(evidence.run.path))
 
 
-def evaluate(task: str, data: str, evidence: Evidence) -> str:
+def evaluate(task: str, data: str, evidence: RunResults) -> str:
     """The command that measures what is missing."""
     return f"langsamp evaluate {task} --model {shlex.quote(str(evidence.run.path))} {data}"
 
 
-def _series(evidence: Evidence, keys: dict[str, str]) -> tuple[list[dict[str, Any]], str]:
+def _series(evidence: RunResults, keys: dict[str, str]) -> tuple[list[dict[str, Any]], str]:
     """The points of each series, and a sentence where neighbours have been averaged."""
     records, together = [], 1
     for series, key in keys.items():
@@ -299,7 +299,7 @@ def _series(evidence: Evidence, keys: dict[str, str]) -> tuple[list[dict[str, An
     return records, f" A point is the mean of {together} log lines." if together > 1 else ""
 
 
-def _identity(evidence: Evidence, name: str) -> dict[str, str]:
+def _identity(evidence: RunResults, name: str) -> dict[str, str]:
     return {"language": name, "name": language_name(name), "group": evidence.group(name)}
 
 
@@ -315,7 +315,13 @@ def _loss_by_group(records: list[dict[str, Any]]) -> Table:
         if of:
             loss, entropy = (statistics.mean(r[k] for r in of) for k in ("value", "reference"))
             rows.append(
-                [group, str(len(of)), number(loss), number(entropy), number(entropy - loss)]
+                [
+                    group,
+                    str(len(of)),
+                    format_number(loss),
+                    format_number(entropy),
+                    format_number(entropy - loss),
+                ]
             )
     headers = ["group", "language-scripts", "loss", "unigram entropy", "below by"]
     return Table("Unweighted means over language-scripts", headers, rows)
@@ -323,7 +329,13 @@ def _loss_by_group(records: list[dict[str, Any]]) -> Table:
 
 def _loss_of_each(records: list[dict[str, Any]]) -> Table:
     rows = [
-        [r["language"], r["name"], r["group"], number(r["value"]), number(r.get("reference"))]
+        [
+            r["language"],
+            r["name"],
+            r["group"],
+            format_number(r["value"]),
+            format_number(r.get("reference")),
+        ]
         for r in records
     ]
     headers = ["language", "name", "group", "loss", "unigram entropy"]

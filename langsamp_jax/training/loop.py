@@ -15,22 +15,22 @@ import optax
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.data.feed import Feed
-from langsamp_jax.data.mixture import MixtureConfig, announcements
+from langsamp_jax.data.mixture import MixtureConfig, mixture_warnings
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.loss import MaskedLmEvaluator, summary
 from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
 from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
 from langsamp_jax.io.progress import Progress
-from langsamp_jax.models.attention import announcement, require_available
+from langsamp_jax.models.attention import describe_kernel, require_available
 from langsamp_jax.models.costs import step_flops
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, attention_case
+from langsamp_jax.models.langsamp import LangSamp, ModelConfig, attention_spec
 from langsamp_jax.objectives.masked_lm import ObjectiveConfig
 from langsamp_jax.parallel.distributed import (
-    Agreement,
-    compiled_together,
-    from_first,
-    is_first,
+    AllReduceMax,
+    broadcast_from_primary,
+    compile_with_barrier,
+    is_primary,
     require_same,
 )
 from langsamp_jax.parallel.sharding import (
@@ -38,9 +38,9 @@ from langsamp_jax.parallel.sharding import (
     batch_sharding,
     data_parallelism,
     make_mesh,
-    placed_on,
     require_model_fits,
     shardings,
+    use_mesh,
 )
 from langsamp_jax.parallel.signals import Stopped, StopSignal
 from langsamp_jax.training.checkpoint import Checkpoints, latest_step
@@ -57,7 +57,7 @@ from langsamp_jax.training.run import (
     table_rows,
 )
 from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
-from langsamp_jax.training.timing import Meter, Stopwatch
+from langsamp_jax.training.timing import Meter, PhaseTimer
 from langsamp_jax.training.wandb_log import require_wandb, wandb_log
 
 
@@ -123,7 +123,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
       Stopped: by SIGTERM or Ctrl-C, on any of the processes, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
-    config, stopwatch = configs.train, Stopwatch()
+    config, stopwatch = configs.train, PhaseTimer()
     use_one_arena()
 
     # Input
@@ -146,10 +146,10 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         configs.model, vocabulary.size, len(inventory.languages), len(inventory.scripts)
     )
     platform = mesh.devices.flat[0].platform
-    case = attention_case(configs.model, platform, data.manifest.sequence_length)
+    case = attention_spec(configs.model, platform, data.manifest.sequence_length)
     require_available(configs.model.attention, case)
     if platform != "cpu":
-        print(announcement(configs.model.attention, case), file=sys.stderr)
+        print(describe_kernel(configs.model.attention, case), file=sys.stderr)
     optimizer = make_optimizer(configs.optimizer, config.num_steps)
     boxed = jax.eval_shape(make_initialise(model, optimizer, config.seed))
     state_shardings = shardings(boxed, mesh)
@@ -159,7 +159,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     run = reopen_run(output, data, configs.all(), init_from)
     facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": run is not None}
     require_same({**settings_of(configs.all(), init_from), **facts})
-    start = from_first(0 if run is None else latest_step(run.checkpoints))
+    start = broadcast_from_primary(0 if run is None else latest_step(run.checkpoints))
     progress = {"best_loss": None, "since_best": 0, "seconds": {}}
     if start == 0:
         state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
@@ -175,7 +175,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         print(f"going on from step {start} of {output}", file=sys.stderr)
 
     # Feed
-    for line in announcements(configs.mixture, data.manifest, sampler, *plan):
+    for line in mixture_warnings(configs.mixture, data.manifest, sampler, *plan):
         print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
     feed = Feed(data.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
     evaluator = MaskedLmEvaluator(
@@ -198,7 +198,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         config.accumulation_steps,
         config.seed,
     )
-    step_function = compiled_together(jit_train_step(train_step, state_shardings, mesh))
+    step_function = compile_with_barrier(jit_train_step(train_step, state_shardings, mesh))
     rate = learning_rate(configs.optimizer, config.num_steps)
     rows, length = config.global_batch_size, data.manifest.sequence_length
     num_targets = configs.objective.num_targets(length)
@@ -208,10 +208,12 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     if platform == "cpu":
         keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     stopwatch.take_up(run.started, progress["seconds"])
-    ended, agreed = stopped_early(config, progress), Agreement(mesh)
-    project, profiled = (config.wandb_project, config.profile_steps) if is_first() else (None, None)
+    ended, agreed = stopped_early(config, progress), AllReduceMax(mesh)
+    project, profiled = (
+        (config.wandb_project, config.profile_steps) if is_primary() else (None, None)
+    )
     with (
-        placed_on(mesh),
+        use_mesh(mesh),
         wandb_log(run, project) as mirror,
         contextlib.closing(MetricsLog(run.path, start, mirror)) as log,
         contextlib.closing(checkpoints),

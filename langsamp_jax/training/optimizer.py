@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from langsamp_jax.config import configurable, require
-from langsamp_jax.models.noise import position_bits
+from langsamp_jax.models.noise import counter_based_bits
 
 
 @configurable("optimizer")
@@ -92,7 +92,7 @@ def _in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransforma
 def _round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
     """float32 to bfloat16: to one of the two neighbours, the nearer the likelier."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    bits = bits + (position_bits(key, x.shape) >> 16)  # carries into the half that is kept
+    bits = bits + (counter_based_bits(key, x.shape) >> 16)  # carries into the half that is kept
     return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from langsamp_jax.io.storage import scratch
-from langsamp_jax.training.timing import Stopwatch
+from langsamp_jax.training.timing import PhaseTimer
 
 
 class Trace:
@@ -17,7 +17,7 @@ class Trace:
     The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None.
     """
 
-    def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: Stopwatch):
+    def __init__(self, run: Path, steps: Sequence[int] | None, stopwatch: PhaseTimer):
         self._folder, self._stopwatch = run / "tensorboard", stopwatch
         self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
         self._recording: contextlib.ExitStack | None = None

@@ -35,13 +35,13 @@ from langsamp_jax.io.files import (
 from langsamp_jax.io.storage import absolute, is_remote, location
 from langsamp_jax.languages.inventory import EMPTY, Inventory
 from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.distributed import barrier, is_first
+from langsamp_jax.parallel.distributed import barrier, is_primary
 from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated
 from langsamp_jax.text.tokenizer import Tokenizer, open_tokenizer
 from langsamp_jax.training.checkpoint import Checkpoints
 
 # What may differ when a run is taken up again: it changes what a step computes by rounding at most.
-FREE_SETTINGS = {
+RESUMABLE_SETTINGS = {
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
@@ -188,7 +188,7 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
     changed = [
         key
         for key in settings
-        if settings[key] != run.settings.get(key) and key not in FREE_SETTINGS
+        if settings[key] != run.settings.get(key) and key not in RESUMABLE_SETTINGS
     ]
     if changed:
         was = ", ".join(
@@ -218,7 +218,7 @@ def start_run(
     Raises:
       UserError: another process does not see it.
     """
-    if is_first():
+    if is_primary():
         _make_folder(path, store, inventory, configs, init_from, started)
     barrier("run folder")
     if not (path / "run.json").exists():
@@ -290,7 +290,7 @@ class MetricsLog:
         mirror: Callable[[int, dict[str, float]], None] | None = None,
     ):
         self._mirror = mirror
-        self._writes = is_first()
+        self._writes = is_primary()
         if not self._writes:
             return
         file = run / "metrics.jsonl"

@@ -11,7 +11,12 @@ import optax
 
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.models.langsamp import LangSamp, init_params
-from langsamp_jax.objectives.masked_lm import Masked, ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.objectives.masked_lm import (
+    MaskedExamples,
+    ObjectiveConfig,
+    mask_rows,
+    masked_lm_loss,
+)
 from langsamp_jax.parallel.sharding import batch_sharding, replicated
 from langsamp_jax.text.tokenizer import Vocabulary
 
@@ -51,7 +56,7 @@ def make_train_step(
     """
     use_dropout = model.config.hidden_dropout > 0 or model.config.attention_dropout > 0
 
-    def part_loss(params: Any, batch: Batch, masked: Masked, key: jax.Array) -> Any:
+    def part_loss(params: Any, batch: Batch, masked: MaskedExamples, key: jax.Array) -> Any:
         key = key if use_dropout else None
         return masked_lm_loss(model, params, batch, masked, objective, key)
 

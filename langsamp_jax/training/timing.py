@@ -32,7 +32,7 @@ _COMPILATION = (
 )
 
 
-class Stopwatch:
+class PhaseTimer:
     """Cuts the time since a run was started into phases; one of them goes on at any moment.
 
     ``start``       until the first step is done: opening, initialising or restoring, compiling
@@ -124,7 +124,7 @@ class Meter:
 
     def __init__(
         self,
-        stopwatch: Stopwatch,
+        stopwatch: PhaseTimer,
         positions_per_step: int,
         flops_per_step: float,
         mesh: jax.sharding.Mesh,

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from langsamp_jax.config import parse_gin
-from langsamp_jax.data.mixture import MixtureConfig, announcements, mixture_report, mixture_table
+from langsamp_jax.data.mixture import MixtureConfig, mixture_report, mixture_table, mixture_warnings
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Counts, Manifest, Store
 from langsamp_jax.errors import UserError
@@ -112,7 +112,7 @@ def test_langsamp_rule_counts_lines_and_knows_what_xlmr_has_seen(manifest):
     sampler = config.sampler(made, seed=0, **PLAN)
     language, _ = sampler.span(0, 1000)
     assert {made.names[index] for index in language} == set(quota)
-    (line,) = announcements(config, made, sampler, **PLAN)
+    (line,) = mixture_warnings(config, made, sampler, **PLAN)
     assert "mixture.minimum_sentences = 30000" in line
     assert line.endswith("2 of 5: deu_Cyrl, qaa_Latn")
 
@@ -121,7 +121,7 @@ def test_langsamp_rule_leaves_out_whose_text_is_shorter_than_a_row(manifest):
     made = with_train_counts(manifest, {SEEN: (10, 7), "fra_Latn": (3, 0)})
     config = MixtureConfig(rule="langsamp")
     assert config.rates(made).tolist() == [1, 0]
-    (line,) = announcements(config, made, config.sampler(made, seed=0, **PLAN), **PLAN)
+    (line,) = mixture_warnings(config, made, config.sampler(made, seed=0, **PLAN), **PLAN)
     assert line == "never drawn, the training text is shorter than one row: 1 of 2: fra_Latn"
 
 
@@ -130,7 +130,7 @@ def test_weights_are_relative_and_who_is_not_named_is_said_to_be_left_out(four):
     assert config.rates(four).tolist() == [0.75, 0, 0.25, 0]
     sampler = config.sampler(four, seed=0, **PLAN)
     assert sampler.drawn(5000).tolist() == [3750, 0, 1250, 0]
-    lines = announcements(config, four, sampler, **PLAN)
+    lines = mixture_warnings(config, four, sampler, **PLAN)
     assert len(lines) == 2
     assert "no weight" in lines[0] and lines[0].endswith("1 of 4: bbb_Latn")
     assert "shorter than one row" in lines[1] and lines[1].endswith("1 of 4: ddd_Latn")
@@ -138,7 +138,7 @@ def test_weights_are_relative_and_who_is_not_named_is_said_to_be_left_out(four):
 
 def test_a_rate_too_small_for_the_plan_is_announced(four):
     config = MixtureConfig(rule="weights", weights={"aaa_Latn": 1e-6, "bbb_Latn": 1, "ccc_Latn": 1})
-    lines = announcements(config, four, config.sampler(four, seed=0, **PLAN), **PLAN)
+    lines = mixture_warnings(config, four, config.sampler(four, seed=0, **PLAN), **PLAN)
     assert "less than one row of the plan: 1 of 4: aaa_Latn" in lines[0]
 
 
@@ -222,7 +222,7 @@ def test_a_limit_holds_over_all_phases_together(four):
     drawn = sampler.drawn(np.array([200, 400]))
     assert drawn[0].tolist() == [6, 19, 175, 0]  # 194 rows as 1 : 9
     assert drawn[1].tolist() == [12, 19, 369, 0]
-    assert "at the limit of 3 epochs: 1 of 4" in announcements(config, four, sampler, 20, 20)
+    assert "at the limit of 3 epochs: 1 of 4" in mixture_warnings(config, four, sampler, 20, 20)
 
 
 def test_shipped_mixtures(manifest):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from langsamp_jax.data import sampling
 from langsamp_jax.data.sampling import (
-    TURN,
+    PERIOD,
     Allocation,
     Sampler,
     integer_rates,
@@ -282,8 +282,8 @@ def test_temperature_from_proportional_to_uniform():
 @given(st.lists(rate, min_size=1, max_size=50).filter(any))
 def test_integer_rates_round_to_exactly_one_turn(rates):
     rates = np.array(rates)
-    weights, exact = integer_rates(rates), rates / rates.sum() * TURN
-    assert weights.sum() == TURN
+    weights, exact = integer_rates(rates), rates / rates.sum() * PERIOD
+    assert weights.sum() == PERIOD
     assert np.array_equal(weights > 0, rates > 0)
     off = np.abs(weights - exact)
     largest = np.argmax(exact)  # pays for rates that were raised to one in a turn

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from langsamp_jax.evaluation.batching import by_length, cut, padded, rounded, split_lines
+from langsamp_jax.evaluation.batching import (
+    bucket_length,
+    bucketed_batches,
+    padded,
+    split_lines,
+    truncate,
+)
 
 PAD = 1
 
@@ -22,7 +28,7 @@ def test_lines_are_split_where_they_end():
 
 def test_what_is_cut_keeps_its_end():
     first, *same = sentences([6, 5, 4, 1])
-    kept, longer = cut([first, *same], 5, eos_id=2)
+    kept, longer = truncate([first, *same], 5, eos_id=2)
     assert kept[0].tolist() == [*first[:4], 2] and kept[0].dtype == np.int32
     assert longer.tolist() == [True, False, False, False]
     for before, after in zip(same, kept[1:], strict=True):
@@ -34,7 +40,7 @@ def test_what_is_cut_keeps_its_end():
 def test_every_sentence_is_there_once(tokens_at_once, devices):
     lengths = np.random.default_rng(0).integers(1, 101, 200)
     given, seen = sentences(lengths), []
-    batches = list(by_length(given, PAD, 100, tokens_at_once, devices))
+    batches = list(bucketed_batches(given, PAD, 100, tokens_at_once, devices))
     for batch in batches:
         rows, length = batch.tokens.shape
         assert batch.attention_mask.shape == (rows, length) and length <= 100
@@ -53,20 +59,20 @@ def test_every_sentence_is_there_once(tokens_at_once, devices):
 
 def test_few_shapes_little_padding():
     lengths = np.random.default_rng(1).integers(3, 513, 5000)
-    batches = list(by_length(sentences(lengths), PAD, 512, 2048, 1))
+    batches = list(bucketed_batches(sentences(lengths), PAD, 512, 2048, 1))
     assert len({batch.tokens.shape for batch in batches}) <= 20
     assert sum(batch.tokens.size for batch in batches) < 1.2 * lengths.sum()
 
 
 def test_lengths_are_rounded_up():
     for length in range(1, 2000):
-        assert length <= rounded(length) < length + max(8, length / 4)
-    assert [rounded(n) for n in (1, 8, 9, 64, 65, 128, 129, 512, 513)] == [
+        assert length <= bucket_length(length) < length + max(8, length / 4)
+    assert [bucket_length(n) for n in (1, 8, 9, 64, 65, 128, 129, 512, 513)] == [
         *(8, 8, 16, 64, 80, 128, 160, 512, 640)
     ]
 
 
 def test_nothing_makes_no_batch():
-    assert list(by_length([], PAD, 512, 2048, 1)) == []
+    assert list(bucketed_batches([], PAD, 512, 2048, 1)) == []
     tokens, mask = padded([], 2, 3, PAD)
     assert tokens.tolist() == [[PAD] * 3] * 2 and not mask.any()

@@ -18,7 +18,7 @@ import pytest
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.evaluation.encoder import sentence_encoder
-from langsamp_jax.evaluation.model import Trained, open_trained
+from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from langsamp_jax.evaluation.retrieval import protocol_layer
 from langsamp_jax.text.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ LAYER = 2  # two thirds of the way through 3
 
 
 def main(model: Path, lines: Path, output: Path) -> None:
-    trained, text = open_trained(model), lines.read_text("utf-8").splitlines()
+    trained, text = load_model(model), lines.read_text("utf-8").splitlines()
     vectors = sentence_encoder(trained, range(4))(text, "qaa_Latn").vectors
     measured = pseudo_perplexity(trained)("qaa_Latn", text[:5])["pseudo_perplexity"]
     np.savez(output, vectors=vectors, pseudo_perplexity=measured)
@@ -41,7 +41,7 @@ def hidden_states(model, params, tokens, mask, language_ids, script_ids):
     return model.apply({"params": params}, tokens, mask, *ids, method=model.hidden_states)
 
 
-def directly(trained: Trained, ids, layer=LAYER, tables=(0, 0)) -> np.ndarray:
+def directly(trained: LoadedModel, ids, layer=LAYER, tables=(0, 0)) -> np.ndarray:
     """The mean state of one row of ids, padded to the model's length so that all share a shape."""
     length = trained.config.max_length
     tokens, mask = np.full((1, length), 1, "i"), np.arange(length)[None] < len(ids)
@@ -56,7 +56,7 @@ def ids_of(tokenizer: Tokenizer, line: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def trained(random_model) -> Trained:
+def trained(random_model) -> LoadedModel:
     return random_model()
 
 

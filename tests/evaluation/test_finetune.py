@@ -24,13 +24,13 @@ from langsamp_jax.evaluation.datasets.classification import read_sentence_task
 from langsamp_jax.evaluation.finetune import (
     NO_LABEL,
     FineTuner,
-    Labelled,
+    LabelledExamples,
     Protocol,
     batches,
     finetune,
 )
 from langsamp_jax.evaluation.metrics import macro_f1
-from langsamp_jax.evaluation.model import Trained, open_trained
+from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.transfer import label_sentences
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
@@ -44,7 +44,7 @@ SENTENCES = Protocol(True, 2e-4, 8, 16, 2, LENGTH, 1, math.inf)
 WORDS = Protocol(False, 2e-4, 17, 32, 1, LENGTH, 1, 1.0)
 
 
-def sentences(count: int, seed: int) -> Labelled:
+def sentences(count: int, seed: int) -> LabelledExamples:
     """17 to 24 random ids, the first of which is 100 + the label of the sentence, one of 7."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 7, count)
@@ -53,21 +53,23 @@ def sentences(count: int, seed: int) -> Labelled:
         np.array([0, 100 + label, *rng.integers(4, 600, length), 2], np.int32)
         for label, length in zip(labels, lengths, strict=True)
     ]
-    return Labelled(tokens, [np.array([label]) for label in labels])
+    return LabelledExamples(tokens, [np.array([label]) for label in labels])
 
 
-def words(count: int, seed: int) -> Labelled:
+def words(count: int, seed: int) -> LabelledExamples:
     """The same, but about every second id begins a word, whose label is its remainder by 5."""
     rng, tokens = np.random.default_rng(seed), sentences(count, seed).tokens
     labels = [np.where((rng.random(len(row)) < 0.5) & (row > 3), row % 5, -1) for row in tokens]
-    return Labelled(tokens, labels)
+    return LabelledExamples(tokens, labels)
 
 
-def some(examples: Labelled, chosen: np.ndarray) -> Labelled:
-    return Labelled([examples.tokens[i] for i in chosen], [examples.labels[i] for i in chosen])
+def some(examples: LabelledExamples, chosen: np.ndarray) -> LabelledExamples:
+    return LabelledExamples(
+        [examples.tokens[i] for i in chosen], [examples.labels[i] for i in chosen]
+    )
 
 
-def updates(tuner: FineTuner, examples: Labelled, seed: int, number: int) -> tuple:
+def updates(tuner: FineTuner, examples: LabelledExamples, seed: int, number: int) -> tuple:
     """The state after some updates, and the loss of each."""
     state, losses = tuner.start(seed), []
     epochs = (batches(len(examples.tokens), tuner.protocol, seed, i) for i in itertools.count(1))
@@ -79,7 +81,7 @@ def updates(tuner: FineTuner, examples: Labelled, seed: int, number: int) -> tup
 
 def main(model: Path, output: Path) -> None:
     """Some updates of batches that few numbers of devices divide, and predictions after them."""
-    trained, examples = open_trained(model), words(18, 0)
+    trained, examples = load_model(model), words(18, 0)
     protocol = dataclasses.replace(WORDS, learning_rate=2e-5, batch_size=6)
     tuner = FineTuner(trained, protocol, 5, 18)
     state, losses = updates(tuner, examples, 0, 9)
@@ -102,8 +104,8 @@ def folder(make_checkpoint, tokenizer_file, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder) -> Trained:
-    return open_trained(folder)
+def trained(folder) -> LoadedModel:
+    return load_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ class Reference:
         )
         self.scheduler = transformers.get_linear_schedule_with_warmup(self.optimizer, 0, num_steps)
 
-    def output(self, examples: Labelled):
+    def output(self, examples: LabelledExamples):
         pad = functools.partial(self.torch.nn.utils.rnn.pad_sequence, batch_first=True)
         tokens, labels = (
             [self.torch.tensor(row).long() for row in rows]
@@ -165,7 +167,7 @@ class Reference:
         labels[labels == NO_LABEL] = -100
         return self.model(pad(tokens, padding_value=1), mask, labels=labels)
 
-    def backward(self, examples: Labelled, share: float = 1.0) -> float:
+    def backward(self, examples: LabelledExamples, share: float = 1.0) -> float:
         loss = self.output(examples).loss
         (loss * share).backward()
         return loss.item()
@@ -176,7 +178,7 @@ class Reference:
         self.optimizer.step()
         self.scheduler.step()
 
-    def predict(self, examples: Labelled) -> tuple[list[list[int]], np.ndarray]:
+    def predict(self, examples: LabelledExamples) -> tuple[list[list[int]], np.ndarray]:
         """The labels that are likelier than they are on average, and the logits' average."""
         with self.torch.no_grad():
             logits = self.output(examples).logits.numpy()
@@ -189,14 +191,14 @@ class Reference:
         return [(row - mean).argmax(axis=-1).tolist() for row in wanted], mean
 
 
-def whole(reference: Reference, examples: Labelled, chosen: np.ndarray) -> float:
+def whole(reference: Reference, examples: LabelledExamples, chosen: np.ndarray) -> float:
     reference.optimizer.zero_grad()
     loss = reference.backward(some(examples, chosen))
     reference.step()
     return loss
 
 
-def accumulated(reference: Reference, examples: Labelled, chosen: np.ndarray) -> float:
+def accumulated(reference: Reference, examples: LabelledExamples, chosen: np.ndarray) -> float:
     """What the published loop means to do: the gradients of parts of 8, added up."""
     reference.optimizer.zero_grad()
     parts = [chosen[i : i + 8] for i in range(0, len(chosen), 8)]
@@ -209,7 +211,7 @@ def accumulated(reference: Reference, examples: Labelled, chosen: np.ndarray) ->
     return float(np.dot(losses, shares))
 
 
-def forgetful(reference: Reference, examples: Labelled, chosen: np.ndarray) -> float:
+def forgetful(reference: Reference, examples: LabelledExamples, chosen: np.ndarray) -> float:
     """What it does: the gradients are zeroed before every part, halved, and used after the last."""
     for i in range(0, len(chosen), 8):
         reference.optimizer.zero_grad()
@@ -218,7 +220,7 @@ def forgetful(reference: Reference, examples: Labelled, chosen: np.ndarray) -> f
     return loss
 
 
-def reference_losses(reference: Reference, loop, examples: Labelled, epochs) -> list[float]:
+def reference_losses(reference: Reference, loop, examples: LabelledExamples, epochs) -> list[float]:
     order = itertools.islice(itertools.chain.from_iterable(epochs), STEPS)
     return [loop(reference, examples, chosen) for chosen in order]
 
@@ -231,7 +233,9 @@ def assert_same(ours: np.ndarray, theirs: list[float], most: float = 1e-3) -> No
     assert difference < most
 
 
-def assert_same_predictions(tuner, params, reference: Reference, examples: Labelled) -> None:
+def assert_same_predictions(
+    tuner, params, reference: Reference, examples: LabelledExamples
+) -> None:
     """With a bias that gives all labels a chance: a fresh head says the same of everything."""
     theirs, mean = reference.predict(examples)
     output = {**params["head"]["output"], "bias": params["head"]["output"]["bias"] - mean}
@@ -241,7 +245,7 @@ def assert_same_predictions(tuner, params, reference: Reference, examples: Label
     assert ours == theirs
 
 
-def compare(trained: Trained, protocol: Protocol, num_labels: int, train, dev, loops) -> None:
+def compare(trained: LoadedModel, protocol: Protocol, num_labels: int, train, dev, loops) -> None:
     """Trains both, ours once, PyTorch's with each of some loops that ought to be the same."""
     count, seed = len(train.tokens), 3
     tuner = FineTuner(trained, protocol, num_labels, count)
@@ -287,7 +291,7 @@ def test_sib200_is_learnt_as_in_pytorch(folder, shared_data, tmp_path):
     tokenizer = train_tokenizer(tmp_path / "text", 600, tmp_path / "tokenizer.model")
     shutil.copytree(folder, tmp_path / "model")
     write_tokenizer(tokenizer, tmp_path / "model", LENGTH)
-    trained = open_trained(tmp_path / "model")
+    trained = load_model(tmp_path / "model")
 
     sib = read_sentence_task(tmp_path, "sib200")
     assert (len(sib.train.texts), len(sib.dev.texts)) == (701, 99)
@@ -305,7 +309,7 @@ def test_sib200_is_learnt_as_in_pytorch(folder, shared_data, tmp_path):
 @pytest.fixture(scope="module")
 def tuner(with_dropout) -> FineTuner:
     """With weights small enough that it learns soon."""
-    trained = open_trained(with_dropout)
+    trained = load_model(with_dropout)
     assert (trained.config.hidden_dropout, trained.config.attention_dropout) == (0.1, 0.1)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * (1.0 if path[-1].key == "scale" else 0.5), trained.params
@@ -315,11 +319,11 @@ def tuner(with_dropout) -> FineTuner:
 
 
 @pytest.fixture(scope="module")
-def train() -> Labelled:
+def train() -> LabelledExamples:
     return sentences(256, 5)
 
 
-def fitted(tuner: FineTuner, train: Labelled, seed: int, score=None) -> tuple:
+def fitted(tuner: FineTuner, train: LabelledExamples, seed: int, score=None) -> tuple:
     dev = sentences(64, 6)
     true = np.concatenate(dev.labels)
     said = []

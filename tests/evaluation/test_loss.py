@@ -19,7 +19,7 @@ from langsamp_jax.evaluation.loss import (
 )
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import Masked, ObjectiveConfig, mask_rows
+from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, mask_rows
 from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.loop import Configs, TrainConfig
@@ -89,7 +89,10 @@ def one_by_one(store, model, params):
             key = jax.random.fold_in(jax.random.key(module._MASK_SEED), language)
             valid = np.arange(split.sequence_length) < length
             fields, cost = nats(params, jax.random.fold_in(key, row), tokens[0], valid, *ids)
-            masked, cost = Masked(*(np.asarray(field[0]) for field in fields)), np.asarray(cost)
+            masked, cost = (
+                MaskedExamples(*(np.asarray(field[0]) for field in fields)),
+                np.asarray(cost),
+            )
             chosen = zip(masked.positions, masked.targets, masked.weights, strict=True)
             loss = sum(cost[position, target] for position, target, counts in chosen if counts)
             records.append((language, row, loss, masked.weights.sum()))

@@ -9,7 +9,7 @@ import pytest
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.encoder import sentence_encoder
-from langsamp_jax.evaluation.model import open_trained
+from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.huggingface.export import export
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
@@ -27,7 +27,7 @@ def folder(run, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("form", ["universal", "full"])
 def test_a_run_and_its_export_give_the_same_vectors(run, folder, form, lines):
-    ours, theirs = open_trained(run), open_trained(folder / form)
+    ours, theirs = load_model(run), load_model(folder / form)
     assert (ours.step, theirs.step) == (3, None)
     assert ours.max_length == theirs.max_length == 32
     assert ours.has_head and theirs.has_head
@@ -39,7 +39,7 @@ def test_a_run_and_its_export_give_the_same_vectors(run, folder, form, lines):
 
 
 def test_what_is_known_of_each(run, folder, corpus):
-    ours, universal, full = map(open_trained, (run, folder / "universal", folder / "full"))
+    ours, universal, full = map(load_model, (run, folder / "universal", folder / "full"))
     names = {file.stem for file in corpus.glob("*.txt")}
     assert set(ours.tokens) == names and not universal.tokens
     assert [trained.config.placement for trained in (ours, universal, full)] == [
@@ -62,7 +62,7 @@ def test_a_model_of_one_table_needs_no_row_of_the_other(
 ):
     run = make_run(store_path, placement=placement, **{switch: False})
     export(run, tmp_path / "full", full=True)
-    for trained in map(open_trained, (run.path, tmp_path / "full")):
+    for trained in map(load_model, (run.path, tmp_path / "full")):
         method = trained.head_ids if placement == "output" else trained.encoder_ids
         assert method("qaa_Latn")[row] == run.inventory.ids("qaa_Latn")[row]
         stranger = "xxx_Latn" if row else "qaa_Xxxx"
@@ -78,33 +78,33 @@ def test_a_plain_encoder_has_no_head(tmp_path, make_checkpoint, tokenizer):
     shutil.rmtree(tmp_path / "plain")
     model.base_model.save_pretrained(tmp_path / "plain")
     write_tokenizer(tokenizer, tmp_path / "plain", 32)
-    whole, plain = open_trained(tmp_path / "whole"), open_trained(tmp_path / "plain")
+    whole, plain = load_model(tmp_path / "whole"), load_model(tmp_path / "plain")
     assert whole.has_head and not plain.has_head
     vectors = [sentence_encoder(t, [3])(["a", "b c"], "qaa_Latn").vectors for t in (whole, plain)]
     np.testing.assert_array_equal(*vectors)
 
 
 def test_what_is_no_model_is_refused(run, folder, tmp_path, tokenizer_file, refused):
-    assert refused(open_trained, tmp_path / "none") == (
+    assert refused(load_model, tmp_path / "none") == (
         f"{tmp_path / 'none'} is neither a run (run.json) nor a Hugging Face model (config.json)"
     )
-    assert "is neither a run" in refused(open_trained, tokenizer_file)
-    assert "which has no steps; leave --step" in refused(open_trained, folder / "full", 3)
-    assert "no checkpoint of step 4; there are 3" in refused(open_trained, run, 4)
+    assert "is neither a run" in refused(load_model, tokenizer_file)
+    assert "which has no steps; leave --step" in refused(load_model, folder / "full", 3)
+    assert "no checkpoint of step 4; there are 3" in refused(load_model, run, 4)
 
     bare = shutil.copytree(folder / "universal", tmp_path / "bare")
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):
         (bare / name).unlink()
     assert f"{bare} has no tokenizer (sentencepiece.bpe.model, tokenizer.json" in refused(
-        open_trained, bare
+        load_model, bare
     )
     write_tokenizer(load_tokenizer(tokenizer_file), bare, 32)
     config = json.loads((bare / "config.json").read_text())
     (bare / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-    assert "missing: roberta.encoder.layer.3" in refused(open_trained, bare)
+    assert "missing: roberta.encoder.layer.3" in refused(load_model, bare)
 
 
 def test_another_tokenizer_is_refused(folder, shared_data, tmp_path, refused):
     other = shutil.copytree(folder / "universal", tmp_path / "other")
     shutil.copy(shared_data / "tokenizers/xlmr/sentencepiece.bpe.model", other)
-    assert str(other) in refused(open_trained, other)
+    assert str(other) in refused(load_model, other)

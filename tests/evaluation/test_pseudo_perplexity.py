@@ -8,7 +8,7 @@ import pytest
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines
-from langsamp_jax.evaluation.model import open_trained
+from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from langsamp_jax.huggingface.export import export
 
@@ -83,11 +83,11 @@ def test_the_vectors_of_the_language_are_used(make_run, store_path, tmp_path, li
     """As in the export with the language folded in; without it they are another model's."""
     run = make_run(store_path)
     export(run, tmp_path / "none")
-    measures = {None: pseudo_perplexity(open_trained(tmp_path / "none"))}
-    ours, found = pseudo_perplexity(open_trained(run.path)), []
+    measures = {None: pseudo_perplexity(load_model(tmp_path / "none"))}
+    ours, found = pseudo_perplexity(load_model(run.path)), []
     for name in ("qaa_Latn", "qab_Cyrl"):
         export(run, tmp_path / name, fold=name)
-        measures[name] = pseudo_perplexity(open_trained(tmp_path / name))
+        measures[name] = pseudo_perplexity(load_model(tmp_path / name))
         found.append(ours(name, lines[:4])["pseudo_perplexity"])
         folded = measures[name]("eng_Latn", lines[:4])  # the fold decides, not the name
         assert found[-1] == pytest.approx(folded["pseudo_perplexity"], rel=1e-4)

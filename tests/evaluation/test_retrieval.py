@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import cut, split_lines
+from langsamp_jax.evaluation.batching import split_lines, truncate
 from langsamp_jax.evaluation.datasets.pairs import SentencePairs, read_sentence_pairs
 from langsamp_jax.evaluation.encoder import Encoded, sentence_encoder
 from langsamp_jax.evaluation.retrieval import evaluate_pairs, folder_pairs, ranks
@@ -234,7 +234,7 @@ def test_tatoeba(shared_data, multilingual, journal):
     records, skipped = evaluate_pairs(sentence_encoder(trained, [2]), "eng_Latn", pairs, journal)
 
     def theirs(lines: list[str]) -> np.ndarray:
-        ids, _ = cut(split_lines(*trained.tokenizer.encode(lines)), 32, 2)
+        ids, _ = truncate(split_lines(*trained.tokenizer.encode(lines)), 32, 2)
         mask = torch.tensor(np.arange(32) < np.array([[len(row)] for row in ids]))
         tokens = torch.ones((len(ids), 32), dtype=torch.long)
         for row, found in zip(tokens, ids, strict=True):

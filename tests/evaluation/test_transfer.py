@@ -10,12 +10,12 @@ import pytest
 import sklearn.metrics
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.datasets.classification import LABELS, Classified
+from langsamp_jax.evaluation.datasets.classification import LABELS, ClassificationSet
 from langsamp_jax.evaluation.datasets.layout import TaskData
-from langsamp_jax.evaluation.datasets.tagging import UPOS, Tagged, read_tagging_task
-from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuneConfig, Labelled
+from langsamp_jax.evaluation.datasets.tagging import UPOS, TaggingSet, read_tagging_task
+from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuneConfig, LabelledExamples
 from langsamp_jax.evaluation.journal import Journal
-from langsamp_jax.evaluation.model import Trained, open_trained
+from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.transfer import (
     averages_over_seeds,
     evaluate_transfer,
@@ -52,13 +52,15 @@ def lines(corpus) -> list[str]:
 # Where labels lie
 
 
-def tagged(sentences: list[list[str]]) -> Tagged:
+def tagged(sentences: list[list[str]]) -> TaggingSet:
     """Every word with another tag than those around it."""
     tags = [[UPOS[i % len(UPOS)] for i in range(len(words))] for words in sentences]
-    return Tagged(sentences, tags)
+    return TaggingSet(sentences, tags)
 
 
-def assert_as_word_ids(tokenizer, theirs, examples: Tagged, max_length: int) -> Labelled:
+def assert_as_word_ids(
+    tokenizer, theirs, examples: TaggingSet, max_length: int
+) -> LabelledExamples:
     """The tokens are those of ``transformers``, and so are the positions of the first pieces."""
     ours = label_words(tokenizer, examples, max_length, UPOS)
     encoded = theirs(
@@ -106,7 +108,7 @@ def test_real_words_have_their_labels_where_transformers_has_them(shared_data, t
             if _encoded_alike(ours, theirs, words)
         ]
         assert len(some) > 150
-        assert_as_word_ids(ours, theirs, Tagged(*map(list, zip(*some, strict=True))), 64)
+        assert_as_word_ids(ours, theirs, TaggingSet(*map(list, zip(*some, strict=True))), 64)
 
 
 def _encoded_alike(ours: Tokenizer, theirs, words: list[str]) -> bool:
@@ -122,7 +124,7 @@ def test_a_word_that_the_tokenizer_drops_is_unknown(tokenizer, lines):
     vocabulary = tokenizer.vocabulary
     assert tokenizer.encode([ZERO_WIDTH_SPACE])[0].tolist() == [0, 2]
     first, last = lines[0].split()[:2]
-    examples = Tagged([[first, ZERO_WIDTH_SPACE, last]], [["NOUN", "SYM", "VERB"]])
+    examples = TaggingSet([[first, ZERO_WIDTH_SPACE, last]], [["NOUN", "SYM", "VERB"]])
     (tokens,), (labels,), truncated = label_words(tokenizer, examples, 64, UPOS)
     pieces = [tokenizer.encode([word])[0][1:-1].tolist() for word in (first, last)]
     assert tokens.tolist() == [0, *pieces[0], vocabulary.unk_id, *pieces[1], 2]
@@ -144,7 +146,7 @@ def test_words_that_are_cut_off_are_not_scored(tokenizer, lines):
 def test_the_label_of_a_sentence_is_one(tokenizer, lines):
     texts = [lines[0], " ".join(lines[:9])]
     short, long = ([*tokenizer.encode([text])[0]] for text in texts)
-    examples = Classified(texts, np.array([3, 5], np.int32))
+    examples = ClassificationSet(texts, np.array([3, 5], np.int32))
     found = label_sentences(tokenizer, examples, len(short))
     assert [labels.tolist() for labels in found.labels] == [[3], [5]]
     assert [row.tolist() for row in found.tokens] == [short, [*long[: len(short) - 1], 2]]
@@ -154,9 +156,9 @@ def test_the_label_of_a_sentence_is_one(tokenizer, lines):
 # Scores
 
 
-def labelled(rows: list[list[int]]) -> Labelled:
+def labelled(rows: list[list[int]]) -> LabelledExamples:
     rows = [np.array(row) for row in rows]
-    return Labelled(rows, rows)
+    return LabelledExamples(rows, rows)
 
 
 def test_scores_of_sentences_are_those_of_scikit_learn():
@@ -213,16 +215,16 @@ def test_averages_over_seeds_are_those_of_each_seed():
 # Languages and seeds
 
 
-def topics(count: int, seed: int, words: list[str]) -> Classified:
+def topics(count: int, seed: int, words: list[str]) -> ClassificationSet:
     """Sentences of random words, the first of which tells the topic."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 7, count).astype(np.int32)
     texts = [" ".join([words[label], *rng.choice(words[7:], 2)]) for label in labels]
-    return Classified(texts, labels)
+    return ClassificationSet(texts, labels)
 
 
 @pytest.fixture(scope="module")
-def data(words) -> TaskData[Classified]:
+def data(words) -> TaskData[ClassificationSet]:
     test = {
         name: topics(20, i, words) for i, name in enumerate(("qaa_Latn", "qab_Latn", "xho_Latn"))
     }
@@ -232,8 +234,8 @@ def data(words) -> TaskData[Classified]:
 
 
 @pytest.fixture(scope="module")
-def trained(run) -> Trained:
-    return open_trained(run)
+def trained(run) -> LoadedModel:
+    return load_model(run)
 
 
 def evaluated(trained, data, output, source="qaa_Latn", config=QUICK) -> tuple[dict, list[str]]:
@@ -298,7 +300,7 @@ def test_a_finished_seed_is_not_trained_again(result, trained, data, tmp_path):
 @pytest.mark.slow
 def test_a_language_without_vectors_is_skipped(make_run, store_path, data, tmp_path):
     """The encoder of the input-side ablation needs them."""
-    trained = open_trained(make_run(store_path, placement="input").path)
+    trained = load_model(make_run(store_path, placement="input").path)
     quick = dataclasses.replace(QUICK, num_epochs=1, num_seeds=1)
     found, _ = evaluated(trained, data, tmp_path / "a.json", config=quick)
     assert [record["language"] for record in found["languages"]] == ["qaa_Latn", "qab_Latn"]
@@ -330,7 +332,7 @@ def test_loss_that_is_not_finite_is_said(trained, data, tmp_path):
 def test_a_column_for_each_donor(trained, data, words, tmp_path):
     train = {"qaa_Latn": data.train, "qab_Latn": topics(16, 12, words)}
 
-    def read(source: str) -> TaskData[Classified]:
+    def read(source: str) -> TaskData[ClassificationSet]:
         if source not in train:
             raise UserError(f"no training data of {source}")
         test = {

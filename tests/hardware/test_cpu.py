@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from langsamp_jax.hardware.cpu import product, product_of_transposed, product_with_transposed
+from langsamp_jax.hardware.cpu import matmul_nt, matmul_tn, product
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # of results of size 1
 
@@ -26,8 +26,8 @@ def test_products_and_their_gradients(size, dtype):
     for found, expected in zip((out, *pull(g)), (x64 @ y64, g64 @ y64.T, x64.T @ g64), strict=True):
         np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=ROUNDING[dtype])
     for found, expected in (
-        (jax.jit(product_with_transposed)(g, y), g64 @ y64.T),
-        (jax.jit(product_of_transposed)(x, g), x64.T @ g64),
+        (jax.jit(matmul_nt)(g, y), g64 @ y64.T),
+        (jax.jit(matmul_tn)(x, g), x64.T @ g64),
     ):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -40,10 +40,10 @@ def test_operands_and_results_that_are_transposed_themselves(dtype):
         "first": (lambda x, y, g: product(x.T, g), x64.T @ g64),
         "second": (lambda x, y, g: product(g, y.T), g64 @ y64.T),
         "result": (lambda x, y, g: product(x, y).T, (x64 @ y64).T),
-        "result with transposed": (lambda x, y, g: product_with_transposed(g, y).T, y64 @ g64.T),
-        "result of transposed": (lambda x, y, g: product_of_transposed(x, g).T, g64.T @ x64),
-        "one transposed twice": (lambda x, y, g: product_of_transposed(x.T, y), x64 @ y64),
-        "both": (lambda x, y, g: product_of_transposed(x.T, y.T.T), x64 @ y64),
+        "result with transposed": (lambda x, y, g: matmul_nt(g, y).T, y64 @ g64.T),
+        "result of transposed": (lambda x, y, g: matmul_tn(x, g).T, g64.T @ x64),
+        "one transposed twice": (lambda x, y, g: matmul_tn(x.T, y), x64 @ y64),
+        "both": (lambda x, y, g: matmul_tn(x.T, y.T.T), x64 @ y64),
         "parts": (lambda x, y, g: product(x[1:], y[:, ::2]), x64[1:] @ y64[:, ::2]),
     }
     for name, (function, expected) in forms.items():

@@ -10,7 +10,7 @@ import pytest
 
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import Masked, ObjectiveConfig, masked_lm_loss
+from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, masked_lm_loss
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -202,12 +202,12 @@ def test_input_placement_adds_the_vectors_to_the_word_embeddings(reference, para
 
 
 @pytest.fixture(scope="module")
-def masked(batch) -> Masked:
+def masked(batch) -> MaskedExamples:
     """Three targets a row, as many as it has room for."""
     positions = np.array([[1, 7, 19], [2, 3, 18], [12, 4, 6], [1, 0, 2]], np.int32)
     weights = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], bool)
     targets = np.random.default_rng(5).integers(4, VOCAB - 1, positions.shape).astype(np.int32)
-    return Masked(batch.tokens, positions, targets, weights)
+    return MaskedExamples(batch.tokens, positions, targets, weights)
 
 
 def test_loss_and_gradients(reference, params, batch, masked):

@@ -22,23 +22,23 @@ from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding
 from langsamp_jax.errors import UserError
 from langsamp_jax.models import attention
 from langsamp_jax.models.attention import (
-    Case,
-    announcement,
+    AttentionSpec,
     attend,
-    choose,
-    obstacle,
+    describe_kernel,
     require_available,
+    select_kernel,
+    unsupported_reason,
 )
-from langsamp_jax.parallel.sharding import RULES, MeshConfig, make_mesh, placed_on
+from langsamp_jax.parallel.sharding import RULES, MeshConfig, make_mesh, use_mesh
 from langsamp_jax.plan.topology import compile_only_devices
 
 BATCH, LENGTH, HEADS, HEAD_SIZE = 2, 384, 2, 16  # 3 of splash's blocks
 PADDED = np.arange(LENGTH) < np.array([[LENGTH - 100], [17]])
 PACKED = np.repeat([[1, 2, 3, 0], [1, 2, 0, 0]], [100, 30, 200, 54], axis=1).astype(np.int32)
 AXES = ("data", "fsdp", "tensor")
-TPU = Case("tpu", jnp.bfloat16, 64, 512, False)
-GPU = Case("gpu", jnp.bfloat16, 64, 512, False)
-CPU = Case("cpu", jnp.float32, 64, 512, False)
+TPU = AttentionSpec("tpu", jnp.bfloat16, 64, 512, False)
+GPU = AttentionSpec("gpu", jnp.bfloat16, 64, 512, False)
+CPU = AttentionSpec("cpu", jnp.float32, 64, 512, False)
 
 
 def interpret_splash(patch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_dropout_is_of_the_weights() -> None:
 )
 def test_the_choice(wish, case, chosen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_compute_capability", lambda: (9, 0))
-    assert choose(wish, case) == chosen
+    assert select_kernel(wish, case) == chosen
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("8.0", True), ("7.5", False), ("gfx942", False)])
@@ -168,7 +168,7 @@ def test_cudnn_needs_a_gpu_that_has_it(capability, runs, monkeypatch) -> None:
         compute_capability = capability
 
     monkeypatch.setattr(jax, "local_devices", lambda backend: [Device()])
-    assert (obstacle("cudnn", GPU) is None) == runs
+    assert (unsupported_reason("cudnn", GPU) is None) == runs
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_a_wish_that_cannot_be_met_is_refused(wish, case, reason, monkeypatch) -
 
 
 def test_the_log_says_what_keeps_the_kernel_away() -> None:
-    assert announcement("auto", TPU) == "attention: splash"
-    assert announcement("auto", CPU) == "attention: xla"
-    line = announcement("auto", TPU._replace(dropout=True))
+    assert describe_kernel("auto", TPU) == "attention: splash"
+    assert describe_kernel("auto", CPU) == "attention: xla"
+    line = describe_kernel("auto", TPU._replace(dropout=True))
     assert line.startswith("attention: xla (splash: ")
     assert "it needs model.attention_dropout = 0" in line
 
@@ -247,7 +247,7 @@ def simulate() -> dict[str, dict]:
     arrays = inputs(shape=(8, LENGTH, 4, HEAD_SIZE))
     segments = np.tile(PACKED, (4, 1))
     expected = output_and_gradients(*arrays, segments, "xla")
-    with pytest.MonkeyPatch.context() as patch, placed_on(mesh):
+    with pytest.MonkeyPatch.context() as patch, use_mesh(mesh):
         interpret_splash(patch)
         heads = NamedSharding(mesh, nn.logical_to_mesh_axes(("batch", "length", "heads", None)))
         placed = jax.device_put(arrays, heads)
@@ -273,7 +273,7 @@ def compile_for_a_tpu() -> list[str]:
     devices = compile_only_devices("v5e:2x2")
     kinds = (jax.sharding.AxisType.Auto,) * 3
     mesh = jax.sharding.Mesh(np.array(devices).reshape(2, 1, 2), AXES, axis_types=kinds)
-    with placed_on(mesh):
+    with use_mesh(mesh):
         heads = NamedSharding(mesh, nn.logical_to_mesh_axes(("batch", "length", "heads", None)))
         array = jax.ShapeDtypeStruct((4, 512, 4, 64), jnp.bfloat16, sharding=heads)
         mask = jax.ShapeDtypeStruct((4, 512), bool)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from langsamp_jax.models.embedding import decoder_loss, lookup
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, placed_on
+from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, use_mesh
 
 SIZE, PADDED, N, WIDTH = 300, 384, 40, 16
 
@@ -144,7 +144,7 @@ def check_meshes() -> None:
     expected = function(*floats, *rest)
     assert jax.device_count() == 8
     for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (4, 1, 2)):
-        with placed_on(make_mesh(MeshConfig(*sizes))):
+        with use_mesh(make_mesh(MeshConfig(*sizes))):
             found = jax.jit(jax.value_and_grad(tied_loss, argnums=(0, 1, 2), has_aux=True))(
                 *floats, *rest
             )

@@ -12,7 +12,7 @@ from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
 from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
 from langsamp_jax.objectives.masked_lm import (
-    Masked,
+    MaskedExamples,
     ObjectiveConfig,
     mask_rows,
     masked_lm_loss,
@@ -30,15 +30,17 @@ def masking(keys, rows, vocabulary, config):
     return mask_rows(keys, *rows, vocabulary, config)
 
 
-def mask(tokens, valid=None, seed=0, keys=None, vocabulary=VOCABULARY, config=CONFIG) -> Masked:
+def mask(
+    tokens, valid=None, seed=0, keys=None, vocabulary=VOCABULARY, config=CONFIG
+) -> MaskedExamples:
     """Masked rows as numpy arrays; all positions valid unless said otherwise."""
     valid = np.ones(tokens.shape, bool) if valid is None else valid
     keys = jax.random.split(jax.random.key(seed), len(tokens)) if keys is None else keys
     tokens = np.asarray(tokens, np.int32)
-    return Masked(*map(np.asarray, masking(keys, (tokens, valid), vocabulary, config)))
+    return MaskedExamples(*map(np.asarray, masking(keys, (tokens, valid), vocabulary, config)))
 
 
-def chosen(masked: Masked) -> np.ndarray:
+def chosen(masked: MaskedExamples) -> np.ndarray:
     """bool [batch, length]: the positions that count."""
     where = np.zeros(masked.inputs.shape, bool)
     for row, positions, weights in zip(where, masked.positions, masked.weights, strict=True):
@@ -115,7 +117,7 @@ def test_targets_are_the_tokens_that_stood_there():
 
 
 @pytest.fixture(scope="module")
-def many() -> tuple[np.ndarray, Masked]:
+def many() -> tuple[np.ndarray, MaskedExamples]:
     """76,000 targets, all of them the same piece."""
     tokens = np.full((4000, 128), 77)
     return tokens, mask(tokens, seed=3)
@@ -181,7 +183,7 @@ def test_a_rows_masks_depend_on_its_own_key_alone():
     shuffled = mask(tokens[order], keys=keys[order])
     others = mask(np.where(np.arange(16)[:, None] == 3, tokens, text(16, 64, seed=9)), keys=keys)
     alone = mask(tokens[3:4], keys=keys[3:4])
-    for field in Masked._fields:
+    for field in MaskedExamples._fields:
         whole = getattr(together, field)
         np.testing.assert_array_equal(getattr(shuffled, field), whole[order])
         np.testing.assert_array_equal(getattr(alone, field)[0], whole[3])

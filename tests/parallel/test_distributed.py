@@ -10,9 +10,14 @@ import pytest
 from jax._src import cloud_tpu_init
 from jax._src.clusters import cloud_tpu_cluster
 
-from langsamp_jax.cli.exit_status import ending
+from langsamp_jax.cli.exit_status import exit_status
 from langsamp_jax.errors import UserError
-from langsamp_jax.parallel.distributed import Agreement, find_cluster, from_first, require_same
+from langsamp_jax.parallel.distributed import (
+    AllReduceMax,
+    broadcast_from_primary,
+    find_cluster,
+    require_same,
+)
 from langsamp_jax.parallel.rendezvous import Cluster
 from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
 from langsamp_jax.parallel.signals import Stopped
@@ -124,9 +129,9 @@ def test_an_environment_that_does_not_fit(monkeypatch):
 
 
 def test_a_process_that_is_alone_agrees_with_itself_at_once():
-    agreed = Agreement(make_mesh(MeshConfig()))
+    agreed = AllReduceMax(make_mesh(MeshConfig()))
     assert [agreed(number) for number in (0, 15, 2)] == [0, 15, 2]
-    assert from_first(7) == 7
+    assert broadcast_from_primary(7) == 7
     require_same({"anything": object()})
     assert jax.process_count() == 1
 
@@ -143,8 +148,8 @@ def test_a_process_that_is_alone_agrees_with_itself_at_once():
     ],
 )
 def test_the_exit_code_says_whether_to_start_again(error, expected):
-    assert ending(error)[0] == expected
+    assert exit_status(error)[0] == expected
 
 
 def test_a_defect_keeps_its_traceback():
-    assert ending(ValueError("x")) is None and ending(SystemExit(0)) is None
+    assert exit_status(ValueError("x")) is None and exit_status(SystemExit(0)) is None

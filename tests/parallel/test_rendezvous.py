@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.parallel.rendezvous import Cluster, RollCall
+from langsamp_jax.parallel.rendezvous import Cluster, Rendezvous
 
 FACTS = {"jax": "1.0"}
 
@@ -50,11 +50,11 @@ def meet(
 ) -> list[Future]:
     """The roll call of some processes, here as threads; ``changes``: ``p2={"jax": "2.0"}``."""
 
-    def one(position: int) -> RollCall:
+    def one(position: int) -> Rendezvous:
         number = numbers[position]
         facts = changes.get(f"p{number}", FACTS)
         size = changes.get(f"size{number}", total)
-        return RollCall(Cluster(f"127.0.0.1:{port}", size, number), facts, time_limit)
+        return Rendezvous(Cluster(f"127.0.0.1:{port}", size, number), facts, time_limit)
 
     with ThreadPoolExecutor(len(numbers)) as pool:
         return [pool.submit(one, position) for position in range(len(numbers))]
@@ -87,7 +87,7 @@ def test_nobody_at_the_address(port):
 
 def test_an_address_without_a_machine():
     with pytest.raises(UserError, match=r"nowhere\.invalid:1.*not known|nowhere\.invalid:1.*name"):
-        RollCall(Cluster("nowhere.invalid:1", 2, 1), FACTS, 0.5)
+        Rendezvous(Cluster("nowhere.invalid:1", 2, 1), FACTS, 0.5)
 
 
 @pytest.mark.parametrize("talk", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\x00\x12\x04\x00", b"7\n"])

@@ -3,7 +3,7 @@ import pytest
 from langsamp_jax.hardware.devices import Device
 from langsamp_jax.plan.collectives import Collective
 from langsamp_jax.plan.hlo import parse
-from langsamp_jax.plan.roofline import ACHIEVABLE, memory_traffic, work
+from langsamp_jax.plan.roofline import ACHIEVABLE, memory_traffic, step_cost
 
 # 1 KiB a row; a product, a row cut out of a table and one written into it, and a copy that
 # fetches the table onto the chip.
@@ -49,13 +49,13 @@ def test_bytes_to_and_from_memory(name, kibibytes):
 
 
 def test_each_instruction_takes_as_long_as_the_slower_of_its_two():
-    done = work(parse(PROGRAM), DEVICE, [])
+    done = step_cost(parse(PROGRAM), DEVICE, [])
     assert done.flops == PRODUCT
     moved = (2 + 2 + 64 + 80) * 1024
     assert done.memory_bytes == pytest.approx(moved, abs=32)
     assert done.device_seconds == pytest.approx(moved / 1e9 / ACHIEVABLE, rel=1e-3)
     slow = Device(1e9, 1e9, 1e12, 1e8)
-    done = work(parse(PROGRAM), slow, [])
+    done = step_cost(parse(PROGRAM), slow, [])
     rest = (2 + 2 + 64) * 1024 / 1e12
     assert done.device_seconds == pytest.approx((PRODUCT / 1e9 + rest) / ACHIEVABLE, rel=1e-3)
 
@@ -63,5 +63,5 @@ def test_each_instruction_takes_as_long_as_the_slower_of_its_two():
 @pytest.mark.parametrize(("kind", "links"), [("all-gather", 4), ("collective-permute", 2)])
 def test_the_network(kind, links):
     sent = Collective(kind, ("fsdp",), 4, times=3, payload=8e6, wire=6e6, op_name="", shape="")
-    seconds = work(parse(PROGRAM), DEVICE, [sent]).network_seconds
+    seconds = step_cost(parse(PROGRAM), DEVICE, [sent]).network_seconds
     assert seconds == pytest.approx(6e6 / (links * 1e8) / ACHIEVABLE)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langsamp_jax.evaluation.model import open_trained
+from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -60,7 +60,7 @@ def test_a_folder_that_transformers_saved_can_be_evaluated(saved, make_checkpoin
     make_checkpoint(tmp_path, "xlm-roberta", tokenizer.vocab_size)
     for file in saved.iterdir():
         shutil.copy(file, tmp_path)
-    assert open_trained(tmp_path).tokenizer.vocabulary == tokenizer.vocabulary
+    assert load_model(tmp_path).tokenizer.vocabulary == tokenizer.vocabulary
 
 
 def _without_mask(backend: dict[str, Any]) -> None:

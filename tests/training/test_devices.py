@@ -25,8 +25,8 @@ from langsamp_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
     make_mesh,
-    placed_on,
     shardings,
+    use_mesh,
 )
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.loop import Configs, TrainConfig, train
@@ -104,7 +104,7 @@ def main(output: Path, store: Path) -> None:
         facts["words"] = words.shape
         shards = words.addressable_shards
         facts["shards"] = sorted({(shard.data.shape, str(shard.index)) for shard in shards})
-        with placed_on(mesh):
+        with use_mesh(mesh):
             split = jax.jit(lambda x: nn.with_logical_constraint(x, ("batch", "length")))
             facts["activations"] = split(np.zeros((16, 6))).addressable_shards[0].data.shape
         for name, config in (("uneven", MeshConfig(tensor=3)), ("few", MeshConfig(data=4))):

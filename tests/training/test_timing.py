@@ -10,7 +10,7 @@ import pytest
 from langsamp_jax.data.store import Store
 from langsamp_jax.training import timing
 from langsamp_jax.training.loop import train
-from langsamp_jax.training.timing import Meter, Stopwatch, memory
+from langsamp_jax.training.timing import Meter, PhaseTimer, memory
 
 
 class Clock:
@@ -42,7 +42,7 @@ def batches(clock: Clock, waits: list[float]):
 
 
 def test_every_second_is_in_one_phase(clock):
-    stopwatch = Stopwatch()
+    stopwatch = PhaseTimer()
     clock.sleep(5)
     for number in stopwatch.inputs(batches(clock, [7, 2, 3])):
         if number == 0:
@@ -60,7 +60,7 @@ def test_every_second_is_in_one_phase(clock):
 
 
 def test_a_phase_ends_with_an_error_too(clock):
-    stopwatch = Stopwatch()
+    stopwatch = PhaseTimer()
     with pytest.raises(OSError), stopwatch.phase("checkpoint"):
         clock.sleep(2)
         raise OSError
@@ -72,7 +72,7 @@ def test_what_no_checkpoint_holds_is_lost(clock):
     """Work after the checkpoint, the pause, and sessions that saved nothing, however many."""
     started, saved = clock.now, {"start": 10.0, "step": 50.0, "checkpoint": 2.0, "lost": 8.0}
     clock.sleep(70 + 25 + 300 + 40)
-    stopwatch = Stopwatch()
+    stopwatch = PhaseTimer()
     clock.sleep(6)
     stopwatch.take_up(started, saved)
     clock.sleep(1)
@@ -83,7 +83,7 @@ def test_what_no_checkpoint_holds_is_lost(clock):
 
 
 def test_a_new_run_has_lost_nothing(clock):
-    stopwatch = Stopwatch()
+    stopwatch = PhaseTimer()
     clock.sleep(3)
     stopwatch.take_up(stopwatch.began, {})
     clock.sleep(2)
@@ -94,10 +94,10 @@ def test_a_new_run_has_lost_nothing(clock):
 def meter(clock, monkeypatch):
     """``meter(peak)``: one of a mesh of one device, after the first step; what it said."""
 
-    def meter(peak: float | None) -> tuple[Stopwatch, Meter, list[str]]:
+    def meter(peak: float | None) -> tuple[PhaseTimer, Meter, list[str]]:
         monkeypatch.setattr(timing, "peak_flops", lambda kind: peak)
         said: list[str] = []
-        stopwatch = Stopwatch()
+        stopwatch = PhaseTimer()
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
         meter = Meter(stopwatch, 1000, 6e9, mesh, said.append)
         clock.sleep(30)

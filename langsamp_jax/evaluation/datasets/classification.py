@@ -35,7 +35,7 @@ _TEXT_NAMES = ("text", "verse")
 
 
 @dataclasses.dataclass(frozen=True)
-class Classified:
+class ClassificationSet:
     """Sentences and the ids of their labels, int32 [n].
 
     ``missing`` counts those that a language of aligned text lacks; they are in neither list.
@@ -50,7 +50,9 @@ class Classified:
         return "\n".join(self.texts)
 
 
-def read_sentence_task(folder: Path, task: str, source: str = "eng_Latn") -> TaskData[Classified]:
+def read_sentence_task(
+    folder: Path, task: str, source: str = "eng_Latn"
+) -> TaskData[ClassificationSet]:
     """The data of ``taxi1500`` or ``sib200``.
 
     Args:
@@ -76,7 +78,7 @@ def read_sentence_task(folder: Path, task: str, source: str = "eng_Latn") -> Tas
     return TaskData(LABELS[task], _read_sets(train, task), _read_sets(dev, task), test, skipped)
 
 
-def _read_sets(files: Sequence[Path], task: str) -> Classified:
+def _read_sets(files: Sequence[Path], task: str) -> ClassificationSet:
     """The sentences of files as they are distributed, one after the other."""
     texts, labels, missing = [], [], 0
     for file in files:
@@ -101,10 +103,10 @@ def _read_sets(files: Sequence[Path], task: str) -> Classified:
                 missing += 1
     if not texts:
         raise UserError(f"{files[0]} holds no sentence")
-    return Classified(texts, np.array(labels, np.int32), missing)
+    return ClassificationSet(texts, np.array(labels, np.int32), missing)
 
 
-def _read_aligned(text: Path, task: str, source: str) -> TaskData[Classified]:
+def _read_aligned(text: Path, task: str, source: str) -> TaskData[ClassificationSet]:
     table, header = _labels_file(text)
     line_column, split_column = header.index("line"), header.index("split")
     label_column = _column(header, _LABEL_NAMES)
@@ -120,14 +122,16 @@ def _read_aligned(text: Path, task: str, source: str) -> TaskData[Classified]:
             raise UserError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         chosen[split].append((int(line) - 1, _label_id(cells[label_column], task, where)))
 
-    def read(name: str, split: str) -> Classified:
+    def read(name: str, split: str) -> ClassificationSet:
         there = [(lines[name][i], label) for i, label in chosen[split] if lines[name][i]]
         if not there:
             raise UserError(
                 f"{text / name}.txt has none of the {len(chosen[split])} sentences of {split}"
             )
         texts, labels = zip(*there, strict=True)
-        return Classified(list(texts), np.array(labels, np.int32), len(chosen[split]) - len(there))
+        return ClassificationSet(
+            list(texts), np.array(labels, np.int32), len(chosen[split]) - len(there)
+        )
 
     test = {}
     for name in lines:

@@ -18,7 +18,7 @@ _NUMBERED = {".conllu": (1, 3, 10), ".iob2": (1, 2, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Tagged:
+class TaggingSet:
     """The words of sentences and their tags. A word may be one that no tokenizer has a piece of."""
 
     words: list[list[str]]
@@ -29,7 +29,7 @@ class Tagged:
         return "\n".join(word for sentence in self.words for word in sentence)
 
 
-def read_tagging_task(folder: Path, task: str, source: str = "eng_Latn") -> TaskData[Tagged]:
+def read_tagging_task(folder: Path, task: str, source: str = "eng_Latn") -> TaskData[TaggingSet]:
     """The data of ``ner`` or ``pos``.
 
     The labels of ``pos`` are the 17 of Universal Dependencies; those of ``ner`` are O and what
@@ -62,15 +62,15 @@ def read_tagging_task(folder: Path, task: str, source: str = "eng_Latn") -> Task
     return TaskData(labels, train, dev, test, skipped)
 
 
-def _read_files(files: Sequence[Path], labels: Sequence[str] | None) -> Tagged:
+def _read_files(files: Sequence[Path], labels: Sequence[str] | None) -> TaggingSet:
     read = [_read_file(file, labels) for file in files]
-    return Tagged(
+    return TaggingSet(
         [sentence for tagged in read for sentence in tagged.words],
         [tags for tagged in read for tags in tagged.tags],
     )
 
 
-def _read_file(file: Path, labels: Sequence[str] | None) -> Tagged:
+def _read_file(file: Path, labels: Sequence[str] | None) -> TaggingSet:
     """The sentences of one file, whose tags are among ``labels``; any BIO tags where it is None."""
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
@@ -96,7 +96,7 @@ def _read_file(file: Path, labels: Sequence[str] | None) -> Tagged:
     words, tags = [list(filter(None, sentences)) for sentences in (words, tags)]
     if not words:
         raise UserError(f"{file} holds no sentence")
-    return Tagged(words if numbered else _without_prefix(words), tags)
+    return TaggingSet(words if numbered else _without_prefix(words), tags)
 
 
 def _numbered_word(line: str, file: Path) -> tuple[str, str]:

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.corpus.cleaning import (
-    Cleaner,
     Hygiene,
+    TextCleaner,
     _class_table,
     held_out_hashes,
     match_keys,
@@ -24,7 +24,7 @@ from data_pipelines.corpus.cleaning import (
 )
 from data_pipelines.corpus.sources import LONGEST_LINE, Block
 from data_pipelines.packing.prepare import prepare
-from data_pipelines.packing.provenance import Origin
+from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.errors import UserError
 
 
@@ -36,7 +36,7 @@ def counted(
     text: str | bytes, name: str = "deu_Latn", **settings: str
 ) -> tuple[list[str], dict[str, int]]:
     """The clean lines, and all counts that are not 0."""
-    cleaner = Cleaner(name, Hygiene(**settings))
+    cleaner = TextCleaner(name, Hygiene(**settings))
     lines = cleaner.clean(Block(text.encode() if isinstance(text, str) else text, 0))
     return lines, {name: count for name, count in cleaner.counts.items() if count}
 
@@ -123,7 +123,7 @@ def test_bytes_that_are_not_utf8(bad, corpus, tokenizer_file, tmp_path):
     assert str(error.value).startswith(f"{file}, line 301: not UTF-8 (")
     assert "--skip_damaged" in str(error.value)
     manifest = prepare(folder, tokenizer_file, store, 32, skip_damaged=True)
-    report = Origin.load(store).report
+    report = Provenance.load(store).report
     for name in ("qaa_Latn", "qab_Latn"):
         assert sum(manifest.counts[split][name].lines for split in manifest.counts) == 400
         met = report[name]["hygiene"]
@@ -148,7 +148,7 @@ def test_damaged_files_are_left_out_only_when_asked(corpus, tokenizer_file, tmp_
     for split in manifest.counts:
         counts = manifest.counts[split]
         assert counts["qaa_Latn"] == counts["qac_Latn"]
-    said = warnings(Origin.load(store).report)
+    said = warnings(Provenance.load(store).report)
     assert [line.partition(" is damaged")[0] for line in said] == [
         f"qab_Latn: left out: {folder / 'qab_Latn.txt.gz'}",
         f"qac_Latn: left out: {folder / 'qac_Latn' / 'a.txt.gz'}",
@@ -202,7 +202,7 @@ def test_a_line_of_100_megabytes(corpus, tokenizer_file, tmp_path):
     for name in ("manifest.json", "train/qab_Latn/c/0/0"):
         short, long = ((tmp_path / f"{f}-store" / name).read_bytes() for f in ("short", "long"))
         assert short == long
-    report = Origin.load(tmp_path / "long-store").report
+    report = Provenance.load(tmp_path / "long-store").report
     assert [report[name]["hygiene"]["overlong"] for name in report] == [1, 1]
 
 
@@ -264,7 +264,7 @@ def test_the_warning_names_the_shares(tokenizer_file, tmp_path):
     (folder / "srp_Cyrl.txt").write_text("\n".join(cyrillic[:70] + latin[:25] + greek[:5]), "utf-8")
     (folder / "srp_Latn.txt").write_text("\n".join(latin[:90] + cyrillic[:10]), "utf-8")
     prepare(folder, tokenizer_file, tmp_path / "store", 32)
-    assert warnings(Origin.load(tmp_path / "store").report) == [
+    assert warnings(Provenance.load(tmp_path / "store").report) == [
         "srp_Cyrl: 30.0% of the lines are in another script (Latn 25.0%, Grek 5.0%)"
     ]
 
@@ -274,7 +274,7 @@ def test_the_warning_names_the_shares(tokenizer_file, tmp_path):
 
 def matches(line: str, held_out: str, folder: Path) -> bool:
     (folder / "held_out.txt").write_text(held_out, "utf-8")
-    cleaner = Cleaner("deu_Latn", Hygiene(), held_out_hashes([folder / "held_out.txt"]))
+    cleaner = TextCleaner("deu_Latn", Hygiene(), held_out_hashes([folder / "held_out.txt"]))
     kept = cleaner.clean(Block(line.encode(), 0))
     assert cleaner.counts["held_out"] == 1 - len(kept)
     return not kept
@@ -353,7 +353,7 @@ def test_real_test_sets_are_left_out(file, shared_data, tokenizer_file, tmp_path
     manifest = prepare(folder, tokenizer_file, tmp_path / "store", 32, held_out=held_out)
     for counts in manifest.counts.values():
         assert counts["qaa_Latn"] == counts["qab_Latn"]
-    met = Origin.load(tmp_path / "store").report["qaa_Latn"]["hygiene"]
+    met = Provenance.load(tmp_path / "store").report["qaa_Latn"]["hygiene"]
     assert met["held_out"] == len(mixed) // 2
 
 
@@ -363,7 +363,7 @@ def test_files_and_folders_of_held_out_text(tmp_path):
     (tmp_path / "b.txt").write_text("another\n", "utf-8")
     hashes = held_out_hashes([tmp_path / "sets", tmp_path / "b.txt"])
     assert hashes.dtype == np.uint64 and hashes.tolist() == sorted(set(hashes.tolist()))
-    cleaner = Cleaner("deu_Latn", Hygiene(), hashes)
+    cleaner = TextCleaner("deu_Latn", Hygiene(), hashes)
     assert cleaner.clean(Block(b"One text\nANOTHER\nsomething else\n", 0)) == ["something else"]
     assert held_out_hashes([]).tolist() == []
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.packing import deduplication, token_chunks
-from data_pipelines.packing.deduplication import HASHES, kept_tokens, select
+from data_pipelines.packing.deduplication import HASHES, deduplicate, kept_tokens
 from data_pipelines.packing.rows import number_of_rows, token_stream
-from data_pipelines.packing.token_chunks import PieceWriter
+from data_pipelines.packing.token_chunks import ChunkWriter
 from langsamp_jax.data.store import SPLITS
 
 UNKNOWN = 3
@@ -36,7 +36,7 @@ def write(folder: Path, drawn: list, hashed: bool = True) -> list[Path]:
     """The pieces of all parts, in order."""
     written = []
     for number, part in enumerate(drawn):
-        writer = PieceWriter(folder / f"part-{number}", UNKNOWN)
+        writer = ChunkWriter(folder / f"part-{number}", UNKNOWN)
         for lines in part:
             ids = [token for text in lines for token in tokens_of(text)]
             hashes = np.array([HASH_OF[text] for text in lines], np.uint64)
@@ -73,10 +73,10 @@ def test_as_a_set_in_memory(
     known = known if drop else set()
     np.array(sorted(HASH_OF[text] for text in known), "<u8").tofile(known_file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_chunks, "PIECE_TOKENS", piece_tokens)
+        patch.setattr(token_chunks, "CHUNK_TOKENS", piece_tokens)
         patch.setattr(deduplication, "_BUCKET_LINES", bucket_lines)
         written = write(folder, drawn, hashed=drop)
-        selected = select(written, keep, drop, known_file if known else None)
+        selected = deduplicate(written, keep, drop, known_file if known else None)
 
     texts = flat(drawn)
     expected = list(dict.fromkeys(t for t in texts if t not in known)) if drop else texts
@@ -98,7 +98,7 @@ def test_as_a_set_in_memory(
 
 
 def test_pieces_are_as_long_as_they_should_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_chunks, "PIECE_TOKENS", 50)
+    monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", 50)
     drawn = [[[1, 2, 3]] * 40]
     written = write(tmp_path, drawn)
     sizes = [len(token_chunks.load(piece, "tokens")) for piece in written]
@@ -113,7 +113,7 @@ def test_pieces_are_as_long_as_they_should_be(tmp_path, monkeypatch):
 
 def test_nothing_at_all(tmp_path):
     (tmp_path / "keep").mkdir()
-    selected = select([], tmp_path / "keep", True, None)
+    selected = deduplicate([], tmp_path / "keep", True, None)
     assert selected.duplicates == 0 and selected.tokens == {split: [] for split in SPLITS}
     assert (tmp_path / "keep" / HASHES).read_bytes() == b""
 

@@ -15,7 +15,7 @@ from data_pipelines.corpus import sources
 from data_pipelines.corpus.cleaning import Hygiene, line_hashes
 from data_pipelines.packing import runner, stages
 from data_pipelines.packing.prepare import grow, prepare
-from data_pipelines.packing.provenance import Origin
+from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.cli.inspect import inspect_rows
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import SPLITS, Store
@@ -121,7 +121,7 @@ def test_more_text_follows_what_is_there(base, tmp_path, sides, write_corpus):
         assert counts["qaa_Latn"].unknown == sum(tokens.count(3) for tokens in both)
         assert counts["qaa_Latn"].lines - before.lines == sides(new)[split].count(0)
         assert counts["qab_Latn"] == Store(base).manifest.counts[split]["qab_Latn"]
-    met = Origin.load(store).report["qaa_Latn"]["hygiene"]
+    met = Provenance.load(store).report["qaa_Latn"]["hygiene"]
     assert (met["lines"], met["duplicates"]) == (200 + 165, 45)
 
 

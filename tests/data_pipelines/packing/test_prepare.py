@@ -17,7 +17,7 @@ from data_pipelines.corpus import sources
 from data_pipelines.corpus.cleaning import Hygiene, line_hashes
 from data_pipelines.packing import deduplication, stages, token_chunks
 from data_pipelines.packing.prepare import prepare
-from data_pipelines.packing.provenance import Origin
+from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.data.store import SPLITS, Manifest, Store
 
 
@@ -70,13 +70,13 @@ def test_rows_and_counts_are_those_of_the_reference(
     if size is not None:
         monkeypatch.setattr(sources, "RANGE_BYTES", 8 * size)
         monkeypatch.setattr(sources, "_BLOCK_BYTES", size)
-        monkeypatch.setattr(token_chunks, "PIECE_TOKENS", size)
+        monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", size)
         monkeypatch.setattr(deduplication, "_BUCKET_LINES", size)
         monkeypatch.setattr(stages, "_FILES_AT_ONCE", 1)
     manifest = prepare(corpus, tokenizer_file, tmp_path / "store", length, fraction)
     store = Store(tmp_path / "store")
     assert store.manifest == manifest and manifest.sequence_length == length
-    origin = Origin.load(store.path)
+    origin = Provenance.load(store.path)
     assert origin.settings["validation_fraction"] == fraction
     files = [file for file in corpus.glob("*.txt") if file.stem not in manifest.skipped]
     assert manifest.names == tuple(sorted(file.stem for file in files))
@@ -218,7 +218,7 @@ def test_a_language_with_too_little_text_is_skipped_and_listed(
         "qab_Latn": f"{tokens} training tokens do not fill a row of 64",
         "qac_Latn": "0 training tokens do not fill a row of 64",
     }
-    origin = Origin.load(tmp_path / "store")
+    origin = Provenance.load(tmp_path / "store")
     assert set(origin.sources) == set(origin.report) == {"qaa_Latn", "qab_Latn", "qac_Latn"}
     assert not list((tmp_path / "store").rglob("*qab_Latn*"))
     assert prepare(corpus, tokenizer_file, tmp_path / "store", 64, 0) == manifest
@@ -265,7 +265,7 @@ def test_byte_order_mark_line_ends_and_empty_lines_do_not_count(
     one, two = digests(tmp_path / "a"), digests(tmp_path / "b")
     assert one.pop("origin.json") != two.pop("origin.json")  # other sources
     assert one == two
-    report = Origin.load(tmp_path / "b").report["qaa_Latn"]["hygiene"]
+    report = Provenance.load(tmp_path / "b").report["qaa_Latn"]["hygiene"]
     assert {name: count for name, count in report.items() if count} == {"lines": 60}
 
 
