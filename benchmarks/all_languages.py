@@ -52,17 +52,17 @@ def count_draws(store_path: Path) -> dict[str, dict[str, float]]:
     from langsamp_jax.data.feed import Feed
     from langsamp_jax.data.store import Store
     from langsamp_jax.languages.inventory import EMPTY
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
 
     parse_gin([GIN[1]], [line.removeprefix("--gin.") for line in GIN[2:]])
-    configs, store = Configs(), Store(store_path)
+    configs, store = configs_from_gin(), Store(store_path)
     sampler = configs.mixture.sampler(store.manifest, configs.train.seed, STEPS, BATCH)
     inventory = EMPTY.extended(store.manifest.names)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     feed = Feed(store.split("train"), sampler, inventory, BATCH, sharding)
     drawn = np.zeros((len(inventory.languages), len(inventory.scripts)), int)
     for batch in feed.batches(0, STEPS):
-        np.add.at(drawn, (np.asarray(batch.language_ids), np.asarray(batch.script_ids)), 1)
+        np.add.at(drawn, tuple(map(np.asarray, batch.ids)), 1)
     (allocation,) = sampler.allocations
     rates, bound = allocation.rates, allocation.deviation_bound
     return {

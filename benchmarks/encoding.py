@@ -22,7 +22,8 @@ from langsamp_jax.huggingface.export import save_weights, state_dict
 from langsamp_jax.huggingface.layout import stock_config
 from langsamp_jax.io.files import new_folder
 from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
 

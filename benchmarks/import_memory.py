@@ -55,10 +55,11 @@ def measure(folder: Path, tokenizer_file: Path, grown: Path) -> dict[str, float]
 
     from langsamp_jax.huggingface.export import state_dict
     from langsamp_jax.huggingface.layout import stock_config
-    from langsamp_jax.huggingface.loading import InitConfig, load_params, vocabulary_rows
-    from langsamp_jax.huggingface.pretrained import open_pretrained
-    from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-    from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated
+    from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
+    from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
+    from langsamp_jax.models.config import ModelConfig
+    from langsamp_jax.models.langsamp import LangSamp, init_params
+    from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
     from langsamp_jax.text.huggingface_files import write_tokenizer
     from langsamp_jax.text.tokenizer import load_tokenizer
 
@@ -100,7 +101,8 @@ def make_base(folder: Path, xlmr: Path) -> None:
 
     from langsamp_jax.huggingface.export import state_dict
     from langsamp_jax.huggingface.layout import stock_config
-    from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+    from langsamp_jax.models.config import ModelConfig
+    from langsamp_jax.models.langsamp import LangSamp, init_params
     from langsamp_jax.text.huggingface_files import write_tokenizer
     from langsamp_jax.text.tokenizer import load_tokenizer
 

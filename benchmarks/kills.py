@@ -26,6 +26,7 @@ from data_pipelines.packing.prepare import prepare
 from data_pipelines.synthetic.world import synthesize
 from data_pipelines.tokenizers.training import train_tokenizer
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 PROCESSES, STEPS = 4, 80
 CHANGES = {"train__num_steps": STEPS, "train__checkpoint_every": 5, "train__eval_every": 50}
@@ -90,7 +91,9 @@ def main() -> None:
             print(f"kill {number + 1}: {kills[-1]}", file=sys.stderr, flush=True)
         Group(store, run, PROCESSES, **CHANGES).succeed(1200)
         Group(store, undisturbed, PROCESSES, **CHANGES).succeed(1200)
-        (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, undisturbed))
+        (_, ours), (_, theirs) = (
+            restore_params(open_run(path), STEPS) for path in (run, undisturbed)
+        )
         same = jax.tree.map(np.array_equal, ours, theirs)
         result = {
             "kills": kills,

@@ -24,9 +24,8 @@ import torch
 from step_jax import device_name
 from workload import PRESETS
 
-from langsamp_jax.hardware.cpu import matmul_nt, matmul_tn, product
-from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig
+from langsamp_jax.hardware.cpu import keep_freed, matmul_nt, matmul_tn, product, use_one_arena
+from langsamp_jax.objectives.masking import ObjectiveConfig
 
 FORMS = {  # name -> (ours, PyTorch's, shapes of both operands for x [m, k] @ w [k, n])
     "forward": (product, torch.matmul, ("mk", "kn")),

@@ -77,14 +77,15 @@ def measure(devices: int, rows: int, rounds: int) -> tuple[str, list[dict[str, A
 def measure_layout(layout: str, devices: int, rows: int, rounds: int) -> dict[str, Any]:
     import jax
 
-    from langsamp_jax.models.langsamp import ModelConfig
-    from langsamp_jax.objectives.masked_lm import ObjectiveConfig
-    from langsamp_jax.parallel.sharding import MeshConfig
+    from langsamp_jax.models.config import ModelConfig
+    from langsamp_jax.objectives.masking import ObjectiveConfig
+    from langsamp_jax.parallel.mesh import MeshConfig
     from langsamp_jax.plan.collectives import collectives
-    from langsamp_jax.plan.compile import Sizes, compile_step
+    from langsamp_jax.plan.compile import compile_step
     from langsamp_jax.plan.hlo import parse
     from langsamp_jax.plan.theory import minimum_traffic
-    from langsamp_jax.training.loop import Configs, TrainConfig
+    from langsamp_jax.training.config import Configs, TrainConfig
+    from langsamp_jax.training.setup import Sizes
 
     total = rows * devices
     configs = Configs(

@@ -15,9 +15,10 @@ from workload import BATCHES, TABLES, WEIGHTS, Workload, random_batches
 
 from langsamp_jax.huggingface.export import save_weights, state_dict
 from langsamp_jax.huggingface.layout import stock_config
-from langsamp_jax.models.langsamp import ModelConfig
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows
-from langsamp_jax.training.step import make_initialise, step_keys
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.objectives.base import step_keys
+from langsamp_jax.objectives.masking import ObjectiveConfig, mask_rows
+from langsamp_jax.training.step import make_initialise
 
 
 def write(workload: Workload, folder: Path) -> None:

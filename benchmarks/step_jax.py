@@ -10,21 +10,19 @@ from turns import host_peak, serve
 from workload import CLIP_NORM, LEARNING_RATE, Workload, load_batches
 
 from langsamp_jax.data.feed import Batch, place
+from langsamp_jax.hardware.cpu import keep_freed, use_one_arena
 from langsamp_jax.hardware.devices import peak_flops
-from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
-from langsamp_jax.models.costs import step_flops
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows, masked_lm_loss
-from langsamp_jax.parallel.sharding import (
-    MeshConfig,
-    batch_sharding,
-    make_mesh,
-    shardings,
-    use_mesh,
-)
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.objectives.base import step_keys
+from langsamp_jax.objectives.masked_lm import MaskedLm
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding, shardings, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
-from langsamp_jax.training.step import jit_train_step, make_initialise, make_train_step, step_keys
+from langsamp_jax.training.step import jit_train_step, make_initialise, make_train_step
 
 SEED = 0
 
@@ -39,6 +37,7 @@ class TrainSteps:
     def __init__(self, workload: Workload, folder: Path, settings: dict[str, Any]):
         use_one_arena()
         model, optimizer, vocabulary = parts(workload, settings)
+        objective = MaskedLm(model, vocabulary, ObjectiveConfig())
         mesh = make_mesh(MeshConfig())
         self._on_mesh, self._rows = lambda: use_mesh(mesh), batch_sharding(mesh)
         self._batches = iter(load_batches(folder))
@@ -48,18 +47,17 @@ class TrainSteps:
 
         first = self._place(load_batches(folder)[0])
         with self._on_mesh():
-            first_loss = first_step_loss(model, self._state.params, first, vocabulary)
-            step = make_train_step(model, optimizer, vocabulary, ObjectiveConfig(), 1, SEED)
+            first_loss = first_step_loss(objective, self._state.params, first)
+            step = make_train_step(objective, optimizer, 1, SEED)
             self._step = jit_train_step(step, places, mesh).lower(self._state, first).compile()
         if jax.default_backend() == "cpu":
             keep_freed(held=0)  # as where there is plenty: both of a pair alike
         for _ in range(workload.warmup):
             self.step()
-        memory, shape = self._step.memory_analysis(), (workload.rows, workload.length)
-        targets = ObjectiveConfig().num_targets(workload.length)
+        memory = self._step.memory_analysis()
         self.facts = {
             "device": device_name(),
-            "useful_flops": step_flops(model.config, model.vocab_size, *shape, targets),
+            "useful_flops": objective.step_flops(workload.rows, workload.length),
             "peak_flops": peak_flops(jax.local_devices()[0].device_kind),
             "first_loss": first_loss,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._state.params)),
@@ -80,9 +78,8 @@ class TrainSteps:
 
     def _place(self, arrays: dict[str, np.ndarray]) -> Batch:
         full = np.ones(arrays["tokens"].shape, bool)
-        return place(
-            Batch(arrays["tokens"], full, arrays["language_ids"], arrays["script_ids"]), self._rows
-        )
+        ids = TableIds(arrays["language_ids"], arrays["script_ids"])
+        return place(Batch(arrays["tokens"], full, ids), self._rows)
 
 
 def parts(workload: Workload, settings: dict[str, Any]) -> tuple[LangSamp, Any, Vocabulary]:
@@ -96,15 +93,13 @@ def parts(workload: Workload, settings: dict[str, Any]) -> tuple[LangSamp, Any, 
     return model, make_optimizer(rate, num_steps=1_000_000), vocabulary
 
 
-def first_step_loss(model: LangSamp, params: Any, batch: Batch, vocabulary: Vocabulary) -> float:
+def first_step_loss(objective: MaskedLm, params: Any, batch: Batch) -> float:
     """The mean loss of the first batch without dropout, for comparison between contenders."""
 
     @jax.jit
     def loss(params: Any, batch: Batch) -> jax.Array:
         keys, _ = step_keys(SEED, 0, len(batch.tokens))
-        config = ObjectiveConfig()
-        masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, config)
-        total, (_, counts) = masked_lm_loss(model, params, batch, masked, config)
+        total, (_, counts) = objective.loss(params, objective.prepare(keys, batch), None)
         return total / counts.sum()
 
     return float(loss(params, batch))

@@ -1,25 +1,29 @@
 """Frozen config dataclasses that check themselves, and how gin fills them.
 
 A class decorated with ``configurable("train")`` has its fields bound as ``train.num_steps``.
-Gin is read once, at the command line, where the configs are made; all else is handed their values.
+Making one reads no gin: ``from_gin`` does, once, at the command line; all else is handed values.
 """
 
 import ast
 import dataclasses
 import difflib
+import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 
 from langsamp_jax.errors import UserError
 
 _REGISTERED: dict[str, type] = {}
+_FROM_GIN: dict[str, Callable[[], Any]] = {}
+
+Config = TypeVar("Config")
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
@@ -35,9 +39,24 @@ def configurable(name: str) -> Callable[[type], type]:
         cls.gin_name = name
         cls.__post_init__ = _check
         _REGISTERED[name] = dataclasses.dataclass(frozen=True)(cls)
-        return gin.configurable(name, module="langsamp")(_REGISTERED[name])
+
+        def make(**fields: Any) -> Any:
+            return _REGISTERED[name](**fields)
+
+        make.__signature__ = inspect.signature(_REGISTERED[name])  # what gin checks names against
+        _FROM_GIN[name] = gin.external_configurable(make, name, module="langsamp")
+        return _REGISTERED[name]
 
     return decorate
+
+
+def from_gin(cls: type[Config]) -> Config:
+    """Returns the config of class ``cls`` with the values that gin has bound.
+
+    Raises:
+      UserError: a value of the wrong type, or outside its limits.
+    """
+    return _FROM_GIN[cls.gin_name]()
 
 
 def require(condition: bool, config: Any, field: str, expected: str) -> None:
@@ -68,9 +87,16 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
         raise UserError(f"gin: {_explain(error)}") from None
 
 
-def operative_config() -> str:
-    """The gin text that reproduces every config that has been made, defaults included."""
-    return gin.operative_config_str()
+def gin_text(configs: Sequence[Any]) -> str:
+    """Returns the gin text that gives these configs again, defaults included."""
+    sections = []
+    for config in sorted(configs, key=lambda config: config.gin_name):
+        fields = sorted(dataclasses.asdict(config).items())
+        lines = [f"{config.gin_name}.{name} = {value!r}" for name, value in fields]
+        sections.append(
+            "\n".join([f"# Parameters for {config.gin_name}:", "# " + "=" * 78, *lines])
+        )
+    return "\n\n".join(sections) + "\n"
 
 
 def _check(config: Any) -> None:
@@ -119,15 +145,23 @@ def _describe(hint: Any) -> str:
     return "None" if hint is types.NoneType else _WORDS[hint]
 
 
-def _parse_file(file: Path) -> None:
-    """Parses the files that ``file`` includes, in order, then its own lines."""
+def _parse_file(file: Path, including: tuple[Path, ...] = ()) -> None:
+    """Parses the files that ``file`` includes, in order, then its own lines.
+
+    Raises:
+      UserError: it cannot be read, or is one of ``including``, the files that led to it.
+    """
+    chain = (*including, file.resolve())
+    if file.resolve() in including:
+        names = " includes ".join(map(str, chain))
+        raise UserError(f"gin file {file} includes itself: {names}")
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"gin file {file} cannot be read: {error}") from None
     for number, line in enumerate(lines):
         if include := re.fullmatch(r"""include\s+(['"])(.+)\1\s*(#.*)?""", line.strip()):
-            _parse_file(_find(include[2], file.parent, f"{file}, line {number + 1}"))
+            _parse_file(_find(include[2], file.parent, f"{file}, line {number + 1}"), chain)
             lines[number] = ""  # the lines below keep their numbers
     _parse("\n".join(lines), str(file))
 

@@ -14,16 +14,19 @@ import pytest
 from data_pipelines.packing.prepare import prepare
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.data.store import Store
-from langsamp_jax.huggingface.loading import InitConfig, load_params, vocabulary_rows
-from langsamp_jax.huggingface.pretrained import open_pretrained
-from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated
+from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
+from langsamp_jax.languages.inventory import EMPTY, TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from langsamp_jax.text.tokenizer import Tokenizer
 from langsamp_jax.training.checkpoint import Checkpoints
-from langsamp_jax.training.loop import Configs, TrainConfig, train
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
-from langsamp_jax.training.run import Run, start_run
+from langsamp_jax.training.run import Run
+from langsamp_jax.training.setup import model_of, start_run
 
 LENGTH = 32  # the most tokens of a text
 SIZES = {
@@ -131,7 +134,7 @@ def padded() -> Callable[..., Batch]:
         for row, text in zip(tokens, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
             row[: len(text)] = text[:16]
         zeros = np.zeros(len(lines), np.int32)
-        return Batch(tokens, np.arange(16) < lengths[:, None], zeros, zeros)
+        return Batch(tokens, np.arange(16) < lengths[:, None], TableIds(zeros, zeros))
 
     return padded
 
@@ -185,7 +188,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         inventory, rng = EMPTY.extended(store.manifest.names), np.random.default_rng(0)
         path = tmp_path_factory.mktemp("random") / "run"
         run = start_run(path, store, inventory, configs.all(), None, started=0.0)
-        shapes = nn.unbox(jax.eval_shape(lambda: init_params(run.model(), jax.random.key(0))))
+        shapes = nn.unbox(jax.eval_shape(lambda: init_params(model_of(run), jax.random.key(0))))
         random = jax.tree_util.tree_map_with_path(
             lambda key, leaf: rng.normal(
                 "scale" in jax.tree_util.keystr(key), 0.2, leaf.shape

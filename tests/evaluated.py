@@ -13,8 +13,9 @@ import pytest
 from langsamp_jax.evaluation.journal import Journal
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 from langsamp_jax.training.run import Run
 

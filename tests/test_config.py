@@ -1,15 +1,16 @@
 """Configuration: bindings, files and includes; what is misspelt is named with what was meant."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from langsamp_jax.config import operative_config, parse_gin
+from langsamp_jax.config import from_gin, gin_text, parse_gin
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import ModelConfig
-from langsamp_jax.parallel.sharding import MeshConfig
-from langsamp_jax.training.loop import Configs, TrainConfig
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.training.config import Configs, TrainConfig, configs_from_gin
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def refused(files: list[str], bindings: list[str], make: type | None = None) -> str:
+def refused(files: list[str], bindings: list[str], make: Callable[[], Any] | None = None) -> str:
     """The one line of the UserError. Gin itself adds where it made the object."""
     with pytest.raises(UserError) as error:
         parse_gin(files, bindings)
@@ -35,17 +36,17 @@ def test_bindings_win_over_files_and_later_files_over_earlier(here, write_files)
     one, two = "train.seed = 1\ntrain.num_steps = 10", "train.seed = 2"
     write_files(here, {"one.gin": one, "two.gin": two})
     parse_gin(["one.gin", "two.gin"], ["train.num_steps=30", "train.log_every = 7"])
-    config = TrainConfig()
+    config = from_gin(TrainConfig)
     assert (config.seed, config.num_steps, config.log_every) == (2, 30, 7)
     parse_gin(["two.gin", "one.gin"], [])
-    config = TrainConfig()
+    config = from_gin(TrainConfig)
     assert (config.seed, config.num_steps, config.log_every) == (1, 10, 50)
 
 
 def test_without_gin_there_are_the_defaults():
     parse_gin([], [])
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    assert dataclasses.asdict(TrainConfig()) == defaults
+    assert dataclasses.asdict(from_gin(TrainConfig)) == defaults
 
 
 def test_arguments_win_over_bindings():
@@ -66,20 +67,20 @@ def test_arguments_win_over_bindings():
 )
 def test_texts_need_no_quotes(binding, value):
     parse_gin([], [binding])
-    assert getattr(ModelConfig(), binding.partition("=")[0].split(".")[1].strip()) == value
+    assert getattr(from_gin(ModelConfig), binding.partition("=")[0].split(".")[1].strip()) == value
 
 
 def test_none_is_a_value():
     parse_gin([], ["train.eval_rows=None", "mixture.maximum_count=5"])
-    assert TrainConfig().eval_rows is None and MixtureConfig().maximum_count == 5
+    assert from_gin(TrainConfig).eval_rows is None and from_gin(MixtureConfig).maximum_count == 5
 
 
 def test_dicts_and_lists_are_values():
     schedule = [{"from_step": 5, "temperature": 2.0, "maximum_count": {"deu_Latn": 7, "*": 9}}]
     bindings = ["mixture.rule=weights", "mixture.weights={'deu_Latn': 1, 'swh_Latn': 2.5}"]
     parse_gin([], [*bindings, f"mixture.schedule={schedule}"])
-    assert MixtureConfig().weights == {"deu_Latn": 1, "swh_Latn": 2.5}
-    assert MixtureConfig().schedule == schedule
+    assert from_gin(MixtureConfig).weights == {"deu_Latn": 1, "swh_Latn": 2.5}
+    assert from_gin(MixtureConfig).schedule == schedule
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_dicts_and_lists_are_values():
     ],
 )
 def test_a_bad_binding_is_named_with_what_is_expected(binding, expected):
-    message = refused([], [binding], Configs)
+    message = refused([], [binding], configs_from_gin)
     assert all(part in message for part in expected), message
 
 
@@ -133,7 +134,7 @@ def test_a_bad_binding_is_named_with_what_is_expected(binding, expected):
 )
 def test_a_mistake_in_a_file_is_named_with_file_and_line(text, expected, here, write_files):
     write_files(here, {"mine.gin": f"train.seed = 1\n\n{text}\n"})
-    message = refused(["mine.gin"], [], Configs)
+    message = refused(["mine.gin"], [], configs_from_gin)
     assert all(part in message for part in [*expected, "mine.gin", "line 3"]), message
 
 
@@ -153,9 +154,9 @@ def test_a_folder_or_bytes_in_place_of_a_file(here):
 
 def test_shipped_files_are_found_from_anywhere(here):
     parse_gin(["demo.gin"], [])  # includes models/tiny.gin
-    assert TrainConfig().num_steps < 10_000 and ModelConfig().hidden_size < 768
+    assert from_gin(TrainConfig).num_steps < 10_000 and from_gin(ModelConfig).hidden_size < 768
     parse_gin(["models/xlmr_large.gin", "variants/input_side.gin"], [])
-    assert ModelConfig().hidden_size == 1024 and ModelConfig().placement == "input"
+    assert from_gin(ModelConfig).hidden_size == 1024 and from_gin(ModelConfig).placement == "input"
 
 
 def test_includes_are_found_beside_the_file_then_among_the_shipped(here, write_files):
@@ -166,9 +167,9 @@ def test_includes_are_found_beside_the_file_then_among_the_shipped(here, write_f
     write_files(here, files)
     for name in ("configs/mine.gin", str(here / "configs" / "mine.gin")):
         parse_gin([name], [])
-        assert (TrainConfig().seed, TrainConfig().num_steps) == (3, 77)
-        assert TrainConfig().global_batch_size < 1024  # the shipped file's
-        assert MixtureConfig().temperature == 2
+        assert (from_gin(TrainConfig).seed, from_gin(TrainConfig).num_steps) == (3, 77)
+        assert from_gin(TrainConfig).global_batch_size < 1024  # the shipped file's
+        assert from_gin(MixtureConfig).temperature == 2
 
 
 def test_what_lies_beside_the_including_file_comes_first(here, write_files):
@@ -183,12 +184,12 @@ def test_what_lies_beside_the_including_file_comes_first(here, write_files):
     write_files(here, files)
     for files in (["own/demo.gin"], ["other/demo.gin", "own/demo.gin"]):
         parse_gin(files, [])
-        assert ModelConfig().hidden_size == 36
+        assert from_gin(ModelConfig).hidden_size == 36
     parse_gin(["models/tiny.gin"], [])
-    assert ModelConfig().hidden_size == 12
+    assert from_gin(ModelConfig).hidden_size == 12
 
 
-def test_operative_config_makes_the_same_again(here, write_files):
+def test_gin_text_gives_the_same_configs_again(here, write_files):
     bindings = [
         "train.num_steps=12",
         "train.eval_rows=None",
@@ -202,12 +203,11 @@ def test_operative_config_makes_the_same_again(here, write_files):
         "mesh.fsdp=2",
     ]
     parse_gin(["small_text.gin"], bindings)
-    configs, mesh = Configs(), MeshConfig()
-    text = operative_config()
+    configs = configs_from_gin()
+    text = gin_text(configs.all())
     write_files(here, {"again.gin": text})
     parse_gin(["again.gin"], [])
-    assert (Configs(), MeshConfig()) == (configs, mesh)
-    assert operative_config() == text
+    assert configs_from_gin() == configs != Configs()
     for field in dataclasses.fields(TrainConfig):  # defaults too
         assert f"\ntrain.{field.name} = " in text
 
@@ -215,7 +215,7 @@ def test_operative_config_makes_the_same_again(here, write_files):
 def test_parsing_again_forgets_what_was_bound():
     parse_gin([], ["train.seed=9"])
     parse_gin([], [])
-    assert TrainConfig().seed == 0
+    assert from_gin(TrainConfig).seed == 0
 
 
 def test_configs_are_frozen_and_compared_by_value():

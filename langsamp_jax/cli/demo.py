@@ -16,7 +16,8 @@ from langsamp_jax.evaluation.tasks import Job
 from langsamp_jax.io.files import write_text
 from langsamp_jax.io.progress import table
 from langsamp_jax.report.page import write_report
-from langsamp_jax.training.loop import Configs, train
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.loop import train
 
 PIVOT = "qaa_Latn"  # the head language of the world; queries are its sentences
 

@@ -32,11 +32,12 @@ def retrieval(args: argparse.Namespace) -> None:
 
 
 def transfer(args: argparse.Namespace) -> None:
+    from langsamp_jax.config import from_gin
     from langsamp_jax.evaluation import tasks
     from langsamp_jax.evaluation.finetune import FineTuneConfig
     from langsamp_jax.evaluation.transfer import METRICS
 
-    record = tasks.transfer(_job(args), args.source, FineTuneConfig())
+    record = tasks.transfer(_job(args), args.source, from_gin(FineTuneConfig))
     metrics = {}
     for metric in METRICS[args.task]:
         metrics |= {metric: f"{metric}:.3f", f"{metric}_std": "std:.3f"}
@@ -82,11 +83,12 @@ def geometry(args: argparse.Namespace) -> None:
 
 
 def donors(args: argparse.Namespace) -> None:
+    from langsamp_jax.config import from_gin
     from langsamp_jax.evaluation import tasks
     from langsamp_jax.evaluation.finetune import FineTuneConfig
 
     asked = args.on, args.pivot, args.donors, args.references
-    record = tasks.donors(_job(args), *asked, FineTuneConfig())
+    record = tasks.donors(_job(args), *asked, from_gin(FineTuneConfig))
     interval = {"low": "from:.3f", "high": "to:.3f"}
     headers = {"choice": "donor by", "targets": "targets:,", "mean": f"{record['metric']}:.3f"}
     print(table(record["choices"], {**headers, **interval}))

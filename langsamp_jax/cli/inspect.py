@@ -18,10 +18,10 @@ from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import suggest
-from langsamp_jax.objectives.masked_lm import mask_rows
+from langsamp_jax.objectives.base import step_keys
+from langsamp_jax.objectives.masking import mask_rows
 from langsamp_jax.text.tokenizer import Tokenizer
-from langsamp_jax.training.loop import Configs
-from langsamp_jax.training.step import step_keys
+from langsamp_jax.training.config import Configs
 
 KINDS = ("mask", "random", "kept")
 

@@ -5,6 +5,7 @@ Libraries are imported where a verb needs them, so that ``--help`` answers at on
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -18,9 +19,9 @@ from langsamp_jax.errors import UserError
 
 def demo(args: argparse.Namespace) -> None:
     from langsamp_jax.cli.demo import demo
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
 
-    demo(args.output, Configs())
+    demo(args.output, configs_from_gin())
 
 
 def synthesize(args: argparse.Namespace) -> None:
@@ -148,11 +149,11 @@ def mixture(args: argparse.Namespace) -> None:
     from langsamp_jax.data.mixture import mixture_report, mixture_table
     from langsamp_jax.data.mixture_plot import plot_mixture, require_plot
     from langsamp_jax.data.store import Store
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
 
     if args.plot:
         require_plot(args.plot)
-    configs, manifest = Configs(), Store(args.data).manifest
+    configs, manifest = configs_from_gin(), Store(args.data).manifest
     plan = configs.train.num_steps, configs.train.global_batch_size
     sampler = configs.mixture.sampler(manifest, configs.train.seed, *plan)
     records = mixture_table(manifest, sampler, *plan)
@@ -171,9 +172,9 @@ def inspect(args: argparse.Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")  # a look takes no device away from a training
     from langsamp_jax.cli.inspect import inspect_rows, legend, record, show
     from langsamp_jax.data.store import Store
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
 
-    store, configs = Store(args.data), Configs()
+    store, configs = Store(args.data), configs_from_gin()
     title, rows = inspect_rows(store, configs, args.language, args.step, args.split, args.rows)
     tokenizer = store.tokenizer()
     if args.json:
@@ -187,30 +188,29 @@ def inspect(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     from langsamp_jax.data.store import Store
+    from langsamp_jax.training.config import configs_from_gin
     from langsamp_jax.training.dry_run import dry_run
-    from langsamp_jax.training.loop import Configs, train
+    from langsamp_jax.training.loop import train
 
     if args.data:
         _refuse(args, "--data", "module", "sequence_length")
     if args.dry_run:
         if args.mixture:
             raise UserError("--dry_run looks at a store; make one: langsamp prepare --mixture")
-        print(dry_run(args.data, Configs(), args.init_from))
+        print(dry_run(args.data, configs_from_gin(), args.init_from))
         return
     if args.output is None:
         raise UserError("train needs --output RUN (or --dry_run)")
-    data, configs = _live(args) if args.mixture else (Store(args.data), Configs())
+    data, configs = _live(args) if args.mixture else (Store(args.data), configs_from_gin())
     run = train(data, args.output, configs, args.init_from)
     print(f"{run.path}: evaluate it with langsamp evaluate, or give the same command to go on")
 
 
 def _live(args: argparse.Namespace) -> tuple[Any, Any]:
     """The Mixture that the arguments name, as data to train on, and the configs with its rates."""
-    import gin
-
     from data_pipelines.seqio_tasks.live import MANY_TASKS, LiveMixture
     from data_pipelines.seqio_tasks.registry import open_mixture
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
 
     mixture = open_mixture(args.mixture, args.module)
     print(f"the rates are those of {args.mixture}, whatever mixture.rule says", file=sys.stderr)
@@ -220,29 +220,31 @@ def _live(args: argparse.Namespace) -> tuple[Any, Any]:
             "of them, which is faster to start and to read",
             file=sys.stderr,
         )
-    with gin.unlock_config():
-        gin.bind_parameter("mixture.rule", "weights")
-        gin.bind_parameter("mixture.weights", mixture.weights)
-    configs = Configs()
+    configs = configs_from_gin()
+    rates = dataclasses.replace(configs.mixture, rule="weights", weights=mixture.weights)
+    configs = dataclasses.replace(configs, mixture=rates)
     length = 512 if args.sequence_length is None else args.sequence_length
     return LiveMixture(mixture, length, configs.train.seed, configs.train.eval_rows), configs
 
 
 def plan(args: argparse.Namespace) -> None:
     from langsamp_jax.data.store import Store
-    from langsamp_jax.plan.compile import Sizes, sizes_of
     from langsamp_jax.plan.record import plan
     from langsamp_jax.plan.report import show
     from langsamp_jax.plan.search import largest_batch
     from langsamp_jax.plan.topology import topology_devices
-    from langsamp_jax.training.loop import Configs
+    from langsamp_jax.training.config import configs_from_gin
+    from langsamp_jax.training.setup import Sizes, table_rows
 
     names = ("vocab_size", "languages", "scripts", "sequence_length")
     if args.data:
         _refuse(args, "--data", *names)
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    sizes = sizes_of(Store(args.data)) if args.data else Sizes(**given)
-    configs, devices = Configs(), topology_devices(args.topology)
+    sizes = Sizes(**given)
+    if args.data:
+        store = Store(args.data)
+        sizes = Sizes.of(store, table_rows(store, None))
+    configs, devices = configs_from_gin(), topology_devices(args.topology)
     print(f"compiling for {len(devices)} devices: minutes, for a large model", file=sys.stderr)
     if args.find_batch:
         found = largest_batch(configs, sizes, devices, functools.partial(print, file=sys.stderr))
@@ -271,10 +273,10 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from langsamp_jax.huggingface.export import export
+    from langsamp_jax.training.export import export_run
     from langsamp_jax.training.run import open_run
 
-    step = export(open_run(args.run), args.output, args.step, args.fold, args.full)
+    step = export_run(open_run(args.run), args.output, args.step, args.fold, args.full)
     print(f"{args.output}: step {step:,} of {args.run}, for transformers; see its README.md")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Split
-from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.languages.inventory import Inventory, TableIds
 
 
 class Batch(NamedTuple):
@@ -18,8 +18,7 @@ class Batch(NamedTuple):
 
     tokens: jax.Array | np.ndarray  # int32 [batch, length]
     attention_mask: jax.Array | np.ndarray  # bool [batch, length], False on padding
-    language_ids: jax.Array | np.ndarray  # int32 [batch], rows of the language table
-    script_ids: jax.Array | np.ndarray  # int32 [batch], rows of the script table
+    ids: TableIds  # int32 [batch] each
 
 
 class Rows(NamedTuple):
@@ -81,17 +80,17 @@ class Feed:
                     future.cancel()
 
 
-def read(split: Split, ids: np.ndarray, rows: Rows) -> Batch:
-    """Reads rows into a host batch. ``ids`` is int32 [languages, 2], see ``table_ids``."""
+def read(split: Split, ids: TableIds, rows: Rows) -> Batch:
+    """Reads rows into a host batch. ``ids`` has the table rows of each language-script."""
     tokens, lengths = split.read(*rows)
     attention_mask = np.arange(split.sequence_length) < lengths[:, None]
-    language_ids, script_ids = ids[rows.language].T
-    return Batch(tokens, attention_mask, language_ids, script_ids)
+    return Batch(tokens, attention_mask, TableIds(*(table[rows.language] for table in ids)))
 
 
-def table_ids(split: Split, inventory: Inventory) -> np.ndarray:
-    """int32 [languages, 2]: the language row and script row of each language-script of a split."""
-    return np.array([inventory.ids(name) for name in split.names], np.int32)
+def table_ids(split: Split, inventory: Inventory) -> TableIds:
+    """Returns the table rows of each language-script of a split, int32 [languages] each."""
+    rows = np.array([inventory.ids(name) for name in split.names], np.int32)
+    return TableIds(*rows.T)
 
 
 def local_positions(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
@@ -183,6 +183,17 @@ class Split:
             raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
         left = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
+
+
+class Data(Protocol):
+    """What a run is trained on: a ``Store``, or a seqio Mixture that is packed meanwhile."""
+
+    path: Path
+    manifest: Manifest
+
+    def tokenizer(self) -> Tokenizer: ...
+
+    def split(self, split: str) -> Split: ...
 
 
 def array_spec(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from langsamp_jax.languages.inventory import TableIds
+
 
 class Padded(NamedTuple):
     """A batch on the host. Its last rows may be empty: all padding, of no sentence."""
@@ -69,9 +71,9 @@ def padded(
     return tokens, attention_mask
 
 
-def repeat_ids(ids: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [rows] each: the rows of the language and script tables, for every row of a batch."""
-    return np.full(rows, ids[0], np.int32), np.full(rows, ids[1], np.int32)
+def repeat_ids(ids: TableIds, rows: int) -> TableIds:
+    """Returns the ids of one language-script for every row of a batch, int32 [rows] each."""
+    return TableIds(*(np.full(rows, row, np.int32) for row in ids))
 
 
 def bucket_length(length: int) -> int:

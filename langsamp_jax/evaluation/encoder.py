@@ -34,7 +34,7 @@ def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
 
     @jax.jit
     def mean_states(params: Any, tokens, attention_mask, ids) -> jax.Array:
-        inputs = tokens, attention_mask, *ids
+        inputs = tokens, attention_mask, ids
         states = model.apply({"params": params}, *inputs, method=model.hidden_states)
         weight = attention_mask[..., None].astype(jnp.float32)
         sums = (states[jnp.array(layers)] * weight).sum(axis=2)

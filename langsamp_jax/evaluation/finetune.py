@@ -22,7 +22,8 @@ from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, padded, repeat_ids
 from langsamp_jax.evaluation.model import LoadedModel
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.layers import Dropout
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -144,7 +145,7 @@ class FineTuner:
         return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
     def update(
-        self, state: TrainState, examples: LabelledExamples, ids: tuple[int, int], seed: int
+        self, state: TrainState, examples: LabelledExamples, ids: TableIds, seed: int
     ) -> tuple[TrainState, jax.Array]:
         """One step on the mean loss over the labels of ``examples``; uses ``state`` up.
 
@@ -168,9 +169,7 @@ class FineTuner:
         with use_mesh(self.trained.mesh):
             return self._update(state, *self.trained.place(batch), jax.random.key(seed))
 
-    def predict(
-        self, params: Any, examples: LabelledExamples, ids: tuple[int, int]
-    ) -> list[np.ndarray]:
+    def predict(self, params: Any, examples: LabelledExamples, ids: TableIds) -> list[np.ndarray]:
         """int [labels]: the most likely label where an example has one, for each."""
         trained, found = self.trained, []
         pad_id = trained.tokenizer.vocabulary.pad_id
@@ -191,7 +190,7 @@ class FineTuner:
         rngs = ({}, {})
         if not sure:
             rngs = [{"dropout": key} for key in jax.random.split(dropout_key)]
-        inputs = tokens, attention_mask, *ids
+        inputs = tokens, attention_mask, ids
         states = model.apply(
             {"params": params["model"]}, *inputs, sure, rngs=rngs[0], method=model.encode
         )
@@ -225,7 +224,7 @@ def finetune(
     tuner: FineTuner,
     train: LabelledExamples,
     dev: LabelledExamples,
-    ids: tuple[int, int],
+    ids: TableIds,
     seed: int,
     score: Callable[[Sequence[np.ndarray]], float],
     say: Callable[[str], None],

@@ -7,23 +7,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from langsamp_jax.data.feed import place
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.loading import InitConfig, load_params, vocabulary_rows
-from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.io.storage import location
-from langsamp_jax.languages.inventory import EMPTY, Inventory
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh, replicated
+from langsamp_jax.languages.inventory import EMPTY, Inventory, TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, param_shapes
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from langsamp_jax.parallel.sharding import batch_sharding
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import model_of, restore_params
 
 # A batch fills the cores or the chip and no more: one of a few sentences should not be all padding.
 _TOKENS_AT_ONCE = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16384
+
+_NO_IDS = TableIds(0, 0)  # where a model reads none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,23 +67,23 @@ class LoadedModel:
         """Puts a batch on the devices, its rows divided among them."""
         return place(host, batch_sharding(self.mesh))
 
-    def encoder_ids(self, language_script: str) -> tuple[int, int]:
+    def encoder_ids(self, language_script: str) -> TableIds:
         """The rows of the tables that the encoder needs: those of the input-side ablation.
 
         Raises:
           UserError: it needs them and has none for this language-script.
         """
-        return self._ids(language_script) if self.config.placement == "input" else (0, 0)
+        return self._ids(language_script) if self.config.placement == "input" else _NO_IDS
 
-    def head_ids(self, language_script: str) -> tuple[int, int]:
+    def head_ids(self, language_script: str) -> TableIds:
         """The rows of the tables that the language-modelling head needs.
 
         Raises:
           UserError: the model has tables, and no row for this language-script.
         """
-        return (0, 0) if self.config.placement == "none" else self._ids(language_script)
+        return _NO_IDS if self.config.placement == "none" else self._ids(language_script)
 
-    def _ids(self, language_script: str) -> tuple[int, int]:
+    def _ids(self, language_script: str) -> TableIds:
         """A table that the model does not have needs no row."""
         any_code, known = self.inventory.extended([language_script]), self.inventory
         tables = Inventory(
@@ -95,11 +99,11 @@ def load_model(path: Path, step: int | None = None) -> LoadedModel:
     Raises:
       UserError: it is neither, or its files do not fit together.
     """
-    path, mesh = location(path), make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+    path, mesh = location(path), make_mesh(MeshConfig())
     if is_run(path):
         run = open_run(path)
-        step, params = run.load_params(step)
-        parts = run.model(), params, run.tokenizer, run.inventory
+        step, params = restore_params(run, step)
+        parts = model_of(run), params, run.tokenizer, run.inventory
         return LoadedModel(path, step, *parts, True, run.sequence_length, run.tokens, mesh)
     if step is not None:
         raise UserError(f"{path} is a Hugging Face model, which has no steps; leave --step")
@@ -125,8 +129,7 @@ def _from_hugging_face(path: Path, mesh: jax.sharding.Mesh) -> LoadedModel:
     pretrained.check(config)
     if vocabulary_rows(pretrained, tokenizer) is not None:
         raise UserError(f"{path}: its tokenizer does not fit its {pretrained.vocab_size:,} pieces")
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    places = jax.tree.map(lambda _: replicated(mesh), shapes)
+    places = jax.tree.map(lambda _: replicated(mesh), param_shapes(model))
     params = load_params(pretrained, model, None, places, InitConfig(), seed=0)
     parts = model, params, tokenizer, inventory
     return LoadedModel(path, None, *parts, pretrained.has_head, config.max_length, {}, mesh)

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
 from langsamp_jax.evaluation.model import LoadedModel
-from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, masked_lm_loss
+from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
+from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.sharding import use_mesh
 
 
@@ -34,11 +34,12 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
         raise UserError(
             f"{trained.path} is a plain encoder; pseudo-perplexity needs a language-modelling head"
         )
-    vocabulary, objective = trained.tokenizer.vocabulary, ObjectiveConfig()
+    vocabulary = trained.tokenizer.vocabulary
+    objective = MaskedLm(trained.model, vocabulary, ObjectiveConfig())
 
     @jax.jit
-    def losses(params: Any, batch: Batch, masked: MaskedExamples) -> jax.Array:
-        return masked_lm_loss(trained.model, params, batch, masked, objective)[1][0]
+    def losses(params: Any, examples: MaskedExamples) -> jax.Array:
+        return objective.loss(params, examples, None)[1][0]
 
     def measure(name: str, lines: Sequence[str]) -> dict[str, Any]:
         tables = trained.head_ids(name)
@@ -53,12 +54,12 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
         with use_mesh(trained.mesh):
             for padded in bucketed_batches(rows, vocabulary.pad_id, *limits):
                 size, chosen = len(padded.tokens), padded.chosen
-                batch = Batch(padded.tokens, padded.attention_mask, *repeat_ids(tables, size))
+                ids = repeat_ids(tables, size)
                 at = _column([positions[i] for i in chosen], size)
                 aim = _column([targets[i] for i in chosen], size)
                 weights = (np.arange(size) < len(chosen))[:, None]
-                arguments = trained.place((batch, MaskedExamples(padded.tokens, at, aim, weights)))
-                found.append(losses(trained.params, *arguments))
+                examples = MaskedExamples(*padded[1:], ids, at, aim, weights)
+                found.append(losses(trained.params, trained.place(examples)))
         nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
         # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
         share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]

@@ -37,6 +37,7 @@ from langsamp_jax.languages.inventory import scripts_by_language
 from langsamp_jax.languages.published import averages
 from langsamp_jax.languages.typology import read_families, read_references
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 Measure = Callable[[LoadedModel, Journal], dict[str, Any]]
 
@@ -68,7 +69,7 @@ class Job:
 def masked_lm(job: Job) -> dict[str, Any]:
     """The masked-LM loss of every language of a store."""
     started, run = _start(job), open_run(job.model)
-    step, params = run.load_params(job.step)
+    step, params = restore_params(run, job.step)
     results = evaluate_masked_lm(run, params, Store(job.data))
     return _write(job, started, {**_asked(job, step), **results})
 

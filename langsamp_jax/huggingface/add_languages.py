@@ -27,7 +27,7 @@ from langsamp_jax.io.files import (
 )
 from langsamp_jax.languages.inventory import Inventory, check_language_script
 from langsamp_jax.languages.typology import read_families
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.row_map import NEW_ROW_SCALE
 
 _TABLES = {"languages": "conditioning/language", "scripts": "conditioning/script"}

@@ -1,4 +1,4 @@
-"""``langsamp export``: a trained run as a Hugging Face folder, in one of three forms.
+"""A trained model as a Hugging Face folder, in one of three forms.
 
 The universal encoder with its plain head; the same with one language folded in, a stock model
 whose fill-mask is the LangSAMP model for that language; and the full model with its two tables and
@@ -19,54 +19,61 @@ from safetensors.numpy import save_file
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
-from langsamp_jax.huggingface.model_card import model_card
+from langsamp_jax.huggingface.model_card import TrainingFacts, model_card
 from langsamp_jax.io.files import (
     full_disk_as_oserror,
     new_folder,
-    require_absent,
     write_bytes,
     write_text,
 )
-from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.languages.inventory import Inventory, TableIds
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.huggingface_files import write_tokenizer
-from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.run import Run
+from langsamp_jax.text.tokenizer import Tokenizer, Vocabulary
 
 VECTORS_FILE = "language_script_vectors.npz"
 
 
+def require_form(
+    path: Path, config: ModelConfig, inventory: Inventory, fold: str | None, full: bool
+) -> None:
+    """Raises UserError where the model of ``path`` does not know the language-script ``fold``, or
+    cannot be exported in this form."""
+    if fold is not None:
+        inventory.ids(fold)
+    if config.placement == "none" and (fold or full):
+        raise UserError(f"{path} has no language and script vectors; leave --fold and --full")
+    if config.placement == "input" and not (fold or full):
+        raise UserError(
+            f"{path} has its vectors at the input (model.placement = 'input'), so its encoder "
+            "is of no use without a language; export it with --fold NAME or --full"
+        )
+
+
 def export(
-    run: Run, output: Path, step: int | None = None, fold: str | None = None, full: bool = False
-) -> int:
-    """Writes the parameters saved at ``step`` (default: the best) to the new folder ``output``.
+    config: ModelConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    inventory: Inventory,
+    facts: TrainingFacts,
+    output: Path,
+    fold: str | None = None,
+    full: bool = False,
+) -> None:
+    """Writes a model to the new folder ``output``, in a form that ``require_form`` has allowed.
 
     Args:
+      facts: how it was trained, for its card.
       fold: a language-script to fold in; or
       full: the full model. Neither: the universal encoder.
 
-    Returns:
-      the step.
-
     Raises:
-      UserError: the run has no such checkpoint, does not know the language-script, or has no such
-        form; ``output`` exists.
+      UserError: ``output`` exists.
     """
-    require_absent(output)
-    config = run.config(ModelConfig)
-    ids = None if fold is None else run.inventory.ids(fold)
-    if config.placement == "none" and (fold or full):
-        raise UserError(f"{run.path} has no language and script vectors; leave --fold and --full")
-    if config.placement == "input" and not (fold or full):
-        raise UserError(
-            f"{run.path} has its vectors at the input (model.placement = 'input'), so its encoder "
-            "is of no use without a language; export it with --fold NAME or --full"
-        )
-    step, params = run.load_params(step)
-    if ids is not None:
-        params = folded(config, params, *ids)
-    vocabulary = run.tokenizer.vocabulary
-    tables = layout.named_tables(config, run.inventory)
+    if fold is not None:
+        params = folded(config, params, inventory.ids(fold))
+    vocabulary = tokenizer.vocabulary
+    tables = layout.named_tables(config, inventory)
     stored = config if full else dataclasses.replace(config, placement="none")
     description = layout.stock_config(config, vocabulary)
     if full:
@@ -76,14 +83,13 @@ def export(
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
         tensors = state_dict(stored, params, vocabulary)
         save_weights(folder, tensors)
-        write_tokenizer(run.tokenizer, folder, config.max_length)
+        write_tokenizer(tokenizer, folder, config.max_length)
         if full:
             write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
         if config.placement != "none":
-            write_text(folder / "inventory.json", run.inventory.to_json())
+            write_text(folder / "inventory.json", inventory.to_json())
             write_bytes(folder / VECTORS_FILE, labelled_vectors(tables, params["conditioning"]))
-        write_text(folder / "README.md", model_card(run, step, fold, full))
-    return step
+        write_text(folder / "README.md", model_card(config, tokenizer, facts, fold, full))
 
 
 def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
@@ -132,7 +138,7 @@ def save_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
     shutil.copymode(folder / "config.json", file)  # the library lets nobody but the owner read it
 
 
-def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:
+def folded(config: ModelConfig, params: Any, ids: TableIds) -> Any:
     """Parameters that without any vector give what ``params`` give with those of one language.
 
     The vectors e enter a dense layer, W (h + e) + b = W h + (W e + b): another bias. At the input
@@ -141,9 +147,9 @@ def folded(config: ModelConfig, params: Any, language: int, script: int) -> Any:
     tables = params["conditioning"]
     vector = np.zeros(config.hidden_size)
     if config.use_language:
-        vector += np.asarray(tables["language"][language], np.float64)
+        vector += np.asarray(tables["language"][ids.language], np.float64)
     if config.use_script:
-        vector += np.asarray(tables["script"][script], np.float64)
+        vector += np.asarray(tables["script"][ids.script], np.float64)
     path = ("head", "dense", "bias")
     change = vector
     if config.placement == "input":

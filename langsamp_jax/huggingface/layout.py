@@ -10,7 +10,7 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.tokenizer import Vocabulary
 
 # The published LangSAMP checkpoints keep the two tables beside the encoder's embeddings.

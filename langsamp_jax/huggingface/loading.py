@@ -6,21 +6,21 @@ its devices hold, whatever the size of the model and however it is sharded.
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.config import configurable
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.pretrained import Pretrained
+from langsamp_jax.huggingface.pretrained import InitConfig, Pretrained
 from langsamp_jax.huggingface.weights import Index
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.text.huggingface_files import read_pieces
 from langsamp_jax.text.row_map import RowMap, new_rows, row_map
 from langsamp_jax.text.tokenizer import Tokenizer
@@ -28,14 +28,6 @@ from langsamp_jax.text.tokenizer import Tokenizer
 _CHUNK_BYTES = 8_000_000
 
 Read = Callable[[Index], np.ndarray]
-
-
-@configurable("init")
-class InitConfig:
-    """How the rows of pieces that a checkpoint lacks begin: the ``mean`` of the old pieces that
-    spell the new one, or ``normal``, N(0, 0.02), as in the published code."""
-
-    new_pieces: Literal["mean", "normal"] = "mean"
 
 
 def load_params(

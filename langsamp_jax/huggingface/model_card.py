@@ -6,10 +6,8 @@ import json
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.huggingface.layout import MODEL_CLASS
 from langsamp_jax.languages.inventory import split_language_script
-from langsamp_jax.models.langsamp import ModelConfig
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig
-from langsamp_jax.training.loop import TrainConfig
-from langsamp_jax.training.run import Run
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.text.tokenizer import Tokenizer
 
 _USAGE = {
     "universal": (
@@ -36,16 +34,39 @@ _USAGE = {
 }
 
 
-def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
-    """What the model is, what it was trained on, and how it is used."""
-    model, train = run.config(ModelConfig), run.config(TrainConfig)
-    mixture, objective = run.config(MixtureConfig), run.config(ObjectiveConfig)
-    rows = step * train.global_batch_size
-    languages = sorted({split_language_script(name)[0] for name in run.tokens})
-    example = fold or max(run.tokens, key=run.tokens.get)
+@dataclasses.dataclass(frozen=True)
+class TrainingFacts:
+    """How a model was trained.
+
+    Attributes:
+      start: the folder that its first weights came from; None: they were random.
+      batch_size: rows of a step.
+      sequence_length: tokens of a row.
+      mask_rate: the share of the tokens that is hidden.
+      tokens: training tokens of each language-script.
+      store: the fingerprint of its data.
+    """
+
+    step: int
+    start: str | None
+    batch_size: int
+    sequence_length: int
+    mixture: MixtureConfig
+    mask_rate: float
+    tokens: dict[str, int]
+    store: str
+
+
+def model_card(
+    model: ModelConfig, tokenizer: Tokenizer, facts: TrainingFacts, fold: str | None, full: bool
+) -> str:
+    """Returns what the model is, what it was trained on, and how it is used, as Markdown."""
+    rows = facts.step * facts.batch_size
+    languages = sorted({split_language_script(name)[0] for name in facts.tokens})
+    example = fold or max(facts.tokens, key=facts.tokens.get)
     usage = _USAGE["full" if full else "fold" if fold else "universal"]
-    start = run.settings["init_from"]
-    counts = sorted(run.tokens.items(), key=lambda item: (-item[1], item[0]))
+    start = facts.start
+    counts = sorted(facts.tokens.items(), key=lambda item: (-item[1], item[0]))
     lines = [
         "---",
         "library_name: transformers",
@@ -65,13 +86,14 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
         "## Training",
         "",
         f"- start: {'random weights' if start is None else 'the weights of ' + _name(start)}",
-        f"- {step:,} steps of {train.global_batch_size:,} rows of {run.sequence_length} tokens: "
-        f"{rows * run.sequence_length:,} tokens",
-        f"- mixture: {_mixture(mixture)}; {objective.mask_rate:.0%} of the tokens masked",
-        f"- data: {_tokens(run)} in {len(counts)} language-scripts (fingerprint {run.store[:16]})",
-        f"- {len(run.tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
+        f"- {facts.step:,} steps of {facts.batch_size:,} rows of {facts.sequence_length} tokens: "
+        f"{rows * facts.sequence_length:,} tokens",
+        f"- mixture: {_mixture(facts.mixture)}; {facts.mask_rate:.0%} of the tokens masked",
+        f"- data: {_tokens(facts)} in {len(counts)} language-scripts "
+        f"(fingerprint {facts.store[:16]})",
+        f"- {len(tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
         f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads, at most "
-        f"{model.max_length} tokens (trained up to {run.sequence_length})",
+        f"{model.max_length} tokens (trained up to {facts.sequence_length})",
         "",
         "| language-script | training tokens |",
         "|---|---:|",
@@ -80,8 +102,8 @@ def model_card(run: Run, step: int, fold: str | None, full: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tokens(run: Run) -> str:
-    tokens = sum(run.tokens.values())
+def _tokens(facts: TrainingFacts) -> str:
+    tokens = sum(facts.tokens.values())
     return f"{tokens:,} tokens" if tokens else "a seqio Mixture, not counted,"
 
 

@@ -8,20 +8,29 @@ are read by ``loading.py``.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from langsamp_jax.config import configurable
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.weights import Weights
 from langsamp_jax.io.storage import location
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 
 # What a checkpoint may hold besides: the pooler and BERT's next-sentence head are no part of
 # masked-language modelling; position ids are a constant; the decoder is the embeddings again.
 _NOT_USED = ("pooler.", "cls.seq_relationship.")
 _CONSTANTS = ("embeddings.position_ids",)
 _TIED = ("lm_head.decoder.", "cls.predictions.decoder.")
+
+
+@configurable("init")
+class InitConfig:
+    """How the rows of pieces that a checkpoint lacks begin: the ``mean`` of the old pieces that
+    spell the new one, or ``normal``, N(0, 0.02), as in the published code."""
+
+    new_pieces: Literal["mean", "normal"] = "mean"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from typing import Any, NamedTuple
 
 from langsamp_jax.errors import UserError
+
+
+class TableIds(NamedTuple):
+    """Which row of the language table and of the script table: a number each, or int32 [batch]."""
+
+    language: Any
+    script: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +42,15 @@ class Inventory:
             self.languages + tuple(languages), self.scripts + tuple(scripts), tuple(names)
         )
 
-    def ids(self, language_script: str) -> tuple[int, int]:
-        """The language row and the script row of ``deu_Latn``.
+    def ids(self, language_script: str) -> TableIds:
+        """Returns the rows of ``deu_Latn``.
 
         Raises:
           UserError: a code has no row; the closest known codes are named.
         """
         language, script = split_language_script(language_script)
         languages, scripts = self._rows
-        return _row(language, languages, "language"), _row(script, scripts, "script")
+        return TableIds(_row(language, languages, "language"), _row(script, scripts, "script"))
 
     @functools.cached_property
     def _rows(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -8,7 +8,7 @@ and cuDNN's draws from a state of its own, so that a resumed or recomputed step 
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -17,8 +17,7 @@ from jax.sharding import PartitionSpec
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.devices import platform
-
-Implementation = Literal["auto", "xla", "cudnn", "splash"]
+from langsamp_jax.models.config import Implementation
 
 Dropout = Callable[[jax.Array], jax.Array]
 

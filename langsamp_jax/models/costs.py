@@ -1,11 +1,12 @@
-"""The useful floating-point operations of a step: what the model asks for, however it is computed.
+"""What a step costs: its useful floating-point operations, and the memory of its activations.
 
-Counted are matrix products and attention, two operations for a multiplication and addition, the
-backward pass as twice the forward one. Not counted: what is computed again to save memory, padding
-of the vocabulary, elementwise work, the optimizer.
+Useful is what the model asks for, however it is computed. Counted are matrix products and
+attention, two operations for a multiplication and addition, the backward pass as twice the forward
+one. Not counted: what is computed again to save memory, padding of the vocabulary, elementwise
+work, the optimizer.
 """
 
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 
 BACKWARD = 2  # one product for the gradient of each of its two factors
 
@@ -38,3 +39,19 @@ def step_flops(
     """Useful FLOPs of one training step, forward and backward; arguments as ``forward_flops``."""
     parts = forward_flops(config, vocab_size, rows, length, num_targets)
     return (1 + BACKWARD) * sum(parts.values())
+
+
+def activation_bytes(config: ModelConfig, length: int) -> int:
+    """Returns what the backward pass keeps of one row, in bytes, roughly.
+
+    A layer keeps about twelve states of the hidden size, two of the intermediate size and the
+    attention weights twice; with remat its matrix products, or only its input.
+    """
+    item = 2 if config.dtype == "bfloat16" else 4
+    per_layer = length * config.hidden_size
+    if config.remat == "products":
+        per_layer = length * (6 * config.hidden_size + config.intermediate_size)
+    if config.remat == "none":
+        attention = 2 * config.num_attention_heads * length * length
+        per_layer = length * (12 * config.hidden_size + 2 * config.intermediate_size) + attention
+    return config.num_hidden_layers * per_layer * item

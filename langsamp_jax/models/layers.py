@@ -1,13 +1,13 @@
 """Dense layers and dropout that know how they lie on a mesh."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from langsamp_jax.hardware.cpu import product
-from langsamp_jax.models.noise import counter_based_bits
 
 
 class Dense(nn.Module):
@@ -74,3 +74,21 @@ class Dropout(nn.Module):
             return x
         bits = counter_based_bits(self.make_rng("dropout"), x.shape)
         return jnp.where(bits >= jnp.uint32(self.rate * 2**32), x / (1 - self.rate), 0)
+
+
+def counter_based_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns random bits, uint32 ``shape``: a hash of the position, the same on every mesh.
+
+    ``jax.random`` does far more work than dropout needs.
+    """
+    row_seed, seed = jax.random.bits(key, (2,), jnp.uint32)
+    rows = jax.lax.iota(jnp.uint32, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    index = jax.lax.iota(jnp.uint32, math.prod(shape[1:])).reshape(1, *shape[1:])
+    return _hash(_hash(rows + row_seed) ^ (index + seed))
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """A well-mixing bijection of uint32 (two rounds of xorshift and multiplication)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)

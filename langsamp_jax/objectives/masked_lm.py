@@ -1,140 +1,83 @@
-"""Masked language modelling: which tokens are hidden, and what predicting them costs.
+"""Masked language modelling: what predicting the hidden tokens costs."""
 
-All of it runs on the device, as sums and counts; nothing here knows about the training loop.
-"""
-
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from langsamp_jax.config import configurable, require
 from langsamp_jax.data.feed import Batch
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.costs import step_flops
 from langsamp_jax.models.embedding import decoder_loss
 from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.objectives.masking import ObjectiveConfig, mask_rows
 from langsamp_jax.text.tokenizer import Vocabulary
 
 
-@configurable("objective")
-class ObjectiveConfig:
-    """BERT's masking with a fixed number of targets a row.
-
-    Of ``mask_rate`` of the positions, ``mask_share`` become ``<mask>``, ``random_share`` a random
-    piece, and the rest stay. ``logits_at_once`` bounds how many logits, 4 bytes each, a device
-    holds at a time.
-    """
-
-    mask_rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
-    logits_at_once: int = 2**27
-
-    def check(self) -> None:
-        require(0 < self.mask_rate <= 1, self, "mask_rate", "above 0, at most 1")
-        for field in ("mask_share", "random_share"):
-            require(0 <= getattr(self, field) <= 1, self, field, "0 to 1")
-        together = self.mask_share + self.random_share <= 1 + 1e-9
-        require(together, self, "random_share", "at most 1 - mask_share")
-        require(self.logits_at_once > 0, self, "logits_at_once", "a whole number above 0")
-
-    def num_targets(self, length: int) -> int:
-        """K: how many positions of a row of ``length`` valid tokens are predicted."""
-        return max(1, round(self.mask_rate * length))
-
-
 class MaskedExamples(NamedTuple):
-    """Rows with some positions hidden. K is the same for all rows, so that shapes are static."""
+    """What the loss reads: the fields of ``Masking``, and what the model takes beside tokens."""
 
-    inputs: jax.Array  # int32 [batch, length]
-    positions: jax.Array  # int32 [batch, K], distinct in a row
-    targets: jax.Array  # int32 [batch, K], the tokens that stood there
-    weights: jax.Array  # bool [batch, K], False where a short row has fewer targets
+    inputs: jax.Array
+    attention_mask: jax.Array
+    ids: TableIds
+    positions: jax.Array
+    targets: jax.Array
+    weights: jax.Array
 
 
-def mask_rows(
-    keys: jax.Array,
-    tokens: jax.Array,
-    attention_mask: jax.Array,
-    vocabulary: Vocabulary,
-    config: ObjectiveConfig,
-) -> MaskedExamples:
-    """Chooses and hides exactly K positions a row, never special tokens or padding.
+@dataclasses.dataclass(frozen=True)
+class MaskedLm:
+    """Cross-entropy of hidden tokens. See ``objectives/base.py`` for the contract.
 
-    A row of n < length valid tokens has round(mask_rate n) targets, at least one. The choice
-    depends on the row's key alone, not on the other rows of the batch or where they are computed.
-
-    Args:
-      keys: one key a row, [batch].
-      tokens: int32 [batch, length].
-      attention_mask: bool [batch, length].
+    Attributes:
+      shuffle_ids: the control that gives each row the table rows of a random row of its batch.
     """
-    num_targets = config.num_targets(tokens.shape[1])
-    specials = jnp.array(sorted(vocabulary.special_ids), jnp.int32)
-    wanted = jnp.array([config.num_targets(n) for n in range(tokens.shape[1] + 1)])
 
-    def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> MaskedExamples:
-        choice_key, action_key, random_key = jax.random.split(key, 3)
-        allowed = valid & ~jnp.isin(row, specials)
-        score = jnp.where(allowed, jax.random.uniform(choice_key, row.shape), -1.0)
-        score, positions = jax.lax.top_k(score, num_targets)
-        weights = (score >= 0) & (jnp.arange(num_targets) < wanted[valid.sum()])
+    model: LangSamp
+    vocabulary: Vocabulary
+    config: ObjectiveConfig
+    shuffle_ids: bool = False
 
-        targets = row[positions]
-        action = jax.random.uniform(action_key, (num_targets,))
-        piece = _random_pieces(random_key, num_targets, vocabulary)
-        replacement = jnp.where(
-            action < config.mask_share,
-            vocabulary.mask_id,
-            jnp.where(action < config.mask_share + config.random_share, piece, targets),
+    def prepare(self, keys: jax.Array, batch: Batch) -> MaskedExamples:
+        ids = _shuffled(keys, batch.ids) if self.shuffle_ids else batch.ids
+        rows = batch.tokens, batch.attention_mask
+        masking = mask_rows(keys, *rows, self.vocabulary, self.config)
+        return MaskedExamples(attention_mask=batch.attention_mask, ids=ids, **masking._asdict())
+
+    def loss(
+        self, params: Any, examples: MaskedExamples, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        dropout = dropout_key is not None and self.model.config.has_dropout
+        features, table, bias = self.model.apply(
+            {"params": params},
+            examples.inputs,
+            examples.attention_mask,
+            examples.ids,
+            examples.positions,
+            deterministic=not dropout,
+            rngs={"dropout": dropout_key} if dropout else None,
+            method=self.model.predict,
         )
-        inputs = row.at[positions].set(jnp.where(weights, replacement, targets))
-        return MaskedExamples(inputs, positions, targets, weights)
+        total, each = decoder_loss(
+            features.reshape(-1, features.shape[-1]),
+            table,
+            bias,
+            examples.targets.reshape(-1),
+            examples.weights.reshape(-1),
+            self.model.vocab_size,
+            self.config.logits_at_once,
+        )
+        row_sums = each.reshape(examples.weights.shape).sum(axis=1)
+        return total, (row_sums, examples.weights.sum(axis=1).astype(jnp.float32))
 
-    return jax.vmap(mask_row)(keys, tokens, attention_mask)
-
-
-def masked_lm_loss(
-    model: LangSamp,
-    params: Any,
-    batch: Batch,
-    masked: MaskedExamples,
-    config: ObjectiveConfig,
-    dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Cross-entropy of the hidden tokens, in nats; with dropout if a key is given.
-
-    Returns:
-      float32 [] the sum over all targets, to be differentiated; float32 [batch] the sum of each
-      row and float32 [batch] its number of targets.
-    """
-    features, table, bias = model.apply(
-        {"params": params},
-        masked.inputs,
-        batch.attention_mask,
-        batch.language_ids,
-        batch.script_ids,
-        masked.positions,
-        deterministic=dropout_key is None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-        method=model.predict,
-    )
-    total, each = decoder_loss(
-        features.reshape(-1, features.shape[-1]),
-        table,
-        bias,
-        masked.targets.reshape(-1),
-        masked.weights.reshape(-1),
-        model.vocab_size,
-        config.logits_at_once,
-    )
-    rows = each.reshape(masked.weights.shape).sum(axis=1)
-    return total, (rows, masked.weights.sum(axis=1).astype(jnp.float32))
+    def step_flops(self, rows: int, length: int) -> float:
+        model, num_targets = self.model, self.config.num_targets(length)
+        return step_flops(model.config, model.vocab_size, rows, length, num_targets)
 
 
-def _random_pieces(key: jax.Array, count: int, vocabulary: Vocabulary) -> jax.Array:
-    """int32 [count], uniform over the pieces that are not special."""
-    specials = sorted(vocabulary.special_ids)
-    piece = jax.random.randint(key, (count,), 0, vocabulary.size - len(specials))
-    for special in specials:  # step over each special id in turn
-        piece = piece + (piece >= special)
-    return piece
+def _shuffled(keys: jax.Array, ids: TableIds) -> TableIds:
+    """The ids of the rows in a random order, which every row's key has a part in."""
+    shuffle_keys = jax.vmap(lambda key: jax.random.split(key, 4)[3])(keys)
+    order = jnp.argsort(jax.vmap(jax.random.uniform)(shuffle_keys))
+    return jax.tree.map(lambda rows: rows[order], ids)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from langsamp_jax.training.dry_run import activation_bytes
-from langsamp_jax.training.loop import Configs
+from langsamp_jax.models.costs import activation_bytes
+from langsamp_jax.training.config import Configs
 
 
 def advice(

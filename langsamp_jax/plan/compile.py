@@ -4,46 +4,17 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from langsamp_jax.data.feed import Batch
-from langsamp_jax.data.store import Store
-from langsamp_jax.models.langsamp import LangSamp
-from langsamp_jax.parallel.sharding import (
-    batch_sharding,
-    data_parallelism,
-    make_mesh,
-    require_model_fits,
-    shardings,
-    use_mesh,
-)
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.loop import Configs, require_divisible
-from langsamp_jax.training.optimizer import make_optimizer
-from langsamp_jax.training.run import require_rows_fit, table_rows
-from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What comes from the data. The defaults are the published run's."""
-
-    vocab_size: int = 401_145
-    languages: int = 610
-    scripts: int = 30
-    sequence_length: int = 512
-
-
-def sizes_of(store: Store) -> Sizes:
-    manifest, inventory = store.manifest, table_rows(store, None)
-    return Sizes(
-        manifest.vocabulary.size,
-        len(inventory.languages),
-        len(inventory.scripts),
-        manifest.sequence_length,
-    )
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.run import require_rows_fit
+from langsamp_jax.training.setup import Sizes, set_up, set_up_mesh, step_function
+from langsamp_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,34 +42,20 @@ def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) 
     Raises:
       UserError: a mesh, a batch or a model that do not fit together.
     """
-    train = configs.train
-    mesh = make_mesh(configs.mesh, devices)
-    require_divisible(train, data_parallelism(mesh))
-    require_model_fits(mesh, configs.model)
+    mesh = set_up_mesh(configs, devices)
     require_rows_fit("the plan", sizes.sequence_length, configs.model)
-    model = LangSamp(configs.model, sizes.vocab_size, sizes.languages, sizes.scripts)
-    optimizer = make_optimizer(configs.optimizer, train.num_steps)
-    boxed = jax.eval_shape(make_initialise(model, optimizer, train.seed))
-    places = shardings(boxed, mesh)
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        nn.unbox(boxed),
-        places,
-    )
     vocabulary = Vocabulary(sizes.vocab_size, 0, 1, 2, 3, sizes.vocab_size - 1)
-    step = make_train_step(
-        model, optimizer, vocabulary, configs.objective, train.accumulation_steps, train.seed
-    )
+    setup = set_up(configs, sizes, vocabulary, mesh)
     with use_mesh(mesh):
-        batch = abstract_batch(train.global_batch_size, sizes.sequence_length, mesh)
-        lowered = jit_train_step(step, places, mesh).lower(state, batch)
+        batch = abstract_batch(configs.train.global_batch_size, sizes.sequence_length, mesh)
+        lowered = step_function(setup, configs).lower(setup.state, batch)
         try:
             program = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             program = read_too_large(str(error))
             if program is None:
                 raise
-    return CompiledStep(mesh, state, program)
+    return CompiledStep(mesh, setup.state, program)
 
 
 def abstract_batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
@@ -106,7 +63,7 @@ def abstract_batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
 
     tokens, valid = array(jnp.int32, rows, length), array(jnp.bool_, rows, length)
-    return Batch(tokens, valid, array(jnp.int32, rows), array(jnp.int32, rows))
+    return Batch(tokens, valid, TableIds(array(jnp.int32, rows), array(jnp.int32, rows)))
 
 
 def read_too_large(message: str) -> TooLarge | None:

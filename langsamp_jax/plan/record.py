@@ -10,14 +10,15 @@ import jax
 
 from langsamp_jax.hardware.devices import DEVICES, Device
 from langsamp_jax.models.costs import step_flops
-from langsamp_jax.parallel.sharding import data_parallelism
+from langsamp_jax.parallel.mesh import data_parallelism
 from langsamp_jax.plan.advice import advice
 from langsamp_jax.plan.collectives import Collective, collectives
-from langsamp_jax.plan.compile import CompiledStep, Sizes, compile_step
+from langsamp_jax.plan.compile import CompiledStep, compile_step
 from langsamp_jax.plan.hlo import Module, kept_for_backward, parse
 from langsamp_jax.plan.roofline import step_cost
 from langsamp_jax.plan.theory import minimum_traffic
-from langsamp_jax.training.loop import Configs
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.setup import Sizes
 
 
 def plan(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.parallel.sharding import data_parallelism, make_mesh
-from langsamp_jax.plan.compile import Sizes
+from langsamp_jax.parallel.mesh import data_parallelism, make_mesh
 from langsamp_jax.plan.record import plan
-from langsamp_jax.training.loop import Configs
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.setup import Sizes
 
 FIRST = 16  # rows of a device in the first guess
 MOST = 1024

@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.training.step import TrainState
 
 

@@ -16,8 +16,6 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror
 from langsamp_jax.io.storage import absolute, is_remote, kvstore_at
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
-
 _policies = ocp.checkpoint_managers
 _SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
 _local_kvstore = tensorstore_utils.build_kvstore_tspec
@@ -38,7 +36,9 @@ def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
     return {**spec, "base": kvstore_at("s3:/" + spec["base"]["path"])}
 
 
-tensorstore_utils.build_kvstore_tspec = _kvstore
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs what it also raises, through absl's logger, which others share."""
+    return "/orbax/" not in record.pathname
 
 
 def latest_step(folder: Path) -> int:
@@ -80,6 +80,9 @@ class Checkpoints:
 
     def _open(self, folder: Path, options: ocp.CheckpointManagerOptions) -> None:
         self._folder = folder
+        logging.getLogger("absl").addFilter(_is_not_orbax)
+        if str(folder).startswith("s3://"):
+            tensorstore_utils.build_kvstore_tspec = _kvstore
         mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
         options = dataclasses.replace(
             options,

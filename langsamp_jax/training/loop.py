@@ -1,116 +1,57 @@
-"""The training story, top to bottom: input, run, mesh, model, state, step, loop."""
+"""Training from top to bottom: input, mesh, model, state, feed; then the loop."""
 
 import contextlib
-import dataclasses
+import math
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from langsamp_jax.config import configurable, require
 from langsamp_jax.data.feed import Feed
-from langsamp_jax.data.mixture import MixtureConfig, mixture_warnings
+from langsamp_jax.data.mixture import mixture_warnings
+from langsamp_jax.data.store import Data
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.loss import MaskedLmEvaluator, summary
-from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
-from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
-from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained
+from langsamp_jax.hardware.cpu import keep_freed, use_one_arena
+from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.models.attention import describe_kernel, require_available
-from langsamp_jax.models.costs import step_flops
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, attention_spec
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig
+from langsamp_jax.models.transformer import attention_spec
 from langsamp_jax.parallel.distributed import (
     AllReduceMax,
     broadcast_from_primary,
     compile_with_barrier,
-    is_primary,
     require_same,
 )
-from langsamp_jax.parallel.sharding import (
-    MeshConfig,
-    batch_sharding,
-    data_parallelism,
-    make_mesh,
-    require_model_fits,
-    shardings,
-    use_mesh,
-)
+from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.parallel.signals import Stopped, StopSignal
 from langsamp_jax.training.checkpoint import Checkpoints, latest_step
-from langsamp_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from langsamp_jax.training.profiling import Trace
-from langsamp_jax.training.run import (
-    Data,
-    MetricsLog,
-    Run,
-    reopen_run,
-    require_rows_fit,
-    settings_of,
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.metrics import MetricsLog
+from langsamp_jax.training.optimizer import learning_rate
+from langsamp_jax.training.run import Run, reopen_run, require_rows_fit, settings_of
+from langsamp_jax.training.setup import (
+    Setup,
+    Sizes,
+    initial_state,
+    set_up,
+    set_up_mesh,
     start_run,
+    step_function,
     table_rows,
 )
-from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
-from langsamp_jax.training.timing import Meter, PhaseTimer
+from langsamp_jax.training.step import TrainState
+from langsamp_jax.training.timing import Meter, PhaseTimer, Trace
+from langsamp_jax.training.validation import LossEvaluator
 from langsamp_jax.training.wandb_log import require_wandb, wandb_log
 
+# Measures of the parameters, by the names that metrics.jsonl has. The same on every process.
+Evaluator = Callable[[Any], dict[str, float]]
 
-@configurable("train")
-class TrainConfig:
-    """The loop. Defaults are the published run's where it states them.
-
-    ``accumulation_steps`` cuts a batch into that many parts to save memory; a step is always one
-    update. Validation reads the first ``eval_rows`` rows of each language-script (None: all);
-    ``early_stopping_patience`` ends the run after so many validations without a better loss.
-    ``profile_steps = [10, 12]`` records steps 10 to 12 for TensorBoard's profiler.
-    """
-
-    num_steps: int = 150_000
-    global_batch_size: int = 1024
-    accumulation_steps: int = 1
-    seed: int = 0
-    checkpoint_every: int = 5000
-    eval_every: int = 5000
-    eval_rows: int | None = 64
-    log_every: int = 50
-    max_to_keep: int = 3
-    early_stopping_patience: int | None = None
-    profile_steps: list[int] | None = None
-    wandb_project: str | None = None
-
-    def check(self) -> None:
-        counts = ("num_steps", "global_batch_size", "accumulation_steps", "checkpoint_every")
-        for field in (*counts, "eval_every", "log_every", "max_to_keep"):
-            require(getattr(self, field) > 0, self, field, "a whole number above 0")
-        for field in ("eval_rows", "early_stopping_patience"):
-            value = getattr(self, field)
-            require(value is None or value > 0, self, field, "a whole number above 0, or None")
-        steps = self.profile_steps
-        pair = steps is None or (len(steps) == 2 and 0 < steps[0] <= steps[1])
-        require(pair, self, "profile_steps", "[first, last], or None")
-        require(0 <= self.seed < 2**31, self, "seed", "0 to 2147483647")
-
-
-@dataclasses.dataclass(frozen=True)
-class Configs:
-    """All that decides a run, besides its data. Made with gin bound, each takes what gin says."""
-
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
-    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    init: InitConfig = dataclasses.field(default_factory=InitConfig)
-
-    def all(self) -> list[Any]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+SELECTED_BY = "eval/loss"  # the measure, lower is better, of the best checkpoint and early stopping
 
 
 def train(data: Data, output: Path, configs: Configs, init_from: Path | None = None) -> Run:
@@ -123,118 +64,106 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
       Stopped: by SIGTERM or Ctrl-C, on any of the processes, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
     """
-    config, stopwatch = configs.train, PhaseTimer()
+    config, timer = configs.train, PhaseTimer()
     use_one_arena()
 
     # Input
     require_wandb(config.wandb_project)
     require_rows_fit(data.path, data.manifest.sequence_length, configs.model)
-    plan = config.num_steps, config.global_batch_size
-    sampler = configs.mixture.sampler(data.manifest, config.seed, *plan)
+    planned = config.num_steps, config.global_batch_size
+    sampler = configs.mixture.sampler(data.manifest, config.seed, *planned)
 
     # Mesh
-    mesh = make_mesh(configs.mesh)
-    require_divisible(config, data_parallelism(mesh))
-    require_model_fits(mesh, configs.model)
+    mesh = set_up_mesh(configs)
     rows_sharding = batch_sharding(mesh)
 
     # Model
-    vocabulary = data.manifest.vocabulary
     pretrained = None if init_from is None else open_pretrained(init_from)
     inventory = table_rows(data, pretrained and pretrained.inventory)
-    model = LangSamp(
-        configs.model, vocabulary.size, len(inventory.languages), len(inventory.scripts)
-    )
     platform = mesh.devices.flat[0].platform
-    case = attention_spec(configs.model, platform, data.manifest.sequence_length)
-    require_available(configs.model.attention, case)
+    spec = attention_spec(configs.model, platform, data.manifest.sequence_length)
+    require_available(configs.model.attention, spec)
     if platform != "cpu":
-        print(describe_kernel(configs.model.attention, case), file=sys.stderr)
-    optimizer = make_optimizer(configs.optimizer, config.num_steps)
-    boxed = jax.eval_shape(make_initialise(model, optimizer, config.seed))
-    state_shardings = shardings(boxed, mesh)
+        print(describe_kernel(configs.model.attention, spec), file=sys.stderr)
+    setup = set_up(configs, Sizes.of(data, inventory), data.manifest.vocabulary, mesh)
 
-    # State: the last checkpoint or the first state; the run folder is made behind that, so that
-    # bad input leaves nothing behind
+    # State: of the last checkpoint, or the first one. The run folder is made behind that, so that
+    # bad input leaves nothing behind.
     run = reopen_run(output, data, configs.all(), init_from)
     facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": run is not None}
     require_same({**settings_of(configs.all(), init_from), **facts})
     start = broadcast_from_primary(0 if run is None else latest_step(run.checkpoints))
-    progress = {"best_loss": None, "since_best": 0, "seconds": {}}
     if start == 0:
-        state = first_state(model, optimizer, configs, state_shardings, pretrained, data)
-    run = run or start_run(output, data, inventory, configs.all(), init_from, stopwatch.began)
+        state = initial_state(setup, configs, pretrained, data)
+        progress = {"best_loss": None, "since_best": 0, "seconds": {}}
+    if run is None:
+        run = start_run(output, data, inventory, configs.all(), init_from, timer.began)
     checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
     if start > 0:
-        abstract = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            nn.unbox(boxed),
-            state_shardings,
-        )
-        state, progress = checkpoints.restore(start, abstract)
+        state, progress = checkpoints.restore(start, setup.state)
         print(f"going on from step {start} of {output}", file=sys.stderr)
-
-    # Feed
-    for line in mixture_warnings(configs.mixture, data.manifest, sampler, *plan):
-        print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
-    feed = Feed(data.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
-    evaluator = MaskedLmEvaluator(
-        model,
-        data.split("validation"),
-        inventory,
-        vocabulary,
-        configs.objective,
-        rows_sharding,
-        config.global_batch_size // config.accumulation_steps,
-        config.eval_rows,
-    )
-
-    # Step
-    train_step = make_train_step(
-        model,
-        optimizer,
-        vocabulary,
-        configs.objective,
-        config.accumulation_steps,
-        config.seed,
-    )
-    step_function = compile_with_barrier(jit_train_step(train_step, state_shardings, mesh))
-    rate = learning_rate(configs.optimizer, config.num_steps)
-    rows, length = config.global_batch_size, data.manifest.sequence_length
-    num_targets = configs.objective.num_targets(length)
-    useful = step_flops(configs.model, vocabulary.size, rows, length, num_targets)
-
-    # Loop
     if platform == "cpu":
         keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-    stopwatch.take_up(run.started, progress["seconds"])
-    ended, agreed = stopped_early(config, progress), AllReduceMax(mesh)
-    project, profiled = (
-        (config.wandb_project, config.profile_steps) if is_primary() else (None, None)
+    timer.resume(run.started, progress["seconds"])
+
+    # Feed and validation
+    for line in mixture_warnings(configs.mixture, data.manifest, sampler, *planned):
+        print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
+    feed = Feed(data.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
+    validation = data.split("validation")
+    rows_at_once = config.global_batch_size // config.accumulation_steps
+    loss = LossEvaluator(
+        setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
     )
+    evaluators = [loss] if loss.rows_total else []
+    fit(setup, configs, feed, evaluators, run, checkpoints, state, progress, timer)
+    return run
+
+
+def fit(
+    setup: Setup,
+    configs: Configs,
+    feed: Feed,
+    evaluators: Sequence[Evaluator],
+    run: Run,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    progress: dict[str, Any],
+    timer: PhaseTimer,
+) -> None:
+    """Minimises the objective of ``setup`` from ``state`` on, to the last step of ``configs``.
+
+    What the objective is, what the feed gives and what the evaluators measure is not known here.
+    ``progress`` is what a checkpoint holds beside the state.
+    """
+    config, start = configs.train, int(state.step)
+    step_and_metrics = compile_with_barrier(step_function(setup, configs))
+    rate = learning_rate(configs.optimizer, config.num_steps)
+    size = config.global_batch_size, feed.split.sequence_length
+    useful_flops = setup.objective.step_flops(*size)
+    ended, agree = stopped_early(config, progress), AllReduceMax(setup.mesh)
     with (
-        use_mesh(mesh),
-        wandb_log(run, project) as mirror,
+        use_mesh(setup.mesh),
+        wandb_log(run, config.wandb_project) as mirror,
         contextlib.closing(MetricsLog(run.path, start, mirror)) as log,
         contextlib.closing(checkpoints),
-        contextlib.closing(Trace(run.path, profiled, stopwatch)) as trace,
-        StopSignal() as stop,
+        contextlib.closing(Trace(run.path, config.profile_steps, timer)) as trace,
+        StopSignal() as signal,
         Progress("train", config.num_steps, "steps", start) as bar,
-        Meter(stopwatch, rows * length, useful, mesh, bar.say) as meter,
+        Meter(timer, math.prod(size), useful_flops, setup.mesh, bar.say) as meter,
         contextlib.closing(feed.batches(start, start if ended else config.num_steps)) as batches,
     ):
         previous = None
-        for step, batch in enumerate(stopwatch.inputs(batches), start + 1):
+        for step, batch in enumerate(timer.inputs(batches), start + 1):
             with trace.step(step, previous):
-                state, metrics = step_function(state, batch)
+                state, metrics = step_and_metrics(state, batch)
             meter.count(metrics)
             if previous is not None:  # one step behind, so that the device never waits for the host
-                loss = check_finite(step - 1, previous, feed)
-                bar.advance(1, loss=f"{loss:.3f}")
+                bar.advance(1, loss=f"{check_finite(step - 1, previous, feed):.3f}")
             previous = metrics
             checkpoints.check()
 
-            stopping = agreed(stop.requested or 0)  # once: the signal can come at any line below
+            stopping = agree(signal.requested or 0)  # once: the signal can come at any line below
             last = step == config.num_steps or stopping > 0
             if step % config.log_every == 0 or last:
                 values = {"train/loss": check_finite(step, metrics, feed)}
@@ -242,24 +171,24 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
                 values["learning_rate"] = float(rate(step - 1))
                 log.write(step, values | meter.read())
 
-            validation = None
-            if evaluator.rows_total and (step % config.eval_every == 0 or step == config.num_steps):
+            measured = {}
+            if evaluators and (step % config.eval_every == 0 or step == config.num_steps):
                 check_finite(step, metrics, feed)
-                with stopwatch.phase("validation"):
-                    losses = summary(feed.split.names, *evaluator(state.params))
-                log.write(step, losses)
-                validation = losses["eval/loss"]
-                bar.say(f"step {step:,}: validation loss {validation:.4f}")
-                progress = _updated(progress, validation)
+                with timer.phase("validation"):
+                    for evaluator in evaluators:
+                        measured |= evaluator(state.params)
+                log.write(step, measured)
+                bar.say(f"step {step:,}: validation loss {measured[SELECTED_BY]:.4f}")
+                progress = _updated(progress, measured[SELECTED_BY])
                 ended = stopped_early(config, progress)
 
-            improved = validation is not None and progress["since_best"] == 0
+            improved = bool(measured) and progress["since_best"] == 0
             if step % config.checkpoint_every == 0 or last or improved or ended:
                 check_finite(step, metrics, feed)
-                with stopwatch.phase("checkpoint"):
-                    progress = {**progress, "seconds": stopwatch.seconds}
+                with timer.phase("checkpoint"):
+                    progress = {**progress, "seconds": timer.seconds}
                     log.flush()
-                    checkpoints.save(step, state, progress, validation)
+                    checkpoints.save(step, state, progress, measured.get(SELECTED_BY))
                     if last or ended:
                         checkpoints.close()  # complete before the word that it is
             if stopping:
@@ -267,36 +196,10 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
             if ended:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
                 break
-    return run
-
-
-def first_state(
-    model: LangSamp,
-    optimizer: optax.GradientTransformation,
-    configs: Configs,
-    places: TrainState,
-    pretrained: Pretrained | None,
-    data: Data,
-) -> TrainState:
-    """The state before the first step, on the shardings ``places``: random, or a checkpoint's."""
-    seed = configs.train.seed
-    if pretrained is None:
-        initialise = make_initialise(model, optimizer, seed)
-        return jax.jit(lambda: nn.unbox(initialise()), out_shardings=places)()
-    pretrained.check(configs.model)
-    rows = vocabulary_rows(pretrained, data.tokenizer())
-    inventory = table_rows(data, pretrained.inventory)
-    print(describe(pretrained, model, rows, inventory, configs.init), file=sys.stderr)
-    params = load_params(pretrained, model, rows, places.params, configs.init, seed)
-
-    def begin(params: Any) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    return jax.jit(begin, donate_argnums=0, out_shardings=places)(params)
 
 
 def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:
-    """The loss of a step; waits for the device.
+    """Waits for the device, and returns the loss of a step.
 
     Raises:
       UserError: the loss or the gradient is not finite; the step and its rows are named.
@@ -313,17 +216,8 @@ def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:
     )
 
 
-def require_divisible(config: TrainConfig, data_parallel: int) -> None:
-    """Raises UserError where a batch cannot be cut evenly."""
-    unit = data_parallel * config.accumulation_steps
-    if config.global_batch_size % unit:
-        raise UserError(
-            f"train.global_batch_size = {config.global_batch_size}: expected a multiple of {unit} "
-            f"({data_parallel} devices x {config.accumulation_steps} accumulation steps)"
-        )
-
-
 def stopped_early(config: TrainConfig, progress: dict[str, Any]) -> bool:
+    """Returns whether validation has not improved for as long as ``early_stopping_patience``."""
     patience = config.early_stopping_patience
     return patience is not None and progress["since_best"] >= patience
 

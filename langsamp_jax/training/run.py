@@ -6,39 +6,20 @@ RUN/tokenizer.model (tokenizer.json if WordPiece), RUN/inventory.json
 RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
 """
 
-import contextlib
 import dataclasses
 import json
 import secrets
-import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import flax.linen as nn
-import jax
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-
-from langsamp_jax.config import operative_config
-from langsamp_jax.data.store import Manifest, Split
+from langsamp_jax.config import gin_text
+from langsamp_jax.data.store import Data, Manifest
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import (
-    growing_file,
-    new_folder,
-    require_absent,
-    write_bytes,
-    write_text,
-)
-from langsamp_jax.io.storage import absolute, is_remote, location
-from langsamp_jax.languages.inventory import EMPTY, Inventory
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.distributed import barrier, is_primary
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated
+from langsamp_jax.io.files import new_folder, require_absent, write_bytes, write_text
+from langsamp_jax.io.storage import absolute, location
+from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.tokenizer import Tokenizer, open_tokenizer
-from langsamp_jax.training.checkpoint import Checkpoints
 
 # What may differ when a run is taken up again: it changes what a step computes by rounding at most.
 RESUMABLE_SETTINGS = {
@@ -56,23 +37,14 @@ RESUMABLE_SETTINGS = {
     "model.attention",
     "objective.logits_at_once",
 }
-_SECONDS_BETWEEN_OBJECTS = 30.0  # a long run's metrics are a megabyte or two
-
-
-class Data(Protocol):
-    """What a run is trained on: a ``Store``, or a seqio Mixture that is packed meanwhile."""
-
-    path: Path
-    manifest: Manifest
-
-    def tokenizer(self) -> Tokenizer: ...
-
-    def split(self, split: str) -> Split: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """An opened run folder: what is needed to rebuild its model and read its text."""
+    """The record of a run: what is needed to rebuild its model and read its text.
+
+    Opening one loads neither Flax nor Orbax; ``setup.py`` builds the model and reads checkpoints.
+    """
 
     path: Path
     id: str  # for those who keep records of many runs
@@ -98,15 +70,6 @@ class Run:
         }
         return cls(**fields)
 
-    def model(self) -> LangSamp:
-        inventory = self.inventory
-        sizes = self.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
-        return LangSamp(self.config(ModelConfig), *sizes)
-
-    def shapes(self) -> Any:
-        """Shape and type of every parameter, without a device."""
-        return nn.unbox(jax.eval_shape(lambda: init_params(self.model(), jax.random.key(0))))
-
     def check_store(self, store: Data) -> None:
         """Raises UserError where a store has another tokenizer, long rows or unknown languages."""
         size = store.manifest.vocabulary.size
@@ -119,30 +82,6 @@ class Run:
         require_rows_fit(store.path, length, self.config(ModelConfig))
         for name in store.manifest.names:
             self.inventory.ids(name)
-
-    def load_params(self, step: int | None = None) -> tuple[int, Any]:
-        """The parameters saved at ``step``, by default the one with the best validation loss.
-
-        Returns:
-          the step and the parameters, a copy on every device.
-        """
-        if not self.checkpoints.is_dir():
-            raise UserError(f"{self.path} has no checkpoint yet")
-        everywhere = replicated(make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)))
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            self.shapes(),
-        )
-        with contextlib.closing(Checkpoints.reader(self.checkpoints)) as checkpoints:
-            chosen = step
-            if step is None:
-                chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
-            if chosen not in checkpoints.steps:
-                there = ", ".join(map(str, checkpoints.steps)) or "none"
-                raise UserError(
-                    f"{self.path} has no checkpoint of step {chosen}; there are {there}"
-                )
-            return chosen, checkpoints.restore_params(chosen, abstract)
 
 
 def require_rows_fit(where: str | Path, length: int, model: ModelConfig) -> None:
@@ -203,33 +142,7 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
     return run
 
 
-def start_run(
-    path: Path,
-    store: Data,
-    inventory: Inventory,
-    configs: list[Any],
-    init_from: Path | None,
-    started: float,
-) -> Run:
-    """Makes the folder of a new run that was started at ``started`` (seconds since the epoch).
-
-    Process 0 does it for all.
-
-    Raises:
-      UserError: another process does not see it.
-    """
-    if is_primary():
-        _make_folder(path, store, inventory, configs, init_from, started)
-    barrier("run folder")
-    if not (path / "run.json").exists():
-        raise UserError(
-            f"process 0 has made {path}, which is not seen here: --output must be on a disk that "
-            "all processes share"
-        )
-    return open_run(path)
-
-
-def _make_folder(
+def create_run(
     path: Path,
     store: Data,
     inventory: Inventory,
@@ -237,6 +150,7 @@ def _make_folder(
     init_from: Path | None,
     started: float,
 ) -> None:
+    """Makes the folder of a new run that was started at ``started`` (seconds since the epoch)."""
     tokenizer, manifest = store.tokenizer(), store.manifest
     record = {
         "id": secrets.token_hex(6),
@@ -250,17 +164,12 @@ def _make_folder(
     with new_folder(path) as folder:
         write_bytes(folder / tokenizer.file_name, tokenizer.model)
         write_text(folder / "inventory.json", inventory.to_json())
-        write_text(folder / "config.gin", operative_config())
+        write_text(folder / "config.gin", gin_text(configs))
         write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
 def _train_counts(manifest: Manifest, field: str) -> dict[str, int]:
     return dict(zip(manifest.names, manifest.column("train", field).tolist(), strict=True))
-
-
-def table_rows(store: Data, known: Inventory | None) -> Inventory:
-    """The rows of the two tables of a run: those that are known, then the store's new codes."""
-    return (known or EMPTY).extended(store.manifest.names)
 
 
 def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
@@ -271,70 +180,6 @@ def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
         for name, value in dataclasses.asdict(config).items()
     }
     return {**settings, "init_from": None if init_from is None else str(absolute(init_from))}
-
-
-class MetricsLog:
-    """One JSON object a line in ``metrics.jsonl``, and the same scalars for TensorBoard.
-
-    Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
-    are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
-    that fills up raises here. In an object store a file is written anew to grow: not for every
-    line, but before a checkpoint. ``mirror`` is called with all that is written. Of several
-    processes the first one writes.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        step: int,
-        mirror: Callable[[int, dict[str, float]], None] | None = None,
-    ):
-        self._mirror = mirror
-        self._writes = is_primary()
-        if not self._writes:
-            return
-        file = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(file) if line["step"] <= step]
-        self._stream = growing_file(file, b"".join(map(_line, kept)))
-        events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._board = RecordWriter(growing_file(run / "tensorboard" / events))
-        self._pause = _SECONDS_BETWEEN_OBJECTS if is_remote(run) else 0.0
-        self._flushed = time.monotonic()
-        self._event(0, file_version="brain.Event:2")
-        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        if not self._writes:
-            return
-        self._stream.write(_line({"step": step, **values}))
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._event(step, summary=Summary(value=scalars))
-        if time.monotonic() - self._flushed >= self._pause:
-            self.flush()
-        if self._mirror is not None:
-            self._mirror(step, values)
-
-    def flush(self) -> None:
-        """All that was written outlives the process from here on; a checkpoint needs that."""
-        if not self._writes:
-            return
-        self._stream.flush()
-        self._board.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        if not self._writes:
-            return
-        self._stream.close()
-        self._board.close()
-
-    def _event(self, step: int, **content: Any) -> None:
-        event = Event(wall_time=time.time(), step=step, **content)
-        self._board.write(event.SerializeToString())
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

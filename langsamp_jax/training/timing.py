@@ -5,13 +5,16 @@ import datetime
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from langsamp_jax.hardware.devices import peak_flops
+from langsamp_jax.io.storage import scratch
+from langsamp_jax.parallel.distributed import is_primary
 
 Item = TypeVar("Item")
 
@@ -46,12 +49,12 @@ class PhaseTimer:
 
     def __init__(self) -> None:
         self.began = time.time()
-        self._phase, self._turned = "start", time.perf_counter()
+        self._phase, self._switched = "start", time.perf_counter()
         self._seconds = dict.fromkeys(_SHOWN, 0.0)
         self._compiling = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def take_up(self, started: float, seconds: dict[str, float]) -> None:
+    def resume(self, started: float, seconds: dict[str, float]) -> None:
         """Adds the time before this session.
 
         Args:
@@ -65,25 +68,25 @@ class PhaseTimer:
     def started(self) -> str:
         """Ends the start, the first step being done; gives the line that says so."""
         seconds = time.time() - self.began
-        self.turn("step")
-        jax.monitoring.unregister_event_duration_listener(self._hear)
+        self.switch("step")
+        jax.monitoring.unregister_event_duration_listener(self._on_event)
         return f"first step after {seconds:.1f} s, {self._compiling:.1f} s of it compilation"
 
-    def turn(self, phase: str) -> None:
+    def switch(self, phase: str) -> None:
         """Ends the phase that goes on and begins ``phase``."""
         now = time.perf_counter()
-        self._seconds[self._phase] += now - self._turned
-        self._phase, self._turned = phase, now
+        self._seconds[self._phase] += now - self._switched
+        self._phase, self._switched = phase, now
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Within the block it is ``name``, afterwards again what it was before."""
         before = self._phase
-        self.turn(name)
+        self.switch(name)
         try:
             yield
         finally:
-            self.turn(before)
+            self.switch(before)
 
     def inputs(self, batches: Iterable[Item]) -> Iterator[Item]:
         """``batches``; the waiting for each is ``input``, for the first it is part of the start."""
@@ -98,10 +101,10 @@ class PhaseTimer:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase since the run was started, all sessions together."""
-        self.turn(self._phase)
+        self.switch(self._phase)
         return dict(self._seconds)
 
-    def _hear(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_event(self, event: str, seconds: float, **_: Any) -> None:
         self._compiling += seconds if event in _COMPILATION else 0.0
 
 
@@ -124,19 +127,19 @@ class Meter:
 
     def __init__(
         self,
-        stopwatch: PhaseTimer,
+        timer: PhaseTimer,
         positions_per_step: int,
         flops_per_step: float,
         mesh: jax.sharding.Mesh,
         say: Callable[[str], None],
     ):
-        self._stopwatch, self._say = stopwatch, say
+        self._timer, self._say = timer, say
         self._positions, self._flops = positions_per_step, flops_per_step
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * mesh.size
         self._started = False
         self._real: list[jax.Array] = []
-        self._before = stopwatch.seconds
+        self._before = timer.seconds
         self._session = np.zeros(3)  # steps, real tokens, seconds
 
     def __enter__(self) -> "Meter":
@@ -152,12 +155,12 @@ class Meter:
             self._real.append(metrics["tokens"])
         else:
             jax.block_until_ready(metrics)
-            self._say(self._stopwatch.started())
+            self._say(self._timer.started())
             self._started = True
 
     def read(self) -> dict[str, float]:
         """The values, at a step that is done; those of speed only where one was counted."""
-        seconds = self._stopwatch.seconds
+        seconds = self._timer.seconds
         spent = {phase: seconds[phase] - self._before[phase] for phase in _LOOP}
         steps, real = len(self._real), int(np.sum(jax.device_get(self._real)))
         self._before, self._real = seconds, []
@@ -171,7 +174,7 @@ class Meter:
 
     def summary(self) -> str:
         """Where the time of the run went, and how fast this session was."""
-        seconds = self._stopwatch.seconds
+        seconds = self._timer.seconds
         total = sum(seconds.values())
         spent = {name: seconds[phase] for phase, name in _SHOWN.items() if seconds[phase]}
         shares = [f"{name} {each / total:.1%}" for name, each in spent.items()]
@@ -203,3 +206,41 @@ def memory() -> dict[str, float]:
     devices = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
     peaks = [stats["peak_bytes_in_use"] for stats in devices if "peak_bytes_in_use" in stats]
     return used | ({"memory/device_gb": max(peaks) / 1e9} if peaks else {})
+
+
+class Trace:
+    """Records what the host and the devices do in the steps ``first`` to ``last``.
+
+    The files are ``RUN/tensorboard/plugins/profile/TIME/HOST.*``; none where ``steps`` is None,
+    or on another process than the primary.
+    """
+
+    def __init__(self, run: Path, steps: Sequence[int] | None, timer: PhaseTimer):
+        self._folder, self._timer = run / "tensorboard", timer
+        self._steps = range(steps[0], steps[1] + 1) if steps and is_primary() else range(0)
+        self._recording: contextlib.ExitStack | None = None
+
+    @contextlib.contextmanager
+    def step(self, number: int, previous: Any) -> Iterator[None]:
+        """Within the block ``number`` is dispatched; ``previous`` is what the step before gave."""
+        if (number in self._steps) != (self._recording is not None):
+            jax.block_until_ready(previous)  # its work is no part of what comes now
+            if self._recording:
+                self.close()
+            else:
+                self._open()
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def _open(self) -> None:
+        with self._timer.phase("profile"):
+            self._recording = contextlib.ExitStack()
+            folder = self._recording.enter_context(scratch(self._folder))
+            jax.profiler.start_trace(folder)
+            self._recording.callback(jax.profiler.stop_trace)
+
+    def close(self) -> None:
+        """Writes what has been recorded, if anything has."""
+        if self._recording:
+            with self._timer.phase("profile"), self._recording:
+                self._recording = None

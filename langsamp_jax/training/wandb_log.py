@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.storage import is_remote
+from langsamp_jax.parallel.distributed import is_primary
 from langsamp_jax.training.run import Run
 
 
@@ -22,14 +23,14 @@ def wandb_log(
     run: Run, project: str | None
 ) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
     """Yields what writes the values of a step to ``project``; a run continues its own record.
-    Without a project there is nothing to write to: None.
+    Without a project, and on other processes than the primary, there is nothing to write to: None.
 
     Where to and whether at all is decided by W&B's own variables, such as ``WANDB_MODE=offline``.
 
     Raises:
       UserError: W&B cannot be reached, or nobody is logged in.
     """
-    if project is None:
+    if project is None or not is_primary():
         yield None
         return
     import wandb

@@ -13,9 +13,10 @@ from langsamp_jax.cli.inspect import Row, inspect_rows, legend, record, show
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import ModelConfig
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
-from langsamp_jax.training.loop import Configs, TrainConfig, train
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.loop import train
 
 SIZE = 16
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -25,7 +26,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 @pytest.fixture
 def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[np.ndarray, ...]]]:
     """A run, and what each of its steps was given: tokens, inputs, positions, weights."""
-    given, mask_rows = [], langsamp_jax.training.step.mask_rows
+    given, mask_rows = [], langsamp_jax.objectives.masked_lm.mask_rows
 
     def spy(keys, tokens, *rest):
         masked = mask_rows(keys, tokens, *rest)
@@ -33,7 +34,7 @@ def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[n
         jax.debug.callback(lambda *arrays: given.append(arrays), *seen, ordered=True)
         return masked
 
-    monkeypatch.setattr("langsamp_jax.training.step.mask_rows", spy)
+    monkeypatch.setattr("langsamp_jax.objectives.masked_lm.mask_rows", spy)
     configs = Configs(
         TrainConfig(num_steps=3, global_batch_size=SIZE, accumulation_steps=2, seed=7),
         ModelConfig(

@@ -20,8 +20,9 @@ from langsamp_jax.data.feed import Batch, Feed, Rows
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from langsamp_jax.languages.inventory import EMPTY, TableIds
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding
 
 STEPS = [0, 1, 7, 10**6]
 SIZE = 16
@@ -33,13 +34,14 @@ store, processes, number, port = sys.argv[1], *map(int, sys.argv[2:])
 if processes > 1:
     jax.distributed.initialize(f"127.0.0.1:{{port}}", processes, number)
 from test_feed import make_feed
-from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding
 feed = make_feed(store, batch_sharding(make_mesh(MeshConfig())))
 read, reads = feed.split.read, []
 feed.split.read = lambda language, row: reads.append(len(row)) or read(language, row)
 shards = [
     [[[shard.index[0].indices({SIZE})[:2], np.asarray(shard.data).tolist()]
-      for shard in leaf.addressable_shards] for leaf in feed.batch(step)]
+      for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(feed.batch(step))]
     for step in {STEPS}
 ]
 print(json.dumps({{"devices": jax.device_count(), "reads": reads, "shards": shards}}))
@@ -59,12 +61,13 @@ def feed(store_path) -> Feed:
 
 
 def digest(batch: Batch) -> str:
-    leaves = [np.asarray(leaf) for leaf in batch]
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
     return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    leaves = map(jax.tree.leaves, (one, other))
+    return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
 def start(store: Path, devices: int, processes: int = 1) -> list[subprocess.Popen]:
@@ -100,13 +103,13 @@ def global_batches(reports: list[dict]) -> list[Batch]:
     batches = []
     for step in range(len(STEPS)):
         leaves = []
-        for leaf in range(len(Batch._fields)):
+        for leaf in range(4):
             shards = [shard for report in reports for shard in report["shards"][step][leaf]]
             shards.sort(key=lambda shard: shard[0])
             bounds = [bound for (bounds, _) in shards for bound in bounds]
             assert bounds[0] == 0 and bounds[-1] == SIZE and bounds[1:-1:2] == bounds[2::2]
             leaves.append(np.concatenate([np.array(data) for _, data in shards]))
-        batches.append(Batch(*leaves))
+        batches.append(Batch(*leaves[:2], TableIds(*leaves[2:])))
     return batches
 
 
@@ -119,10 +122,10 @@ def test_batch_is_the_rows_of_the_store(feed, store_path):
         tokens, _ = split.read(language, row)
         assert np.array_equal(batch.tokens, tokens) and np.all(batch.attention_mask)
         for name, language_id, script_id in zip(
-            np.array(split.names)[language], batch.language_ids, batch.script_ids, strict=True
+            np.array(split.names)[language], *batch.ids, strict=True
         ):
             assert name == f"qa{'abcde'[language_id]}_{('Cyrl', 'Latn')[script_id]}"
-    dtypes = [str(leaf.dtype) for leaf in feed.batch(0)]
+    dtypes = [str(leaf.dtype) for leaf in jax.tree.leaves(feed.batch(0))]
     assert dtypes == ["int32", "bool", "int32", "int32"]
 
 

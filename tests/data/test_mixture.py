@@ -9,13 +9,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from langsamp_jax.config import parse_gin
+from langsamp_jax.config import from_gin, parse_gin
 from langsamp_jax.data.mixture import MixtureConfig, mixture_report, mixture_table, mixture_warnings
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Counts, Manifest, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.training.run import reopen_run, start_run
+from langsamp_jax.training.run import reopen_run
+from langsamp_jax.training.setup import start_run
 
 SEEN = "deu_Latn"  # one of XLM-R's
 PLAN = {"num_steps": 200, "batch_size": 25}
@@ -228,11 +229,11 @@ def test_a_limit_holds_over_all_phases_together(four):
 def test_shipped_mixtures(manifest):
     parse_gin(["data/unimax.gin"], [])
     rows = manifest.column("train", "rows")
-    drawn = MixtureConfig().sampler(manifest, 0, **PLAN).drawn(5000)
+    drawn = from_gin(MixtureConfig).sampler(manifest, 0, **PLAN).drawn(5000)
     wanted = filled(np.full(len(rows), 5000 / len(rows)), np.minimum(4 * rows, 10**9))
     assert np.abs(drawn - wanted).max() <= 1 and np.sum(drawn == 4 * rows) > 1
     parse_gin(["data/annealed.gin"], [])
-    sampler = MixtureConfig().sampler(manifest, 0, num_steps=150_000, batch_size=8)
+    sampler = from_gin(MixtureConfig).sampler(manifest, 0, num_steps=150_000, batch_size=8)
     for allocation, alpha in zip(sampler.allocations, (1, 0.5, 0.3), strict=True):
         np.testing.assert_allclose(allocation.rates, rows**alpha / np.sum(rows**alpha), atol=1e-8)
 
@@ -359,7 +360,7 @@ def test_settings_that_do_not_fit_together_are_refused(wrong, expected):
         with pytest.raises(UserError) as refused:
             if bound:
                 parse_gin([], [f"mixture.{field}={value!r}" for field, value in wrong.items()])
-            MixtureConfig(**({} if bound else wrong))
+            from_gin(MixtureConfig) if bound else MixtureConfig(**wrong)
         line = str(refused.value).partition("\n  In call to configurable")[0]
         assert expected in line and "\n" not in line
 

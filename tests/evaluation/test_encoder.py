@@ -21,6 +21,7 @@ from langsamp_jax.evaluation.encoder import sentence_encoder
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from langsamp_jax.evaluation.retrieval import protocol_layer
+from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.text.tokenizer import Tokenizer
 
 BOS, EOS = 0, 2
@@ -36,9 +37,8 @@ def main(model: Path, lines: Path, output: Path) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def hidden_states(model, params, tokens, mask, language_ids, script_ids):
-    ids = language_ids, script_ids
-    return model.apply({"params": params}, tokens, mask, *ids, method=model.hidden_states)
+def hidden_states(model, params, tokens, mask, ids):
+    return model.apply({"params": params}, tokens, mask, ids, method=model.hidden_states)
 
 
 def directly(trained: LoadedModel, ids, layer=LAYER, tables=(0, 0)) -> np.ndarray:
@@ -46,8 +46,8 @@ def directly(trained: LoadedModel, ids, layer=LAYER, tables=(0, 0)) -> np.ndarra
     length = trained.config.max_length
     tokens, mask = np.full((1, length), 1, "i"), np.arange(length)[None] < len(ids)
     tokens[0, : len(ids)] = ids
-    tables = (np.array([row], "i") for row in tables)
-    states = hidden_states(trained.model, trained.params, tokens, mask, *tables)
+    tables = TableIds(*(np.array([row], "i") for row in tables))
+    states = hidden_states(trained.model, trained.params, tokens, mask, tables)
     return np.asarray(states[layer, 0, : len(ids)]).mean(axis=0)
 
 

@@ -10,20 +10,19 @@ from data_pipelines.packing.prepare import prepare
 from langsamp_jax.data.feed import Rows
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation import loss as module
-from langsamp_jax.evaluation.loss import (
-    MaskedLmEvaluator,
-    evaluate_masked_lm,
-    summary,
-    unigram_entropy,
-)
-from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, mask_rows
-from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from langsamp_jax.evaluation.loss import evaluate_masked_lm, unigram_entropy
+from langsamp_jax.languages.inventory import EMPTY, TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.objectives.masked_lm import MaskedLm
+from langsamp_jax.objectives.masking import Masking, ObjectiveConfig, mask_rows
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.loop import Configs, TrainConfig
-from langsamp_jax.training.run import Run, start_run, table_rows
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.run import Run
+from langsamp_jax.training.setup import start_run, table_rows
+from langsamp_jax.training.validation import VALIDATION_SEED, LossEvaluator
 
 MODEL = ModelConfig(
     hidden_size=32,
@@ -55,13 +54,11 @@ def params(model):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
 
 
-def evaluator(store: Store, model: LangSamp, batch_size: int, max_rows=None) -> MaskedLmEvaluator:
-    return MaskedLmEvaluator(
-        model,
+def evaluator(store: Store, model: LangSamp, batch_size: int, max_rows=None) -> LossEvaluator:
+    return LossEvaluator(
+        MaskedLm(model, store.manifest.vocabulary, OBJECTIVE),
         store.split("validation"),
         EMPTY.extended(store.manifest.names),
-        store.manifest.vocabulary,
-        OBJECTIVE,
         batch_sharding(make_mesh(MeshConfig())),
         batch_size,
         max_rows,
@@ -75,22 +72,21 @@ def one_by_one(store, model, params):
     inventory = EMPTY.extended(store.manifest.names)
 
     @jax.jit
-    def nats(params, key, tokens, valid, language_id, script_id):
+    def nats(params, key, tokens, valid, ids):
         masked = mask_rows(key[None], tokens[None], valid[None], vocabulary, OBJECTIVE)
-        ids = language_id[None], script_id[None]
-        logits = model.apply({"params": params}, masked.inputs, valid[None], *ids)
+        logits = model.apply({"params": params}, masked.inputs, valid[None], ids)
         return masked, -jax.nn.log_softmax(logits)[0]
 
     records = []
     for language, name in enumerate(split.names):
-        ids = np.array(inventory.ids(name), np.int32)
+        ids = TableIds(*(np.array([row], np.int32) for row in inventory.ids(name)))
         for row in range(split.rows[language]):
             tokens, (length,) = split.read(np.array([language]), np.array([row]))
-            key = jax.random.fold_in(jax.random.key(module._MASK_SEED), language)
+            key = jax.random.fold_in(jax.random.key(VALIDATION_SEED), language)
             valid = np.arange(split.sequence_length) < length
-            fields, cost = nats(params, jax.random.fold_in(key, row), tokens[0], valid, *ids)
+            fields, cost = nats(params, jax.random.fold_in(key, row), tokens[0], valid, ids)
             masked, cost = (
-                MaskedExamples(*(np.asarray(field[0]) for field in fields)),
+                Masking(*(np.asarray(field[0]) for field in fields)),
                 np.asarray(cost),
             )
             chosen = zip(masked.positions, masked.targets, masked.weights, strict=True)
@@ -113,7 +109,7 @@ def summed(records, languages: int, max_rows: int | None):
 def test_sums_are_those_of_the_rows_one_by_one(
     batch_size, max_rows, store, model, params, one_by_one
 ):
-    loss, count = evaluator(store, model, batch_size, max_rows)(params)
+    loss, count = evaluator(store, model, batch_size, max_rows).totals(params)
     expected_loss, expected_count = summed(one_by_one, len(store.manifest.names), max_rows)
     np.testing.assert_array_equal(count, expected_count)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
@@ -121,7 +117,7 @@ def test_sums_are_those_of_the_rows_one_by_one(
 
 
 def test_the_same_parameters_give_the_same_sums_again(store, model, params):
-    evaluate = evaluator(store, model, 13, 2)
+    evaluate = evaluator(store, model, 13, 2).totals
     first, other = evaluate(params), evaluate(jax.tree.map(lambda leaf: leaf * 0.5, params))
     np.testing.assert_array_equal(evaluate(params), first)
     assert (np.abs(other[0] - first[0]) > 1e-3).all()
@@ -184,7 +180,7 @@ def test_a_store_without_validation_rows_is_refused(run, params, corpus, tokeniz
         evaluate_masked_lm(run, params, Store(tmp_path / "store"))
 
 
-# Unigram entropy and summary
+# Unigram entropy and the mean
 
 
 class Held:
@@ -221,9 +217,12 @@ def test_unigram_entropy_of_the_rows_asked_for_alone():
     assert own[0] == pytest.approx(np.log(2))
 
 
-def test_the_summary_weighs_by_targets_and_leaves_out_what_has_none():
-    loss, count = np.array([6.0, 0.0, 40.0]), np.array([2.0, 0.0, 8.0])
-    assert summary(Held.names, loss, count) == {
+def test_the_loss_weighs_by_targets_and_leaves_out_what_has_none(store, model, monkeypatch):
+    evaluate = evaluator(store, model, 8, 1)
+    totals = np.array([6.0, 0.0, 40.0]), np.array([2.0, 0.0, 8.0])
+    monkeypatch.setattr(evaluate, "split", Held())
+    monkeypatch.setattr(evaluate, "totals", lambda params: totals)
+    assert evaluate({}) == {
         "eval/loss": pytest.approx(4.6),
         "eval/loss/aaa_Latn": pytest.approx(3.0),
         "eval/loss/ccc_Latn": pytest.approx(5.0),

@@ -10,9 +10,9 @@ import pytest
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.encoder import sentence_encoder
 from langsamp_jax.evaluation.model import load_model
-from langsamp_jax.huggingface.export import export
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
+from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
 
 
@@ -21,7 +21,7 @@ def folder(run, tmp_path_factory) -> Path:
     """The exports of the run, ``universal`` and ``full``."""
     folder = tmp_path_factory.mktemp("exported")
     for name, full in (("universal", False), ("full", True)):
-        export(open_run(run), folder / name, full=full)
+        export_run(open_run(run), folder / name, full=full)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_a_model_of_one_table_needs_no_row_of_the_other(
     switch, row, placement, store_path, make_run, tmp_path
 ):
     run = make_run(store_path, placement=placement, **{switch: False})
-    export(run, tmp_path / "full", full=True)
+    export_run(run, tmp_path / "full", full=True)
     for trained in map(load_model, (run.path, tmp_path / "full")):
         method = trained.head_ids if placement == "output" else trained.encoder_ids
         assert method("qaa_Latn")[row] == run.inventory.ids("qaa_Latn")[row]

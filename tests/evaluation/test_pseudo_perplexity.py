@@ -10,7 +10,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
-from langsamp_jax.huggingface.export import export
+from langsamp_jax.training.export import export_run
 
 EOS, UNK = 2, 3
 
@@ -82,11 +82,11 @@ def test_text_that_the_tokenizer_drops(measure):
 def test_the_vectors_of_the_language_are_used(make_run, store_path, tmp_path, lines):
     """As in the export with the language folded in; without it they are another model's."""
     run = make_run(store_path)
-    export(run, tmp_path / "none")
+    export_run(run, tmp_path / "none")
     measures = {None: pseudo_perplexity(load_model(tmp_path / "none"))}
     ours, found = pseudo_perplexity(load_model(run.path)), []
     for name in ("qaa_Latn", "qab_Cyrl"):
-        export(run, tmp_path / name, fold=name)
+        export_run(run, tmp_path / name, fold=name)
         measures[name] = pseudo_perplexity(load_model(tmp_path / name))
         found.append(ours(name, lines[:4])["pseudo_perplexity"])
         folded = measures[name]("eng_Latn", lines[:4])  # the fold decides, not the name

@@ -15,8 +15,8 @@ import pytest
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.evaluation import tasks
-from langsamp_jax.huggingface.export import export
 from langsamp_jax.report.page import write_report
+from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
 
 PIVOT = "qaa_Latn"
@@ -26,7 +26,7 @@ PIVOT = "qaa_Latn"
 def folder(run, tmp_path_factory) -> Path:
     """The run in Hugging Face's form."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export(open_run(run), folder)
+    export_run(open_run(run), folder)
     return folder
 
 

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save_file
 from data_pipelines.packing.prepare import prepare
 from langsamp_jax.cli.main import main
 from langsamp_jax.huggingface.add_languages import add_languages
-from langsamp_jax.huggingface.export import export
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -28,7 +29,7 @@ TABLES = [f"roberta.embeddings.{kind}_type_embeddings.weight" for kind in ("lang
 @pytest.fixture(scope="module")
 def full(store_path, make_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("full") / "model"
-    export(make_run(store_path), folder, full=True)
+    export_run(make_run(store_path), folder, full=True)
     return folder
 
 
@@ -189,7 +190,7 @@ def test_training_takes_the_new_rows(add, corpus, tokenizer_file, tmp_path, caps
     assert rows == ((*LANGUAGES, "ell"), (*SCRIPTS, "Grek"))
     assert {"ell_Grek", "qab_Cyrl"} < set(run.inventory.language_scripts)
     assert run.inventory == open_pretrained(folder).inventory
-    _, params = run.load_params()
+    _, params = restore_params(run)
     np.testing.assert_array_equal(params["conditioning"]["language"][5:], languages)
     np.testing.assert_array_equal(params["conditioning"]["script"][2:], scripts)
 
@@ -267,7 +268,7 @@ def test_families_that_cannot_be_read(full, tmp_path, capsys, text):
 
 
 def test_folder_that_is_no_full_model(trained_run, full, tmp_path, capsys):
-    export(trained_run, tmp_path / "universal")
+    export_run(trained_run, tmp_path / "universal")
     (tmp_path / "broken").mkdir()
     shutil.copytree(full, tmp_path / "damaged")
     (tmp_path / "damaged" / "inventory.json").write_text("{")

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
-from langsamp_jax.huggingface.export import export
 from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run, open_run
+from langsamp_jax.training.setup import model_of, restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -43,9 +44,9 @@ def case(request, store_path, wordpiece_store, trained_run, make_run, tmp_path_f
         store = wordpiece_store if kind == "bert" else store
         run = make_run(store, architecture=kind)
     folder = tmp_path_factory.mktemp("export") / "model"
-    step, params = run.load_params()
-    assert export(run, folder) == step
-    model = run.model()
+    step, params = restore_params(run)
+    assert export_run(run, folder) == step
+    model = model_of(run)
     model = model.clone(config=dataclasses.replace(model.config, placement="none"))
     params = {name: part for name, part in params.items() if name != "conditioning"}
     return Case(run, store, model, params, folder, "cls." if kind == "bert" else "lm_head.")
@@ -122,7 +123,7 @@ def test_files(case):
     assert suffixes <= {".json", ".safetensors", ".model", ".txt", ".md", ".npz"}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files
     assert len({file.stat().st_mode for file in case.folder.iterdir()}) == 1  # the same readers
-    has_vectors = case.run.model().config.placement != "none"
+    has_vectors = model_of(case.run).config.placement != "none"
     for name in ("inventory.json", "language_script_vectors.npz"):
         assert (name in files) == has_vectors
     assert ("sentencepiece.bpe.model" in files) == (case.head == "lm_head.")
@@ -156,7 +157,7 @@ def test_checkpoint_of_a_step(trained_run, tmp_path, capsys):
     assert main([*map(str, call), str(tmp_path / "2"), "--step", "2"]) == 0
     assert "step 2 of" in capsys.readouterr().out
     written = load_file(tmp_path / "2" / "model.safetensors")
-    _, params = trained_run.load_params(2)
+    _, params = restore_params(trained_run, 2)
     np.testing.assert_array_equal(
         written["lm_head.dense.weight"].T, params["head"]["dense"]["kernel"]
     )
@@ -167,7 +168,7 @@ def test_checkpoint_of_a_step(trained_run, tmp_path, capsys):
 
 def test_runs_are_opened_from_their_folder(case, tmp_path):
     """What is written depends on nothing but the run."""
-    export(open_run(case.run.path), tmp_path / "again")
+    export_run(open_run(case.run.path), tmp_path / "again")
     for file in case.folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 

@@ -13,10 +13,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from langsamp_jax.data.feed import Batch
-from langsamp_jax.huggingface.export import export
+from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.langsamp import LangSamp
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows, masked_lm_loss
+from langsamp_jax.objectives.masked_lm import MaskedLm
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run
+from langsamp_jax.training.setup import model_of, restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -39,7 +42,7 @@ class Case(NamedTuple):
         lines = [file.read_text("utf-8").splitlines()[0] for file in files]
         ids = np.array([self.run.inventory.ids(name) for name in names], np.int32)
         batch = padded(self.run.tokenizer, lines)
-        return names, batch._replace(language_ids=ids[:, 0], script_ids=ids[:, 1])
+        return names, batch._replace(ids=TableIds(*ids.T))
 
 
 @pytest.fixture(
@@ -59,8 +62,13 @@ def case(request, store_path, wordpiece_store, trained_run, make_run, tmp_path_f
     trained = request.param == "trained"
     run = trained_run if trained else make_run(store, **fields[request.param])
     folder = tmp_path_factory.mktemp("export") / "model"
-    export(run, folder, full=True)
-    return Case(run, run.model(), run.load_params()[1], folder)
+    export_run(run, folder, full=True)
+    return Case(
+        run,
+        model_of(run),
+        restore_params(run)[1],
+        folder,
+    )
 
 
 def test_folded_for_every_language(
@@ -71,13 +79,11 @@ def test_folded_for_every_language(
     assert set(names) == set(case.run.tokens)
     text, found = batch.attention_mask, []
     for name in names:
-        export(case.run, tmp_path / name, fold=name)
+        export_run(case.run, tmp_path / name, fold=name)
         stock = load_strictly(tmp_path / name)
         assert type(stock).__module__.startswith("transformers.models.")
-        language, script = (np.full(len(names), row) for row in case.run.inventory.ids(name))
-        ours = logits(
-            case.model, case.params, batch._replace(language_ids=language, script_ids=script)
-        )
+        ids = TableIds(*(np.full(len(names), row) for row in case.run.inventory.ids(name)))
+        ours = logits(case.model, case.params, batch._replace(ids=ids))
         assert np.abs(ours - stock_logits(stock, batch))[text].max() < 1e-5
         found.append(ours[text])
     # Two languages differ, by far more than the tolerance, where their rows do.
@@ -95,17 +101,17 @@ def test_full_model_gives_our_logits(case, corpus, padded, logits, stock_logits,
     by_name = stock_logits(model, batch, language=names)
     assert np.abs(ours - by_name)[text].max() < 1e-5
     rows = {
-        "language": torch.tensor(batch.language_ids).long(),
-        "script": torch.tensor(batch.script_ids).long(),
+        "language": torch.tensor(batch.ids.language).long(),
+        "script": torch.tensor(batch.ids.script).long(),
     }
     np.testing.assert_array_equal(stock_logits(model, batch, **rows), by_name)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def masked_loss(model, vocabulary, params, batch, keys):
-    objective = ObjectiveConfig(mask_rate=0.4)
-    masked = mask_rows(keys, batch.tokens, batch.attention_mask, vocabulary, objective)
-    return masked, *masked_lm_loss(model, params, batch, masked, objective)[1]
+    objective = MaskedLm(model, vocabulary, ObjectiveConfig(mask_rate=0.4))
+    examples = objective.prepare(keys, batch)
+    return examples, *objective.loss(params, examples, None)[1]
 
 
 @pytest.mark.slow
@@ -153,7 +159,7 @@ def test_names_and_vectors(case):
 
 def test_code_on_the_model_cards_runs(case, tmp_path, load_strictly):
     """``load_strictly`` keeps the code of the folder out of the user's cache."""
-    export(case.run, tmp_path / "folded", fold="qaa_Latn")
+    export_run(case.run, tmp_path / "folded", fold="qaa_Latn")
     for folder, result in ((case.folder, "logits"), (tmp_path / "folded", "fill_mask")):
         card = (folder / "README.md").read_text("utf-8")
         (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)

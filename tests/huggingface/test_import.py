@@ -12,8 +12,8 @@ import pytest
 
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.loading import InitConfig, describe
-from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.huggingface.loading import describe
+from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer

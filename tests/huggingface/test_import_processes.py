@@ -13,8 +13,10 @@ import pytest
 
 from langsamp_jax.huggingface import loading
 from langsamp_jax.huggingface.pretrained import open_pretrained
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, shardings
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import shardings
 
 pytestmark = pytest.mark.slow
 

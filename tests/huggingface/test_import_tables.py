@@ -21,11 +21,13 @@ from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
 from langsamp_jax.huggingface import loading
-from langsamp_jax.huggingface.loading import InitConfig, describe, load_params, vocabulary_rows
-from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.huggingface.loading import describe, load_params, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.languages.inventory import EMPTY, Inventory
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, replicated, shardings
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from langsamp_jax.parallel.sharding import shardings
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 NAMES = ["qaa_Latn", "deu_Latn", "qab_Cyrl"]

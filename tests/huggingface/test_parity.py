@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from langsamp_jax.data.feed import Batch
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import MaskedExamples, ObjectiveConfig, masked_lm_loss
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.text.tokenizer import Vocabulary
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
 VOCAB, HIDDEN, LAYERS, HEADS, MLP, LENGTH = 300, 32, 3, 4, 64, 20
 LANGUAGES, SCRIPTS = 5, 3
 LENGTHS = np.array([20, 20, 13, 2])
@@ -115,7 +120,7 @@ def batch() -> Batch:
     tokens = np.where(mask, rng.integers(2, VOCAB, mask.shape), 1)  # 1 is <pad>
     tokens[:, 0] = 0
     ids = np.array([0, 4, 2, 2], np.int32), np.array([2, 0, 1, 2], np.int32)
-    return Batch(tokens.astype(np.int32), mask, *ids)
+    return Batch(tokens.astype(np.int32), mask, TableIds(*ids))
 
 
 def run_reference(reference, batch: Batch, **inputs):
@@ -181,7 +186,7 @@ def test_logits(reference, params, batch):
 
 def vectors(params, batch: Batch):
     tables = params["conditioning"]
-    both = tables["language"][batch.language_ids] + tables["script"][batch.script_ids]
+    both = tables["language"][batch.ids.language] + tables["script"][batch.ids.script]
     return torch.tensor(both)[:, None]
 
 
@@ -207,7 +212,7 @@ def masked(batch) -> MaskedExamples:
     positions = np.array([[1, 7, 19], [2, 3, 18], [12, 4, 6], [1, 0, 2]], np.int32)
     weights = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], bool)
     targets = np.random.default_rng(5).integers(4, VOCAB - 1, positions.shape).astype(np.int32)
-    return MaskedExamples(batch.tokens, positions, targets, weights)
+    return MaskedExamples(*batch, positions, targets, weights)
 
 
 def test_loss_and_gradients(reference, params, batch, masked):
@@ -226,7 +231,9 @@ def test_loss_and_gradients(reference, params, batch, masked):
     def value_and_grad(params):
         def total(params):
             few = ObjectiveConfig(logits_at_once=1000)
-            return masked_lm_loss(make("none"), params, batch, masked, few)
+            return MaskedLm(make("none"), Vocabulary(VOCAB, 0, 1, 2, 3, VOCAB - 1), few).loss(
+                params, masked, None
+            )
 
         return jax.value_and_grad(total, has_aux=True)(params)
 

@@ -10,8 +10,9 @@ import pytest
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation.loss import evaluate_masked_lm
-from langsamp_jax.huggingface.export import export
 from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.training.export import export_run
+from langsamp_jax.training.setup import restore_params
 
 transformers = pytest.importorskip("transformers")
 
@@ -45,7 +46,7 @@ def test_import_export_import(store, tmp_path, make_checkpoint, import_folder, m
     make_checkpoint(tmp_path / "a", kind, vocabulary.size, pad_token_id=vocabulary.pad_id)
     model, params = import_folder(tmp_path / "a")
     fields = {"architecture": kind, "layer_norm_eps": model.config.layer_norm_eps}
-    export(make_run(store.path, params, placement="none", **fields), tmp_path / "b")
+    export_run(make_run(store.path, params, placement="none", **fields), tmp_path / "b")
     again, same = import_folder(tmp_path / "b", store.tokenizer())
     assert again.config == model.config
     assert_equal(same, params)
@@ -56,8 +57,8 @@ def test_import_export_import(store, tmp_path, make_checkpoint, import_folder, m
 def test_export_import_of_the_full_form(store, placement, tmp_path, import_folder, make_run):
     kind, store = store
     run = make_run(store.path, architecture=kind, placement=placement)
-    _, params = run.load_params()
-    export(run, tmp_path / "full", full=True)
+    _, params = restore_params(run)
+    export_run(run, tmp_path / "full", full=True)
     model, same = import_folder(tmp_path / "full", run.tokenizer)
     assert model.config.placement == placement
     assert open_pretrained(tmp_path / "full").inventory == run.inventory
@@ -70,8 +71,8 @@ def test_folded_and_imported_again_it_is_a_plain_model(
     store_path, tmp_path, import_folder, make_run
 ):
     run = make_run(store_path)
-    _, params = run.load_params()
-    export(run, tmp_path / "folded", fold="qaa_Latn")
+    _, params = restore_params(run)
+    export_run(run, tmp_path / "folded", fold="qaa_Latn")
     model, ours = import_folder(tmp_path / "folded", run.tokenizer)
     assert model.config.placement == "none" and open_pretrained(tmp_path / "folded").has_head
     changed = {
@@ -87,8 +88,8 @@ def test_training_goes_on_from_what_pytorch_saved(
     trained_run, store_path, tmp_path, load_strictly, import_folder
 ):
     """JAX to PyTorch, saved there, and back: the validation loss is the same, and it trains."""
-    step, params = trained_run.load_params()
-    export(trained_run, tmp_path / "full", full=True)
+    step, params = restore_params(trained_run)
+    export_run(trained_run, tmp_path / "full", full=True)
     load_strictly(tmp_path / "full").save_pretrained(tmp_path / "saved", max_shard_size="50KB")
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
     vocab_size = trained_run.tokenizer.vocab_size
@@ -110,7 +111,7 @@ def test_training_goes_on_from_what_pytorch_saved(
 
 def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path, tmp_path, capsys):
     """A setting that the folder contradicts is no silent change of the model."""
-    export(trained_run, tmp_path / "full", full=True)
+    export_run(trained_run, tmp_path / "full", full=True)
     call = ["train", "--data", store_path, "--output", tmp_path / "run", "--init_from"]
     call += [tmp_path / "full", "--gin.model.placement=input"]
     assert main([*map(str, call)]) == 2
@@ -122,7 +123,7 @@ def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path,
 @pytest.mark.slow
 def test_universal_form_is_where_another_run_starts(trained_run, store_path, tmp_path, capsys):
     """New vectors at random, and that is said."""
-    export(trained_run, tmp_path / "universal")
+    export_run(trained_run, tmp_path / "universal")
     call = ["train", "--data", store_path, "--init_from", tmp_path / "universal", "--dry_run"]
     assert main([*map(str, call)]) == 0
     text = capsys.readouterr().out

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 pytestmark = pytest.mark.slow
 
@@ -71,5 +72,5 @@ def test_a_killed_run_ends_as_an_undisturbed_one(launcher, store_path):
     log = Path(f"{run}.logs", "process-0.log").read_text()
     assert "going on from step" in log
 
-    (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, undisturbed))
+    (_, ours), (_, theirs) = (restore_params(open_run(path), STEPS) for path in (run, undisturbed))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

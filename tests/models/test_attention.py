@@ -29,7 +29,8 @@ from langsamp_jax.models.attention import (
     select_kernel,
     unsupported_reason,
 )
-from langsamp_jax.parallel.sharding import RULES, MeshConfig, make_mesh, use_mesh
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import RULES, use_mesh
 from langsamp_jax.plan.topology import compile_only_devices
 
 BATCH, LENGTH, HEADS, HEAD_SIZE = 2, 384, 2, 16  # 3 of splash's blocks

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import pytest
 
 from langsamp_jax.hardware.devices import DEVICES, peak_flops
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.costs import forward_flops, step_flops
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig
+from langsamp_jax.models.langsamp import LangSamp
 
 
 def test_a_hand_worked_case():
@@ -38,11 +40,11 @@ def test_forward_agrees_with_what_xla_counts(placement):
     tokens, ids = jnp.zeros((2, 256), jnp.int32), jnp.zeros(2, jnp.int32)
 
     def forward(params):
-        return model.apply({"params": params}, tokens, tokens == 0, ids, ids)
+        return model.apply({"params": params}, tokens, tokens == 0, TableIds(ids, ids))
 
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens == 0, ids, ids))[
-        "params"
-    ]
+    params = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), tokens, tokens == 0, TableIds(ids, ids))
+    )["params"]
     counted = jax.jit(forward).lower(params).cost_analysis()["flops"]
     ours = sum(forward_flops(config, 1280, 2, 256, num_targets=256).values())
     assert ours <= counted < 1.08 * ours  # it counts elementwise work too

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from langsamp_jax.models.embedding import decoder_loss, lookup
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh, use_mesh
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import use_mesh
 
 SIZE, PADDED, N, WIDTH = 300, 384, 40, 16
 

@@ -9,8 +9,8 @@ from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.io.storage import location
 from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.training.loop import Configs
-from langsamp_jax.training.run import start_run
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.setup import start_run
 
 pytestmark = pytest.mark.slow
 

@@ -20,6 +20,7 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.io.storage import location
 from langsamp_jax.training.checkpoint import latest_step
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def test_killed_in_a_save_it_ends_as_on_a_disk(
     output, _ = (process := launch(arguments(data, run, weights))).communicate(timeout=900)
     assert process.returncode == 0, output
     assert f"going on from step 3 of {run}" in output
-    (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, on_disk))
+    (_, ours), (_, theirs) = (restore_params(open_run(path), STEPS) for path in (run, on_disk))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert records(run) == records(on_disk)
     assert len(list((run / "tensorboard").iterdir())) == 2

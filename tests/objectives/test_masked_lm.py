@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import (
-    MaskedExamples,
-    ObjectiveConfig,
-    mask_rows,
-    masked_lm_loss,
-)
+from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
+from langsamp_jax.objectives.masking import Masking, ObjectiveConfig, mask_rows
 from langsamp_jax.text.tokenizer import Vocabulary
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
@@ -30,17 +27,15 @@ def masking(keys, rows, vocabulary, config):
     return mask_rows(keys, *rows, vocabulary, config)
 
 
-def mask(
-    tokens, valid=None, seed=0, keys=None, vocabulary=VOCABULARY, config=CONFIG
-) -> MaskedExamples:
+def mask(tokens, valid=None, seed=0, keys=None, vocabulary=VOCABULARY, config=CONFIG) -> Masking:
     """Masked rows as numpy arrays; all positions valid unless said otherwise."""
     valid = np.ones(tokens.shape, bool) if valid is None else valid
     keys = jax.random.split(jax.random.key(seed), len(tokens)) if keys is None else keys
     tokens = np.asarray(tokens, np.int32)
-    return MaskedExamples(*map(np.asarray, masking(keys, (tokens, valid), vocabulary, config)))
+    return Masking(*map(np.asarray, masking(keys, (tokens, valid), vocabulary, config)))
 
 
-def chosen(masked: MaskedExamples) -> np.ndarray:
+def chosen(masked: Masking) -> np.ndarray:
     """bool [batch, length]: the positions that count."""
     where = np.zeros(masked.inputs.shape, bool)
     for row, positions, weights in zip(where, masked.positions, masked.weights, strict=True):
@@ -183,7 +178,7 @@ def test_a_rows_masks_depend_on_its_own_key_alone():
     shuffled = mask(tokens[order], keys=keys[order])
     others = mask(np.where(np.arange(16)[:, None] == 3, tokens, text(16, 64, seed=9)), keys=keys)
     alone = mask(tokens[3:4], keys=keys[3:4])
-    for field in MaskedExamples._fields:
+    for field in Masking._fields:
         whole = getattr(together, field)
         np.testing.assert_array_equal(getattr(shuffled, field), whole[order])
         np.testing.assert_array_equal(getattr(alone, field)[0], whole[3])
@@ -209,19 +204,21 @@ def test_loss_is_the_cross_entropy_at_the_targets():
     tokens = text(4, 32)
     tokens[3] = 2  # nothing to predict
     valid = np.arange(32) < np.array([32, 32, 9, 32])[:, None]
-    batch = Batch(tokens, valid, np.array([0, 1, 2, 1], "i"), np.array([0, 1, 0, 1], "i"))
+    ids = TableIds(np.array([0, 1, 2, 1], "i"), np.array([0, 1, 0, 1], "i"))
     masked = mask(tokens, valid)
+    examples = MaskedExamples(attention_mask=valid, ids=ids, **masked._asdict())
+    objective = MaskedLm(model, VOCABULARY, CONFIG)
 
     @jax.jit
     def gradient(params):
         def total(params):
-            return masked_lm_loss(model, params, batch, masked, ObjectiveConfig())
+            return objective.loss(params, examples, None)
 
         return jax.grad(total, has_aux=True)(params)
 
     gradients, (loss, count) = gradient(params)
     np.testing.assert_array_equal(count, [5, 5, 1, 0])
-    logits = model.apply({"params": params}, masked.inputs, valid, *batch[2:])
+    logits = model.apply({"params": params}, masked.inputs, valid, ids)
     nats = -np.asarray(jax.nn.log_softmax(logits))
     for row in range(4):
         pairs = zip(masked.positions[row], masked.targets[row], masked.weights[row], strict=True)

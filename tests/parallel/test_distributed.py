@@ -18,8 +18,8 @@ from langsamp_jax.parallel.distributed import (
     find_cluster,
     require_same,
 )
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.rendezvous import Cluster
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
 from langsamp_jax.parallel.signals import Stopped
 
 SLURM = {

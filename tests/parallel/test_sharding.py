@@ -8,16 +8,10 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.parallel.sharding import (
-    RULES,
-    MeshConfig,
-    batch_sharding,
-    data_parallelism,
-    make_mesh,
-    replicated,
-    shardings,
-)
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh, replicated
+from langsamp_jax.parallel.sharding import RULES, batch_sharding, shardings
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
 from langsamp_jax.training.step import make_initialise
 

@@ -12,9 +12,9 @@ import pytest
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.models.langsamp import ModelConfig
-from langsamp_jax.training.loop import Configs, TrainConfig
-from langsamp_jax.training.run import start_run
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.setup import start_run
 
 NAMES = (
     *("eng_Latn", "deu_Latn", "rus_Cyrl", "hin_Deva", "zho_Hani", "arb_Arab", "swh_Latn"),

@@ -19,17 +19,14 @@ from langsamp_jax.data.feed import place
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig, mask_rows
-from langsamp_jax.parallel.sharding import (
-    MeshConfig,
-    batch_sharding,
-    make_mesh,
-    shardings,
-    use_mesh,
-)
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.objectives.masking import ObjectiveConfig, mask_rows
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding, shardings, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.loop import Configs, TrainConfig, train
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
 
 STEPS = 50

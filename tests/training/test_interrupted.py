@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 STEPS = 240
 SETTINGS = {
@@ -66,7 +67,7 @@ def goodput(run: Path) -> float:
 
 def assert_same_end(run: Path, reference: Path) -> None:
     """Parameters bitwise equal, and each step's loss written once, with the same value."""
-    (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, reference))
+    (_, ours), (_, theirs) = (restore_params(open_run(path), STEPS) for path in (run, reference))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert losses(run) == losses(reference)
 
@@ -164,7 +165,7 @@ def test_loss_that_is_not_finite_names_step_and_rows_and_keeps_the_last_checkpoi
     assert "qaa_" in line and "Traceback" not in output
     failed = int(line.split()[2].rstrip(":"))
     assert complete(run) == failed - 1
-    _, params = open_run(run).load_params(failed - 1)
+    _, params = restore_params(open_run(run), failed - 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -181,7 +182,7 @@ def test_full_disk_is_one_line_and_the_last_checkpoint_stays_readable(store_path
         assert process.returncode == 2, output
         assert "Traceback" not in output
         assert output.splitlines()[-1].startswith("langsamp: the disk is full: ")
-        step, _ = open_run(disk / "run").load_params(complete(disk / "run"))
+        step, _ = restore_params(open_run(disk / "run"), complete(disk / "run"))
         assert step > 0
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 
@@ -160,8 +161,9 @@ def test_bad_settings_are_named(field, value):
         OptimizerConfig(**{field: value})
 
 
-def test_moments_in_bfloat16_are_right_on_average():
-    """Rounded to the nearest, a second moment would stop at about a fifth of its value."""
+def test_the_first_moment_alone_is_kept_in_bfloat16():
+    """It stops where (1 - beta1) of the way is less than two roundings, of 2^-8 each; a second
+    moment would stop at a fifth of its value."""
     config = OptimizerConfig(moment_dtype="bfloat16", clip_norm=1e9)
     exact, kept = (
         make_optimizer(c, 3000)
@@ -178,14 +180,14 @@ def test_moments_in_bfloat16_are_right_on_average():
         (adam,) = (part for part in state if isinstance(part, optax.ScaleByAdamState))
         return adam.mu["kernel"], adam.nu["kernel"]
 
-    for found, expected in zip(moments(kept), moments(exact), strict=True):
-        assert found.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
-        found, expected = np.asarray(found, "d"), np.asarray(expected, "d")
-        assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
-        assert found.sum() == pytest.approx(expected.sum(), rel=3e-3)
+    (first, second), (exact_first, exact_second) = moments(kept), moments(exact)
+    assert (first.dtype, second.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(second, exact_second)
+    first, exact_first = np.asarray(first, "d"), np.asarray(exact_first, "d")
+    np.testing.assert_allclose(first, exact_first, rtol=2 * 2**-8 / (1 - config.beta1))
 
 
-def test_training_with_moments_in_bfloat16_keeps_close():
+def test_training_with_the_first_moment_in_bfloat16_gets_as_far():
     rng = np.random.default_rng(0)
     inputs, truth = rng.normal(size=(256, 32)).astype("f"), rng.normal(size=(32, 8)).astype("f")
 
@@ -207,5 +209,5 @@ def test_training_with_moments_in_bfloat16_keeps_close():
         )()
 
     low, full = losses("bfloat16"), losses("float32")
-    assert full[200] < full[0] / 20
-    np.testing.assert_allclose(low[:200], full[:200], rtol=0.1)
+    assert full[200] < full[0] / 20 and low[200] < low[0] / 20
+    np.testing.assert_allclose(low[:100], full[:100], rtol=0.1)

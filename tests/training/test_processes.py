@@ -14,6 +14,7 @@ import pytest
 from process_group import STEPS, Group, checkpoints, losses
 
 from langsamp_jax.training.run import open_run
+from langsamp_jax.training.setup import restore_params
 
 
 def evaluations(run: Path) -> list[dict[str, float]]:
@@ -32,7 +33,7 @@ def assert_same_losses(run: Path, reference: Path) -> None:
 
 def assert_same_end(run: Path, reference: Path) -> None:
     """Parameters bitwise equal, and each step's loss written once, with the same value."""
-    (_, ours), (_, theirs) = (open_run(path).load_params(STEPS) for path in (run, reference))
+    (_, ours), (_, theirs) = (restore_params(open_run(path), STEPS) for path in (run, reference))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert losses(run) == losses(reference)
 

@@ -7,7 +7,8 @@ from jax.profiler import ProfileData
 
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.training.loop import TrainConfig, train
+from langsamp_jax.training.config import TrainConfig
+from langsamp_jax.training.loop import train
 
 
 def profiled(run: Path) -> list[set[int]]:

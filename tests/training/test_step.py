@@ -14,17 +14,18 @@ from langsamp_jax.data.feed import Batch, Feed
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import EMPTY
-from langsamp_jax.models.langsamp import LangSamp, ModelConfig, init_params
-from langsamp_jax.objectives.masked_lm import ObjectiveConfig
-from langsamp_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from langsamp_jax.languages.inventory import EMPTY, TableIds
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.objectives.masked_lm import MaskedLm
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
+from langsamp_jax.parallel.sharding import batch_sharding
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.loop import (
-    TrainConfig,
-    check_finite,
-    require_divisible,
-    require_rows_fit,
-)
+from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.loop import check_finite
+from langsamp_jax.training.run import require_rows_fit
+from langsamp_jax.training.setup import set_up_mesh
 from langsamp_jax.training.step import TrainState, make_initialise, make_train_step
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
@@ -55,7 +56,7 @@ def random_params(model: LangSamp):
 def batch_of(tokens) -> Batch:
     valid = np.arange(LENGTH) < LENGTHS[:, None]
     ids = np.arange(ROWS) % 5, np.arange(ROWS) % 3
-    return Batch(tokens.astype("i"), valid, *(i.astype("i") for i in ids))
+    return Batch(tokens.astype("i"), valid, TableIds(*(i.astype("i") for i in ids)))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,9 @@ SGD = optax.sgd(1.0)
 @functools.cache
 def step_of(parts: int = 1, seed: int = 0, model: ModelConfig = MODEL):
     """A compiled step, which takes most of the time here; it donates nothing."""
-    objective = ObjectiveConfig(logits_at_once=10_000)
-    step = make_train_step(model_of(model), SGD, VOCABULARY, objective, parts, seed)
+    config, shuffled = ObjectiveConfig(logits_at_once=10_000), model.tables == "shuffled"
+    objective = MaskedLm(model_of(model), VOCABULARY, config, shuffled)
+    step = make_train_step(objective, SGD, parts, seed)
     return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # sooner
 
 
@@ -139,8 +141,8 @@ def test_a_step_is_counted_and_is_a_function_of_state_batch_and_seed(batch):
 def test_rows_that_no_one_uses_have_no_gradient(batch):
     """Language 4 and script 2 are in no row that has targets."""
     params = random_params(model_of())
-    ids = {"language_ids": np.arange(ROWS, dtype="i") % 4, "script_ids": np.zeros(ROWS, "i")}
-    state, _ = step_of()(start(params), batch._replace(**ids))
+    ids = TableIds(np.arange(ROWS, dtype="i") % 4, np.zeros(ROWS, "i"))
+    state, _ = step_of()(start(params), batch._replace(ids=ids))
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max(axis=1), state.params["conditioning"], params["conditioning"]
     )
@@ -199,10 +201,11 @@ def test_a_finite_loss_is_returned(feed):
 
 
 def test_a_batch_must_be_cut_evenly():
-    config = TrainConfig(global_batch_size=24, accumulation_steps=2)
-    require_divisible(config, 4)
+    (device,) = jax.devices()
+    set_up_mesh(Configs(TrainConfig(global_batch_size=24, accumulation_steps=8)), [device])
+    configs = Configs(TrainConfig(global_batch_size=24, accumulation_steps=16))
     with pytest.raises(UserError, match=r"train\.global_batch_size = 24: .* multiple of 16"):
-        require_divisible(config, 8)
+        set_up_mesh(configs, [device])
 
 
 def test_rows_must_fit_the_positions(store_path):
@@ -252,9 +255,7 @@ def test_frozen_tables_stay_as_they_began_and_all_else_learns(batch):
 
 @pytest.mark.slow
 def test_shuffled_ids_are_those_of_the_batch_at_other_rows(batch):
-    alike = batch._replace(
-        language_ids=np.full(ROWS, 2, np.int32), script_ids=np.full(ROWS, 1, np.int32)
-    )
+    alike = batch._replace(ids=TableIds(np.full(ROWS, 2, np.int32), np.full(ROWS, 1, np.int32)))
     same = after_a_step(alike, "shuffled"), after_a_step(alike, "trained")
     assert largest_difference(*same) == 0
     mixed = after_a_step(batch, "shuffled"), after_a_step(batch, "trained")

@@ -74,7 +74,7 @@ def test_what_no_checkpoint_holds_is_lost(clock):
     clock.sleep(70 + 25 + 300 + 40)
     stopwatch = PhaseTimer()
     clock.sleep(6)
-    stopwatch.take_up(started, saved)
+    stopwatch.resume(started, saved)
     clock.sleep(1)
     seconds = stopwatch.seconds
     assert seconds["lost"] == 8 + 25 + 300 + 40
@@ -85,7 +85,7 @@ def test_what_no_checkpoint_holds_is_lost(clock):
 def test_a_new_run_has_lost_nothing(clock):
     stopwatch = PhaseTimer()
     clock.sleep(3)
-    stopwatch.take_up(stopwatch.began, {})
+    stopwatch.resume(stopwatch.began, {})
     clock.sleep(2)
     assert {phase: s for phase, s in stopwatch.seconds.items() if s} == {"start": 5}
 

@@ -21,7 +21,7 @@ from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import SPLITS, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import partial_path
-from langsamp_jax.training.loop import Configs
+from langsamp_jax.training.config import Configs
 
 LENGTH, FRACTION = 16, 0.2
 

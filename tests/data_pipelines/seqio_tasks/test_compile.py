@@ -17,7 +17,7 @@ from data_pipelines.seqio_tasks import compile
 from data_pipelines.seqio_tasks.compile import prepare_mixture
 from data_pipelines.seqio_tasks.tasks import AddLanguageScript, encode_lines, register_corpus
 from langsamp_jax.cli.main import main
-from langsamp_jax.config import parse_gin
+from langsamp_jax.config import from_gin, parse_gin
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
@@ -153,7 +153,7 @@ def test_tasks_of_ones_own_are_packed_in_their_order(add_task, features, tmp_pat
     assert manifest.column("validation", "rows").tolist()[1:] == [0, 0]
 
     parse_gin([str(tmp_path / "store" / "mixture.gin")], [])
-    rates = MixtureConfig().rates(manifest)
+    rates = from_gin(MixtureConfig).rates(manifest)
     np.testing.assert_allclose(rates, np.array([0.5, 0.25, 0.125]) / 0.875)
 
     prepare_mixture("schwiiz", None, tmp_path / "one", 16)
@@ -169,7 +169,7 @@ def test_rates_are_those_of_seqio_for_what_stands_in_the_store(corpus, tokenizer
     rates = np.array(
         [mixture.get_rate(seqio.TaskRegistry.get(f"world:{name}")) for name in manifest.names]
     )
-    np.testing.assert_allclose(MixtureConfig().rates(manifest), rates / rates.sum())
+    np.testing.assert_allclose(from_gin(MixtureConfig).rates(manifest), rates / rates.sum())
 
 
 def test_ids_without_the_preprocessor_name_the_language_script(add_task, features, tmp_path):

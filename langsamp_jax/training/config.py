@@ -1,0 +1,73 @@
+"""All that decides a run, besides its data."""
+
+import dataclasses
+from typing import Any
+
+from langsamp_jax.config import configurable, from_gin, require
+from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.huggingface.pretrained import InitConfig
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.parallel.mesh import MeshConfig
+from langsamp_jax.training.optimizer import OptimizerConfig
+
+
+@configurable("train")
+class TrainConfig:
+    """The loop. Defaults are the published run's where it states them.
+
+    ``accumulation_steps`` cuts a batch into that many parts to save memory; a step is always one
+    update. Validation reads the first ``eval_rows`` rows of each language-script (None: all);
+    ``early_stopping_patience`` ends the run after so many validations without a better loss.
+    ``profile_steps = [10, 12]`` records steps 10 to 12 for TensorBoard's profiler.
+    """
+
+    num_steps: int = 150_000
+    global_batch_size: int = 1024
+    accumulation_steps: int = 1
+    seed: int = 0
+    checkpoint_every: int = 5000
+    eval_every: int = 5000
+    eval_rows: int | None = 64
+    log_every: int = 50
+    max_to_keep: int = 3
+    early_stopping_patience: int | None = None
+    profile_steps: list[int] | None = None
+    wandb_project: str | None = None
+
+    def check(self) -> None:
+        counts = ("num_steps", "global_batch_size", "accumulation_steps", "checkpoint_every")
+        for field in (*counts, "eval_every", "log_every", "max_to_keep"):
+            require(getattr(self, field) > 0, self, field, "a whole number above 0")
+        for field in ("eval_rows", "early_stopping_patience"):
+            value = getattr(self, field)
+            require(value is None or value > 0, self, field, "a whole number above 0, or None")
+        steps = self.profile_steps
+        pair = steps is None or (len(steps) == 2 and 0 < steps[0] <= steps[1])
+        require(pair, self, "profile_steps", "[first, last], or None")
+        require(0 <= self.seed < 2**31, self, "seed", "0 to 2147483647")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configs:
+    """The configs of a run, each with its defaults unless another is given."""
+
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
+
+    def all(self) -> list[Any]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def configs_from_gin() -> Configs:
+    """Returns the configs of a run as gin has bound them; for the command line.
+
+    Raises:
+      UserError: a value of the wrong type, or outside its limits.
+    """
+    return Configs(*(from_gin(field.default_factory) for field in dataclasses.fields(Configs)))

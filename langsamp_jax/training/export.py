@@ -1,0 +1,47 @@
+"""A run as a Hugging Face folder."""
+
+from pathlib import Path
+
+from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.huggingface.export import export, require_form
+from langsamp_jax.huggingface.model_card import TrainingFacts
+from langsamp_jax.io.files import require_absent
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.training.config import TrainConfig
+from langsamp_jax.training.run import Run
+from langsamp_jax.training.setup import restore_params
+
+
+def export_run(
+    run: Run, output: Path, step: int | None = None, fold: str | None = None, full: bool = False
+) -> int:
+    """Writes the parameters saved at ``step`` (default: the best) to the new folder ``output``.
+
+    Args:
+      fold: a language-script to fold in; or
+      full: the full model. Neither: the universal encoder.
+
+    Returns:
+      the step.
+
+    Raises:
+      UserError: the run has no such checkpoint, does not know the language-script, or has no such
+        form; ``output`` exists.
+    """
+    require_absent(output)
+    config = run.config(ModelConfig)
+    require_form(run.path, config, run.inventory, fold, full)
+    step, params = restore_params(run, step)
+    facts = TrainingFacts(
+        step,
+        run.settings["init_from"],
+        run.config(TrainConfig).global_batch_size,
+        run.sequence_length,
+        run.config(MixtureConfig),
+        run.config(ObjectiveConfig).mask_rate,
+        run.tokens,
+        run.store,
+    )
+    export(config, params, run.tokenizer, run.inventory, facts, output, fold, full)
+    return step

@@ -1,0 +1,83 @@
+"""What a run measures while it trains, as JSON lines and for TensorBoard."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from langsamp_jax.io.files import growing_file
+from langsamp_jax.io.storage import is_remote
+from langsamp_jax.parallel.distributed import is_primary
+from langsamp_jax.training.run import read_metrics
+
+_SECONDS_BETWEEN_OBJECTS = 30.0  # a long run's metrics are a megabyte or two
+
+
+class MetricsLog:
+    """One JSON object a line in ``metrics.jsonl``, and the same scalars for TensorBoard.
+
+    Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
+    are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
+    that fills up raises here. In an object store a file is written anew to grow: not for every
+    line, but before a checkpoint. ``mirror`` is called with all that is written. Of several
+    processes the first one writes.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        mirror: Callable[[int, dict[str, float]], None] | None = None,
+    ):
+        self._mirror = mirror
+        self._writes = is_primary()
+        if not self._writes:
+            return
+        file = run / "metrics.jsonl"
+        kept = [line for line in read_metrics(file) if line["step"] <= step]
+        self._stream = growing_file(file, b"".join(map(_line, kept)))
+        events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._board = RecordWriter(growing_file(run / "tensorboard" / events))
+        self._pause = _SECONDS_BETWEEN_OBJECTS if is_remote(run) else 0.0
+        self._flushed = time.monotonic()
+        self._event(0, file_version="brain.Event:2")
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._stream.write(_line({"step": step, **values}))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._event(step, summary=Summary(value=scalars))
+        if time.monotonic() - self._flushed >= self._pause:
+            self.flush()
+        if self._mirror is not None:
+            self._mirror(step, values)
+
+    def flush(self) -> None:
+        """All that was written outlives the process from here on; a checkpoint needs that."""
+        if not self._writes:
+            return
+        self._stream.flush()
+        self._board.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        if not self._writes:
+            return
+        self._stream.close()
+        self._board.close()
+
+    def _event(self, step: int, **content: Any) -> None:
+        event = Event(wall_time=time.time(), step=step, **content)
+        self._board.write(event.SerializeToString())
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"

@@ -1,0 +1,206 @@
+"""What a run is made of: mesh, model, objective, optimizer, state. For train, dry run and plan."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from langsamp_jax.data.store import Data
+from langsamp_jax.errors import UserError
+from langsamp_jax.huggingface.loading import describe, load_params, vocabulary_rows
+from langsamp_jax.huggingface.pretrained import Pretrained
+from langsamp_jax.languages.inventory import EMPTY, Inventory
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, param_shapes
+from langsamp_jax.objectives.base import Objective
+from langsamp_jax.objectives.masked_lm import MaskedLm
+from langsamp_jax.parallel.distributed import barrier, is_primary
+from langsamp_jax.parallel.mesh import (
+    MeshConfig,
+    data_parallelism,
+    make_mesh,
+    replicated,
+    require_model_fits,
+)
+from langsamp_jax.parallel.sharding import shardings
+from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.checkpoint import Checkpoints
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.optimizer import make_optimizer
+from langsamp_jax.training.run import Run, create_run, open_run
+from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What comes from the data. The defaults are the published run's."""
+
+    vocab_size: int = 401_145
+    languages: int = 610
+    scripts: int = 30
+    sequence_length: int = 512
+
+    @staticmethod
+    def of(data: Data, inventory: Inventory) -> "Sizes":
+        """Returns those of ``data``, with the rows of the two tables that ``inventory`` names."""
+        manifest, tables = data.manifest, (len(inventory.languages), len(inventory.scripts))
+        return Sizes(manifest.vocabulary.size, *tables, manifest.sequence_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a step is compiled from. Nothing of it is on a device.
+
+    Attributes:
+      mesh: None for a dry run, which asks no device.
+      validation: the objective as it is validated: every row with its own language.
+      state: shapes and types, with shardings where there is a mesh.
+    """
+
+    mesh: jax.sharding.Mesh | None
+    objective: Objective
+    validation: Objective
+    optimizer: optax.GradientTransformation
+    state: TrainState
+
+    @property
+    def shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+
+def set_up(
+    configs: Configs, sizes: Sizes, vocabulary: Vocabulary, mesh: jax.sharding.Mesh | None
+) -> Setup:
+    """Builds model, objective, optimizer and abstract state; without a mesh no device is asked."""
+    model = LangSamp(configs.model, sizes.vocab_size, sizes.languages, sizes.scripts)
+    shuffled = configs.model.tables == "shuffled"
+    optimizer = make_optimizer(configs.optimizer, configs.train.num_steps)
+    boxed = jax.eval_shape(make_initialise(model, optimizer, configs.train.seed))
+    state = nn.unbox(boxed)
+    if mesh is not None:
+        state = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            shardings(boxed, mesh),
+        )
+    return Setup(
+        mesh,
+        MaskedLm(model, vocabulary, configs.objective, shuffle_ids=shuffled),
+        MaskedLm(model, vocabulary, configs.objective),
+        optimizer,
+        state,
+    )
+
+
+def set_up_mesh(configs: Configs, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Makes the mesh over ``devices``, all of this run where none are given.
+
+    Raises:
+      UserError: the batch or the model cannot be divided among them.
+    """
+    mesh, train = make_mesh(configs.mesh, devices), configs.train
+    unit = data_parallelism(mesh) * train.accumulation_steps
+    if train.global_batch_size % unit:
+        raise UserError(
+            f"train.global_batch_size = {train.global_batch_size}: expected a multiple of {unit} "
+            f"({data_parallelism(mesh)} devices x {train.accumulation_steps} accumulation steps)"
+        )
+    require_model_fits(mesh, configs.model)
+    return mesh
+
+
+def step_function(setup: Setup, configs: Configs) -> jax.stages.Wrapped:
+    """Returns the step of a run, to be compiled by its first call or by ``lower``."""
+    train = configs.train
+    step = make_train_step(setup.objective, setup.optimizer, train.accumulation_steps, train.seed)
+    return jit_train_step(step, setup.shardings, setup.mesh)
+
+
+def table_rows(data: Data, known: Inventory | None) -> Inventory:
+    """Returns the rows of the two tables of a run: those known, then the new codes of the data."""
+    return (known or EMPTY).extended(data.manifest.names)
+
+
+def initial_state(
+    setup: Setup, configs: Configs, pretrained: Pretrained | None, data: Data
+) -> TrainState:
+    """Returns the state before the first step, on its shardings: random, or a checkpoint's."""
+    model, optimizer, seed = setup.objective.model, setup.optimizer, configs.train.seed
+    if pretrained is None:
+        initialise = make_initialise(model, optimizer, seed)
+        return jax.jit(lambda: nn.unbox(initialise()), out_shardings=setup.shardings)()
+    pretrained.check(configs.model)
+    rows = vocabulary_rows(pretrained, data.tokenizer())
+    inventory = table_rows(data, pretrained.inventory)
+    print(describe(pretrained, model, rows, inventory, configs.init), file=sys.stderr)
+    places = setup.shardings.params
+    params = load_params(pretrained, model, rows, places, configs.init, seed)
+
+    def begin(params: Any) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(begin, donate_argnums=0, out_shardings=setup.shardings)(params)
+
+
+def start_run(
+    path: Path,
+    data: Data,
+    inventory: Inventory,
+    configs: list[Any],
+    init_from: Path | None,
+    started: float,
+) -> Run:
+    """Makes the folder of a new run, by process 0 for all, and opens it.
+
+    Raises:
+      UserError: another process does not see it.
+    """
+    if is_primary():
+        create_run(path, data, inventory, configs, init_from, started)
+    barrier("run folder")
+    if not (path / "run.json").exists():
+        raise UserError(
+            f"process 0 has made {path}, which is not seen here: --output must be on a disk that "
+            "all processes share"
+        )
+    return open_run(path)
+
+
+def model_of(run: Run) -> LangSamp:
+    """Returns the model of a run, without its parameters."""
+    inventory = run.inventory
+    sizes = run.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
+    return LangSamp(run.config(ModelConfig), *sizes)
+
+
+def restore_params(run: Run, step: int | None = None) -> tuple[int, Any]:
+    """Reads the parameters saved at ``step``, by default those of the best validation loss.
+
+    Returns:
+      the step and the parameters, a copy on every device.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{run.path} has no checkpoint yet")
+    everywhere = replicated(make_mesh(MeshConfig()))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        param_shapes(model_of(run)),
+    )
+    with contextlib.closing(Checkpoints.reader(run.checkpoints)) as checkpoints:
+        chosen = step
+        if step is None:
+            chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
+        if chosen not in checkpoints.steps:
+            known = ", ".join(map(str, checkpoints.steps)) or "none"
+            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {known}")
+        return chosen, checkpoints.restore_params(chosen, abstract)
