@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, threading
 import numpy as np
-from langsamp_jax.hardware.host_memory import keep_freed, use_one_arena
+from langsamp_jax.hardware.cpu import keep_freed, use_one_arena
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
