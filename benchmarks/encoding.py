@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 import record
+from interleave import Contender, rounds, spread
 from step_jax import device_name
-from turns import Contender, rounds, spread
 
 from langsamp_jax.huggingface.export import save_weights, state_dict
 from langsamp_jax.huggingface.layout import stock_config

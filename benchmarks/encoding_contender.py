@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import host_peak, serve
+from interleave import host_peak, serve
 
 LAYER, BATCH = 8, 100  # the reference's layer, and its batch
 

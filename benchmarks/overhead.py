@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import record
 import tabulate
-from turns import Contender, rounds, spread
+from interleave import Contender, rounds, spread
 from workload import BATCHES, OURS, PRESETS, Workload, random_batches
 
 VANILLA = {"placement": "none"}

@@ -24,7 +24,7 @@ from typing import Any
 
 import record
 import tabulate
-from turns import Contender, Failed, rounds, spread
+from interleave import Contender, Failed, rounds, spread
 from workload import OURS, PRESETS, Workload
 
 TUNED = {"attention": "sdpa", "fused": True, "compiled": True}
@@ -65,17 +65,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_start(workload, Path(folder))
-        duels = {}
+        pairs = {}
         for name in args.only or opponents:
             theirs, dtype = opponents[name]
             settings = {**OURS[args.preset], "dtype": dtype}, theirs
-            duels[name] = found = duel(workload, Path(folder), *settings)
+            pairs[name] = found = compare(workload, Path(folder), *settings)
             if device := found.pop("device", None):
                 values = {"workload": dataclasses.asdict(workload), **found}
                 shape = f"{workload.rows} x {workload.length}, dropout {workload.dropout}"
                 record.save(device, "step", f"{name}, {shape}", values, args.output)
-    print(table(duels), file=sys.stderr)
-    print(json.dumps({"workload": dataclasses.asdict(workload), "duels": duels}, indent=1))
+    print(table(pairs), file=sys.stderr)
+    print(json.dumps({"workload": dataclasses.asdict(workload), "pairs": pairs}, indent=1))
 
 
 def write_start(workload: Workload, folder: Path) -> None:
@@ -84,7 +84,7 @@ def write_start(workload: Workload, folder: Path) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
-def duel(
+def compare(
     workload: Workload, folder: Path, of_ours: dict[str, Any], of_theirs: dict[str, Any]
 ) -> dict[str, Any]:
     """What both did, and how many times longer the opponent took; or why it came to nothing."""
@@ -97,10 +97,10 @@ def duel(
                 answers = rounds(ours, theirs, workload.rounds)
     except Failed as failure:
         return {**found, "error": str(failure)}
-    pairs = zip(*answers, strict=True)
+    steps = zip(*answers, strict=True)
     return {
         **found,
-        "ratio": spread([theirs["seconds"] / ours["seconds"] for ours, theirs in pairs]),
+        "ratio": spread([theirs["seconds"] / ours["seconds"] for ours, theirs in steps]),
         "ours": told(ours.facts, answers[0], workload, ours.facts),
         "theirs": told(theirs.facts, answers[1], workload, ours.facts),
     }
@@ -125,9 +125,9 @@ def told(
     }
 
 
-def table(duels: dict[str, dict[str, Any]]) -> str:
+def table(pairs: dict[str, dict[str, Any]]) -> str:
     rows = []
-    for name, found in duels.items():
+    for name, found in pairs.items():
         if "error" in found:
             rows.append([name, found["error"]])
             continue

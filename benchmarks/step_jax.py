@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from turns import host_peak, serve
+from interleave import host_peak, serve
 from workload import CLIP_NORM, LEARNING_RATE, Workload, load_batches
 
 from langsamp_jax.data.feed import Batch, place

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from turns import host_peak, serve
+from interleave import host_peak, serve
 from workload import CLIP_NORM, LEARNING_RATE, TABLES, WEIGHTS, Workload, load_batches
 
 

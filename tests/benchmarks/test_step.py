@@ -29,14 +29,14 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
 @pytest.mark.slow
 def test_contenders_have_the_same_loss_at_every_step(result):
     """Same weights, same masked positions, and the same update: clipping and AdamW included."""
-    duels = result[0]["duels"]
+    pairs = result[0]["pairs"]
     for name, tolerance in {"recipe_float32": 3e-4, "stock_float32": 3e-3}.items():
-        ours, theirs = duels[name]["ours"], duels[name]["theirs"]
+        ours, theirs = pairs[name]["ours"], pairs[name]["theirs"]
         # the stock model lacks the two vectors: a hundredth of a state's length at the start
         assert theirs["first_loss"] == pytest.approx(ours["first_loss"], abs=1e-3)
         assert len(ours["losses"]) == len(theirs["losses"]) == 3
         assert theirs["losses"] == pytest.approx(ours["losses"], abs=tolerance)
-    recipe, stock = (duels[name]["theirs"]["parameters"] for name in duels)
+    recipe, stock = (pairs[name]["theirs"]["parameters"] for name in pairs)
     assert recipe - stock == 32 * (10 + 3)
 
 
@@ -46,7 +46,7 @@ def test_results_are_filed_under_their_device(result):
     (file,) = output.iterdir()
     stored = json.loads(file.read_text("utf-8"))
     assert stored["device"].startswith("cpu")
-    for name, found in printed["duels"].items():
+    for name, found in printed["pairs"].items():
         entry = stored["step"][f"{name}, 4 x 32, dropout 0.0"]
         assert {key: entry[key] for key in found} == found
         assert entry["workload"] == printed["workload"]
@@ -60,9 +60,9 @@ def test_results_are_filed_under_their_device(result):
 
 @pytest.mark.slow
 def test_a_contender_that_fails_is_told(tmp_path, monkeypatch):
-    """Not raised: the other duels go on."""
+    """Not raised: the others go on."""
     monkeypatch.syspath_prepend(str(STEP.parent))
     step, workload = importlib.import_module("step"), importlib.import_module("workload")
-    found = step.duel(workload.PRESETS["tiny"], tmp_path / "nothing", {}, {})
+    found = step.compare(workload.PRESETS["tiny"], tmp_path / "nothing", {}, {})
     assert found.keys() == {"error"} and "batches.npz" in found["error"]
     assert "batches.npz" in step.table({"recipe_float32": found})

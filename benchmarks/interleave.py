@@ -46,14 +46,17 @@ class Failed(Exception):
 class Contender:
     """The parent's side of a process. Built and warmed up on return; ``facts`` is what it said.
 
+    Args:
+      folder: the benchmarks of another checkout, whose code is then measured.
+
     Raises:
       Failed: it could not be built, or does not fit into memory.
     """
 
-    def __init__(self, script: str, spec: dict[str, Any]):
-        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    def __init__(self, script: str, spec: dict[str, Any], folder: Path = HERE):
+        paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / script), json.dumps(spec)],
+            [sys.executable, str(folder / script), json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
