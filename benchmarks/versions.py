@@ -4,9 +4,9 @@
     python benchmarks/versions.py ../before [--rounds 5]
 
 Step (``step_jax.py``, the preset ``cpu`` with fewer rows), feed (``feed.py``), start-up
-(``startup.py``) and ``langsamp --help``, each by the scripts of either checkout, one after the other
-in every round; who begins changes. Told are the medians of both and the median and quartiles of the
-ratio within a round, before / now: above 1 it has become faster. Prints one JSON object.
+(``startup.py``) and ``langsamp --help``, each by the scripts of either checkout, one after the
+other in every round; who begins changes. Told are the medians of both and the median and quartiles
+of the ratio within a round, before / now: above 1 it has become faster. Prints one JSON object.
 """
 
 import argparse

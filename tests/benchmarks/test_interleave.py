@@ -91,7 +91,8 @@ def test_the_peak_is_forgotten(interleave):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak cannot be reset on this system")
     # In a process of its own: one that has trained keeps the memory that is freed.
-    program = "import numpy as np, interleave; block = np.ones(40_000_000); print(interleave.host_peak());"
+    program = "import numpy as np, interleave; block = np.ones(40_000_000);"
+    program += "print(interleave.host_peak());"
     program += "del block; interleave.forget_peak(); print(interleave.host_peak())"
     command = [sys.executable, "-c", program]
     told = subprocess.run(command, cwd=BENCHMARKS, check=True, stdout=subprocess.PIPE).stdout
