@@ -1,4 +1,4 @@
-"""The texts of Hugging Face ``datasets``: Arrow files with a column ``text``, local or in a bucket.
+"""Texts of Hugging Face ``datasets``: Arrow files with a column ``text``, local or in a bucket.
 
 Arrow files have no checksums. What is seen of damage is a file that is cut off or goes on behind
 its end, a broken structure, and text that is no UTF-8.
@@ -28,7 +28,7 @@ _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The Arrow files of a saved dataset in the order of its rows; none where there is no dataset.
+    """Lists the Arrow files of a saved dataset in the order of its rows; [] without a dataset.
 
     Of a ``DatasetDict``, which has a folder for each split, the files of ``train``.
 
@@ -51,7 +51,7 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def texts(file: Path) -> Iterator[bytes]:
-    """The UTF-8 text of every row that has one. The memory needed is that of one record batch.
+    """Yields the UTF-8 text of every row that has one; needs the memory of one record batch.
 
     Raises:
       UserError: no column ``text`` of strings (the columns are named), or a damaged file.
@@ -73,7 +73,7 @@ def texts(file: Path) -> Iterator[bytes]:
 
 
 def blocks(file: Path) -> Iterator[bytes]:
-    """The texts as lines, a megabyte or so at a time; a line feed in a text becomes a space.
+    """Yields the texts as lines, a megabyte or so at a time; a line feed in a text becomes a space.
 
     Raises:
       UserError: as ``texts`` does.
@@ -90,7 +90,7 @@ def blocks(file: Path) -> Iterator[bytes]:
 
 
 def _columns(stream: IO[bytes], file: Path) -> Iterator["pyarrow.Array"]:
-    """The column of each record batch, to the end of the stream, which is checked to be one."""
+    """Yields the column of each record batch; raises UserError if the stream does not end well."""
     pyarrow = _pyarrow()
     indexed = stream.read(len(_MAGIC)) == _MAGIC
     stream.seek(8 if indexed else 0)
@@ -113,7 +113,7 @@ def _columns(stream: IO[bytes], file: Path) -> Iterator["pyarrow.Array"]:
 
 
 def _listed(state: Path) -> list[str]:
-    """The files that ``Dataset.save_to_disk`` wrote, in order; others may be left-overs."""
+    """Returns the files that ``Dataset.save_to_disk`` wrote, in order; others may be left-overs."""
     try:
         return [entry["filename"] for entry in json.loads(state.read_text())["_data_files"]]
     except (ValueError, KeyError, TypeError):
@@ -121,9 +121,9 @@ def _listed(state: Path) -> list[str]:
 
 
 def _expected(names: list[str]) -> set[str]:
-    """All files of the sets that the names belong to, such as ``data-00000-of-00003.arrow``."""
-    parts = [re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.arrow", name) for name in names]
-    sets = {(part[1], int(part[2])) for part in parts if part}
+    """Returns all files of the sets that the names belong to (``data-00000-of-00003.arrow``)."""
+    matches = [re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.arrow", name) for name in names]
+    sets = {(match[1], int(match[2])) for match in matches if match}
     return {f"{stem}-{i:05d}-of-{n:05d}.arrow" for stem, n in sets for i in range(n)}
 
 

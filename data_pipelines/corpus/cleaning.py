@@ -1,4 +1,4 @@
-"""Clean lines: what is mended, what is left out, and how often, language by language."""
+"""Cleaning: lines are mended or left out, and this is counted language by language."""
 
 import collections
 import dataclasses
@@ -22,20 +22,20 @@ WRONG_SCRIPT_SHARE = 0.1  # of the lines, above which a language-script is warne
 
 
 @dataclasses.dataclass(frozen=True)
-class Hygiene:
-    """What is done to lines, beside removing control characters.
+class CleaningConfig:
+    """Says what is done to lines, beside removing control characters.
 
     Attributes:
       normalization: Unicode's canonical composition, or none.
-      duplicates: whether a line that was there before, in the same language-script, is dropped.
+      duplicates: drop or keep a line that repeats an earlier one of the same language-script.
     """
 
     normalization: Literal["NFC", "none"] = "NFC"
     duplicates: Literal["drop", "keep"] = "drop"
 
 
-# What is counted, by language-script, and its title in a table.
-HYGIENE_COLUMNS = {
+# The counts of a language-script, and their titles in a table.
+CLEANING_COLUMNS = {
     "lines": "lines read:,",
     "damaged": "not UTF-8:,",
     "overlong": "too long:,",
@@ -73,19 +73,19 @@ class TextCleaner:
     """Cleans the text of one language-script and counts what it meets.
 
     Attributes:
-      counts: by the keys of ``HYGIENE_COLUMNS``; duplicates are counted elsewhere.
+      counts: by the keys of ``CLEANING_COLUMNS``; duplicates are counted elsewhere.
       found_scripts: the lines whose letters are mostly of another script, by that script.
     """
 
-    def __init__(self, name: str, hygiene: Hygiene, held_out: np.ndarray | None = None):
-        self._normalization = hygiene.normalization
+    def __init__(self, name: str, cleaning: CleaningConfig, held_out: np.ndarray | None = None):
+        self._normalization = cleaning.normalization
         self._held_out = held_out
         self._script = name.partition("_")[2]
         self.counts: collections.Counter[str] = collections.Counter()
         self.found_scripts: collections.Counter[str] = collections.Counter()
 
     def clean(self, block: Block, skip_damaged: bool = False) -> list[str]:
-        """The lines of a block that are kept, each stripped, none empty.
+        """Returns the lines of a block that are not left out, each stripped, none empty.
 
         Raises:
           DamagedText: bytes that are not UTF-8, unless ``skip_damaged``.
@@ -117,9 +117,9 @@ class TextCleaner:
             self.counts["overlong"] += len(lines) - len(short)
             lines = short
         if self._held_out is not None and lines:
-            known = _among(_hashes(match_keys(lines)), self._held_out)
-            self.counts["held_out"] += int(known.sum())
-            lines = [line for line, drop in zip(lines, known, strict=True) if not drop]
+            matches = _among(_hashes(match_keys(lines)), self._held_out)
+            self.counts["held_out"] += int(matches.sum())
+            lines = [line for line, drop in zip(lines, matches, strict=True) if not drop]
         return lines
 
     def _decode(self, block: Block, skip_damaged: bool) -> str:
@@ -127,22 +127,22 @@ class TextCleaner:
             return block.text.decode("utf-8")
         except UnicodeDecodeError:
             pass
-        kept, position = [], block.start
+        lines, position = [], block.start
         for raw in block.text.split(b"\n"):
             try:
-                kept.append(raw.decode("utf-8"))
+                lines.append(raw.decode("utf-8"))
             except UnicodeDecodeError as error:
                 if not skip_damaged:
                     raise DamagedText(position, error) from None
                 self.counts["damaged"] += 1
             position += len(raw) + 1
-        return "\n".join(kept)
+        return "\n".join(lines)
 
     def _count_scripts(self, text: str, classes: np.ndarray) -> None:
         """Counts the lines most of whose letters are not of the script that the name says."""
         scripts, _ = _class_table()
-        known = {self._script} & {*scripts[1:]}
-        expected = [scripts.index(code) for code in _SCRIPTS.get(self._script, known)]
+        own_script = {self._script} & {*scripts[1:]}  # empty if Unicode does not know the code
+        expected = [scripts.index(code) for code in _SCRIPTS.get(self._script, own_script)]
         if not expected:
             return
         ends = np.flatnonzero(classes == _LINE_END_CLASS)
@@ -154,32 +154,32 @@ class TextCleaner:
         wrong = np.flatnonzero(2 * right < letters)
         self.counts["wrong_script"] += len(wrong)
         for line in wrong:
-            inside = slice(starts[line], ends[line])
-            inside = classes[inside][of_script[inside]]
-            self.found_scripts[scripts[np.bincount(inside).argmax()]] += 1
+            span = slice(starts[line], ends[line])
+            letter_scripts = classes[span][of_script[span]]
+            self.found_scripts[scripts[np.bincount(letter_scripts).argmax()]] += 1
 
 
 def clean_lines(
-    cleaner: TextCleaner, part: TextRange, skip_damaged: bool = False
+    cleaner: TextCleaner, text: TextRange, skip_damaged: bool = False
 ) -> Iterator[list[str]]:
-    """The clean lines of a range of text, some at a time.
+    """Yields the clean lines of a range of text, some at a time.
 
     Raises:
       UserError: the file is damaged; it, and the line where it is one, are named.
     """
     try:
-        for block in read_blocks(part):
+        for block in read_blocks(text):
             yield cleaner.clean(block, skip_damaged)
     except DamagedText as error:
-        number = line_number(part.file, error.position)
-        raise UserError(f"{part.file}, line {number}: not UTF-8 ({error.reason})") from None
+        number = line_number(text.file, error.position)
+        raise UserError(f"{text.file}, line {number}: not UTF-8 ({error.reason})") from None
 
 
 class DamagedText(Exception):
-    """Bytes that are not UTF-8.
+    """Tells that bytes are not UTF-8.
 
     Attributes:
-      position: where in the text of its file the line begins.
+      position: of the first byte of the line in the text of its file.
       reason: what is wrong with it.
     """
 
@@ -190,34 +190,35 @@ class DamagedText(Exception):
 
 
 def warnings(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a person should look at, one line each.
+    """Returns what a person should look at, one line each.
 
     Args:
-      report: ``hygiene``, ``scripts`` and ``left_out`` of each language-script (``Origin``).
+      report: ``Provenance.report``: ``hygiene``, ``scripts`` and ``left_out`` by language-script.
     """
-    said = []
+    messages = []
     for name, facts in report.items():
-        said += [f"{name}: left out: {reason}" for reason in facts["left_out"]]
+        messages += [f"{name}: left out: {reason}" for reason in facts["left_out"]]
         lines, wrong = facts["hygiene"].get("lines", 0), facts["hygiene"].get("wrong_script", 0)
         if wrong > WRONG_SCRIPT_SHARE * lines:
             shares = sorted(facts["scripts"].items(), key=lambda item: -item[1])[:3]
             named = ", ".join(f"{script} {count / lines:.1%}" for script, count in shares)
-            said.append(f"{name}: {wrong / lines:.1%} of the lines are in another script ({named})")
-    return said
+            share = f"{wrong / lines:.1%} of the lines are in another script"
+            messages.append(f"{name}: {share} ({named})")
+    return messages
 
 
 def line_hashes(lines: Sequence[str]) -> np.ndarray:
-    """uint64 [lines]: a hash of the text of each line alone."""
+    """Returns uint64 [lines]: a hash of the text of each line alone."""
     return _hashes(lines)
 
 
 def is_validation(hashes: np.ndarray, fraction: float) -> np.ndarray:
-    """bool [lines]: the lines that are held out; equal lines are on one side, in all languages."""
+    """Returns bool [lines]: True for validation; equal lines agree, in all languages."""
     return hashes / 2.0**64 < fraction
 
 
 def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
-    """uint64 [texts], sorted: what must not be trained on, for ``TextCleaner``.
+    """Returns uint64 [texts], sorted: hashes of what ``TextCleaner`` must leave out.
 
     Of every file, also in subfolders, these are texts: each line, and each field of a line with
     tabs; but of files with a token and its labels a line, an empty line between sentences and
@@ -226,7 +227,7 @@ def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
     Raises:
       UserError: a path is missing or a file is not UTF-8 text.
     """
-    found = [np.zeros(0, np.uint64)]
+    hashes = [np.zeros(0, np.uint64)]
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"--held_out {path} not found")
@@ -236,12 +237,12 @@ def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
                 keys = match_keys(_texts(file.read_text("utf-8-sig")))
             except UnicodeDecodeError as error:
                 raise UserError(f"--held_out {file}: not UTF-8 text ({error.reason})") from None
-            found.append(np.unique(_hashes([key for key in keys if key])))
-    return np.unique(np.concatenate(found))
+            hashes.append(np.unique(_hashes([key for key in keys if key])))
+    return np.unique(np.concatenate(hashes))
 
 
 def match_keys(lines: Sequence[str]) -> list[str]:
-    """What two texts must share to count as the same: letters, marks and digits, without case.
+    """Reduces texts to what makes them the same: letters, marks and digits, without case.
 
     Spaces, punctuation and symbols do not count, nor does how a character is encoded (NFKC).
     """
@@ -251,7 +252,7 @@ def match_keys(lines: Sequence[str]) -> list[str]:
 
 
 def _texts(text: str) -> list[str]:
-    """The texts of one file, see ``held_out_hashes``."""
+    """Returns the texts of one file, see ``held_out_hashes``."""
     lines = text.split("\n")
     groups = itertools.groupby(lines, key=lambda line: bool(line.strip()))
     sentences = [[line for line in group if line[0] != "#"] for filled, group in groups if filled]
@@ -261,7 +262,7 @@ def _texts(text: str) -> list[str]:
 
 
 def _word(line: str) -> str:
-    """The token of a line; CoNLL-U has it behind its number, and repeats none of a contraction."""
+    """Returns the token of a line, "" for a line of CoNLL-U that is no token of its own."""
     columns = line.split("\t")
     if len(columns) < 10:
         return columns[0]
@@ -274,7 +275,7 @@ def _hashes(lines: Sequence[str]) -> np.ndarray:
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """bool [hashes]: which are among ``known``, which is sorted; np.isin would sort it anew."""
+    """Returns bool [hashes]: True for those in ``known``, sorted; np.isin would sort it anew."""
     if not len(known):
         return np.zeros(len(hashes), bool)
     return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes
@@ -282,13 +283,13 @@ def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _ignored() -> dict[int, None]:
-    """Every code point that is no letter, mark or digit, the line feed apart."""
+    """Returns every code point that is no letter, mark or digit, the line feed apart."""
     ignored = (c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] in "PSZC")
     return {code: None for code in ignored if code != ord("\n")}
 
 
 def _classes(text: str) -> np.ndarray:
-    """uint8 [characters]: the class of each, see ``_class_table``."""
+    """Returns uint8 [characters]: the class of each, see ``_class_table``."""
     if text.isascii():
         codes = np.frombuffer(text.encode("ascii"), np.uint8)
     else:
@@ -298,8 +299,8 @@ def _classes(text: str) -> np.ndarray:
 
 @functools.cache
 def _class_table() -> tuple[list[str], np.ndarray]:
-    """Unicode's script codes, and uint8 [code points]: the number of the script of each (0: none,
-    or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
+    """Returns Unicode's script codes, and the class of every code point, uint8 [code points]: the
+    number of its script (0: none, or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
     scripts = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
     index = {code: number for number, code in enumerate(scripts)}
     values = np.array([index.get(code, 0) for code in Scripts.VALUES], np.uint8)

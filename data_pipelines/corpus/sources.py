@@ -1,4 +1,4 @@
-"""The text of a corpus: which files there are, how they are cut into work, and their lines.
+"""Sources: the text files of a corpus, the ranges they are cut into, and their lines.
 
 A corpus is a folder. A language-script is one of ``deu_Latn.txt``, ``deu_Latn.txt.gz``, or a
 folder ``deu_Latn`` of such files or of the Arrow files of a Hugging Face dataset.
@@ -47,7 +47,7 @@ class Block:
 
 
 def find_sources(corpus: Path) -> dict[str, list[Path]]:
-    """The files of each language-script of a corpus, sorted. Files of other kinds are left alone.
+    """Lists the files of each language-script of a corpus, sorted; skips files of other kinds.
 
     Raises:
       UserError: the folder is missing or holds no text, a name is no language-script with
@@ -57,7 +57,7 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
     if not corpus.is_dir():
         raise UserError(f"corpus folder {corpus} not found")
     sources: dict[str, list[Path]] = {}
-    origin: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(corpus.iterdir()):
         files = source_files(path)
         if not files:
@@ -69,16 +69,16 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
             raise UserError(f"{path}: {error}") from None
         if name in sources:
             raise UserError(
-                f"{name} has two sources, {origin[name]} and {path}; join them or move one away"
+                f"{name} has two sources, {paths[name]} and {path}; join them or move one away"
             )
-        sources[name], origin[name] = files, path
+        sources[name], paths[name] = files, path
     if not sources:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
     return dict(sorted(sources.items()))
 
 
 def source_files(path: Path) -> list[Path]:
-    """The text files at ``path``: itself, or those of a language-script's folder.
+    """Lists the text files at ``path``: itself, or those of a language-script's folder.
 
     Folders of text with another name (notes, held-out text) are no part of the corpus.
 
@@ -87,17 +87,17 @@ def source_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path] if path.name.endswith(SUFFIXES) else []
-    found = arrow.data_files(path)
+    arrow_files = arrow.data_files(path)
     if not is_language_script(path.name):
-        return found
+        return arrow_files
     texts = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
-    if found and texts:
+    if arrow_files and texts:
         raise UserError(f"{path} has two sources, Arrow files and {texts[0].name}; move one away")
-    return found or texts
+    return arrow_files or texts
 
 
 def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
-    """The work that the files of a language-script are cut into, in the order of the text."""
+    """Cuts the files of a language-script into ranges, in the order of the text."""
     ranges = []
     for file in files:
         size = file.stat().st_size
@@ -108,30 +108,30 @@ def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
     return ranges
 
 
-def read_blocks(part: TextRange) -> Iterator[Block]:
-    """The lines of a range, a megabyte or so at a time.
+def read_blocks(text: TextRange) -> Iterator[Block]:
+    """Yields the lines of a range, a megabyte or so at a time.
 
     Raises:
       UserError: a compressed or Arrow file is damaged; it is named.
     """
-    if part.file.suffix == ".arrow":
+    if text.file.suffix == ".arrow":
         start = 0
-        for text in arrow.blocks(part.file):
-            yield Block(text, start)
-            start += len(text)
-    elif part.file.suffix == ".gz":
+        for lines in arrow.blocks(text.file):
+            yield Block(lines, start)
+            start += len(lines)
+    elif text.file.suffix == ".gz":
         try:
-            with gzip.open(part.file, "rb") as stream:
+            with gzip.open(text.file, "rb") as stream:
                 yield from _blocks(stream, 0, None)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{part.file} is damaged: {error}") from None
+            raise UserError(f"{text.file} is damaged: {error}") from None
     else:
-        with open(part.file, "rb") as stream:
-            yield from _blocks(stream, part.start, part.stop)
+        with open(text.file, "rb") as stream:
+            yield from _blocks(stream, text.start, text.stop)
 
 
 def line_number(file: Path, position: int) -> int:
-    """The number, from 1, of the line that begins ``position`` bytes into the text of a file."""
+    """Returns the number, from 1, of the line that begins ``position`` bytes into a file's text."""
     number = 1
     for block in read_blocks(TextRange("", file, 0, file.stat().st_size)):
         number += block.text[: max(0, position - block.start)].count(b"\n")
@@ -142,7 +142,7 @@ def line_number(file: Path, position: int) -> int:
 
 
 def range_digests(file: Path, start: int, stop: int) -> list[str]:
-    """A hash of each ``RANGE_BYTES`` of a part of a file."""
+    """Returns a hash of each ``RANGE_BYTES`` of the bytes [start, stop) of a file."""
     digests = []
     with open(file, "rb") as stream:
         stream.seek(start)
@@ -157,7 +157,7 @@ def _stem(file: Path) -> str:
 
 
 def _blocks(stream: BinaryIO, start: int, stop: int | None) -> Iterator[Block]:
-    """The lines that begin in [start, stop) of a stream; None: up to its end."""
+    """Yields the lines that begin in [start, stop) of a stream; None: up to its end."""
     position = start
     if start:  # a line that begins at start follows a line end at start - 1
         stream.seek(start - 1)
@@ -181,8 +181,8 @@ def _blocks(stream: BinaryIO, start: int, stop: int | None) -> Iterator[Block]:
 def _skip_line(stream: BinaryIO) -> int:
     """Reads to the next line end, a bit at a time; returns how many bytes that were."""
     skipped = 0
-    while part := stream.readline(LONGEST_LINE):
-        skipped += len(part)
-        if part.endswith(b"\n"):
+    while text := stream.readline(LONGEST_LINE):
+        skipped += len(text)
+        if text.endswith(b"\n"):
             break
     return skipped

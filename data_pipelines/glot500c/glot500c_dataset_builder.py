@@ -62,26 +62,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _source_files(root: epath.Path, name: str) -> list[epath.Path]:
-    """The files of a language-script in the order of its text."""
+    """Lists the files of a language-script in the order of its text."""
     places = (root / name, *(root / f"{name}{suffix}" for suffix in SUFFIXES))
-    found = {place: source_files(place) for place in places if place.exists()}
-    sources = [place for place, files in found.items() if files]
+    files_at = {place: source_files(place) for place in places if place.exists()}
+    sources = [place for place, files in files_at.items() if files]
     if not sources:
         raise UserError(f"{root} has no text of {name}; it has {_others(root, name)}")
     if len(sources) > 1:
         raise UserError(
             f"{name} has two sources, {sources[0]} and {sources[1]}; join them or move one away"
         )
-    return found[sources[0]]
+    return files_at[sources[0]]
 
 
 def _others(root: epath.Path, name: str) -> str:
-    known = {config.name for config in Builder.BUILDER_CONFIGS} - {name}
-    names = sorted(known & {place.name.split(".")[0] for place in root.iterdir()}) or ["none"]
+    """Names the other language-scripts that have text, for a message."""
+    configs = {config.name for config in Builder.BUILDER_CONFIGS} - {name}
+    names = sorted(configs & {place.name.split(".")[0] for place in root.iterdir()}) or ["none"]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _lines(file: epath.Path) -> Iterator[bytes]:
+    """Yields the lines of a text file that are not empty, without line end and byte order mark."""
     with file.open("rb") as stream:
         lines = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
         try:

@@ -25,12 +25,12 @@ class BeamRunner:
             raise UserError(
                 "--runner beam needs Apache Beam: pip install 'langsamp-jax[data]'"
             ) from None
-        self._options, said = PipelineOptions(list(arguments)), io.StringIO()
+        self._options, stderr = PipelineOptions(list(arguments)), io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(stderr):
                 self._options.get_all_options()
         except SystemExit:  # argparse, which has printed why
-            reason = said.getvalue().rpartition("error: ")[2].strip()
+            reason = stderr.getvalue().rpartition("error: ")[2].strip()
             raise UserError(f"--beam_options: {reason}") from None
 
     def __call__(self, call: Callable[[Entry], None], entries: Sequence[Entry]) -> Iterator[str]:
@@ -48,4 +48,4 @@ class BeamRunner:
         yield from (key for key, _ in entries)
 
     def close(self) -> None:
-        """Every pipeline ends with its call."""
+        """Does nothing: every pipeline ends with its call."""

@@ -3,19 +3,21 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.corpus.cleaning import Hygiene, held_out_hashes
+from data_pipelines.corpus.cleaning import CleaningConfig, held_out_hashes
 from data_pipelines.corpus.sources import TextRange, find_sources, range_digests, text_ranges
 from data_pipelines.packing.encoding import TextEncoder, combined
-from data_pipelines.packing.provenance import Provenance, hashes_file
+from data_pipelines.packing.grow import require_hashes
+from data_pipelines.packing.provenance import Provenance
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.stages import Encoding, build, folder_of, lock_output
-from langsamp_jax.data.store import SPLITS, Manifest, Store
+from data_pipelines.packing.scratch import CHUNKS, lock_output, scratch_folder
+from data_pipelines.packing.stages import Encoding, build
+from langsamp_jax.data.store import Manifest, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror, partial_path, write_bytes
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -23,7 +25,7 @@ from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the bytes of a store, beside the text itself."""
+    """Everything that decides the bytes of a store, beside the text itself."""
 
     tokenizer: str  # fingerprint
     sequence_length: int
@@ -46,7 +48,7 @@ def prepare(
     output: Path,
     sequence_length: int = 512,
     validation_fraction: float = 0.01,
-    hygiene: Hygiene = Hygiene(),  # noqa: B008  frozen
+    cleaning: CleaningConfig = CleaningConfig(),  # noqa: B008  frozen
     held_out: Sequence[Path] = (),
     skip_damaged: bool = False,
     runner: Runner = LocalRunner(1),  # noqa: B008  it starts no process
@@ -59,12 +61,12 @@ def prepare(
     languages; there the rest is kept as a shorter last row. The same input gives the same bytes,
     whatever runs the work.
 
-    The work is done beside ``output``; interrupted, the next call takes it up. Called again on the
-    same input, it returns what stands.
+    The work is done in a scratch folder beside ``output``; interrupted, the next call resumes it.
+    Called again on the same input, it returns the manifest of the store that exists.
 
     Args:
       held_out: files and folders of evaluation text; lines that occur there are left out.
-      skip_damaged: leave out files and lines that cannot be read, and say so in the origin.
+      skip_damaged: leave out files and lines that cannot be read, and say so in ``origin.json``.
       runner: where the work is done; by default in this process.
 
     Raises:
@@ -77,14 +79,15 @@ def prepare(
         model.fingerprint,
         sequence_length,
         float(validation_fraction),
-        hygiene.normalization,
-        hygiene.duplicates,
+        cleaning.normalization,
+        cleaning.duplicates,
         _digest(texts) if held_out else None,
     )
     sources = find_sources(corpus)
-    origin = Provenance(dataclasses.asdict(settings), _digests(sources) if output.exists() else {})
-    if (standing := existing_manifest(output, origin)) is not None:
-        return standing
+    digests = _digests(sources) if output.exists() else {}
+    provenance = Provenance(dataclasses.asdict(settings), digests)
+    if (manifest := existing_manifest(output, provenance)) is not None:
+        return manifest
     with lock_output(output):
         return _build(output, sources, model, settings, texts, skip_damaged, runner, None)
 
@@ -97,11 +100,11 @@ def grow(
     skip_damaged: bool = False,
     runner: Runner = LocalRunner(1),  # noqa: B008  it starts no process
 ) -> Manifest:
-    """Makes a store of what the store ``base`` has and the text of ``corpus`` behind it.
+    """Makes a store of the text of the store ``base`` and, behind it, that of ``corpus``.
 
     The tokenizer and the settings are those of ``base``. Its rows keep their numbers and its lines
     their side; new lines that it has already are duplicates; text that it was made of is not added
-    again. Nothing of ``base`` is changed: what stays is linked.
+    again. ``base`` is not changed: what stays is linked.
 
     Raises:
       UserError: as ``prepare``; ``base`` was not made from a corpus, or with other held-out texts.
@@ -121,23 +124,23 @@ def grow(
     if not added:
         raise UserError(f"{base} holds all text of {corpus} already")
     if settings.duplicates == "drop":
-        _require_hashes(store, added)
-    there = {name: before.sources[name] for name in store.manifest.names}  # what was skipped is not
-    merged = {name: [*there.get(name, []), *digests[name]] for name in added}
-    origin = Provenance(before.settings, {**before.sources, **merged})
-    if (standing := existing_manifest(output, origin)) is not None:
-        return standing
+        require_hashes(store, added)
+    in_base = {name: before.sources[name] for name in store.manifest.names}  # not what it skipped
+    merged = {name: [*in_base.get(name, []), *digests[name]] for name in added}
+    provenance = Provenance(before.settings, {**before.sources, **merged})
+    if (manifest := existing_manifest(output, provenance)) is not None:
+        return manifest
     model = store.tokenizer()
     with lock_output(output):
         return _build(output, added, model, settings, texts, skip_damaged, runner, store)
 
 
-def existing_manifest(output: Path, origin: Provenance) -> Manifest | None:
-    """The manifest of the store at ``output`` if it is there and of that origin."""
+def existing_manifest(output: Path, provenance: Provenance) -> Manifest | None:
+    """Returns the manifest of the store at ``output`` if there is one of that provenance."""
     if not (output / "manifest.json").exists():
         return None
     manifest = Store(output).manifest
-    if Provenance.load(output) != origin:
+    if Provenance.load(output) != provenance:
         return None
     shutil.rmtree(partial_path(output), ignore_errors=True)  # of a call stopped at its very end
     return manifest
@@ -145,7 +148,7 @@ def existing_manifest(output: Path, origin: Provenance) -> Manifest | None:
 
 def store_tokenizer(output: Path, tokenizer: Tokenizer) -> Path:
     """Puts the tokenizer where every worker finds it, under a name that says which one it is."""
-    file = folder_of(output, "tokenizers", tokenizer.fingerprint) / tokenizer.file_name
+    file = scratch_folder(output, "tokenizers", tokenizer.fingerprint) / tokenizer.file_name
     if not file.exists():
         write_bytes(file, tokenizer.model)
     return file
@@ -161,63 +164,65 @@ def _build(
     runner: Runner,
     base: Store | None,
 ) -> Manifest:
+    """Makes the store at ``output``, which is locked.
+
+    Args:
+      held_out: hashes, uint64 [texts], sorted; not used if the settings hold nothing out.
+    """
     held_out_file = None
     if settings.held_out is not None:
-        held_out_file = folder_of(output) / f"held_out-{settings.held_out}.npy"
+        held_out_file = scratch_folder(output) / f"held_out-{settings.held_out}.npy"
         with full_disk_as_oserror(held_out_file):
             np.save(held_out_file, held_out)
     encoder = TextEncoder(
-        folder_of(output, "pieces"),
+        scratch_folder(output, CHUNKS),
         store_tokenizer(output, tokenizer),
-        Hygiene(settings.normalization, settings.duplicates),
+        CleaningConfig(settings.normalization, settings.duplicates),
         settings.validation_fraction,
         held_out_file,
         skip_damaged,
     )
     ranges = [  # absolute, for workers that run elsewhere
-        part
+        text
         for name, files in sources.items()
-        for part in text_ranges(name, [file.absolute() for file in files])
+        for text in text_ranges(name, [file.absolute() for file in files])
     ]
     encoding = Encoding(
         encoder,
-        {_key(settings, skip_damaged, part): part for part in ranges},
-        lambda part: part.stop - part.start,
+        {_key(settings, skip_damaged, text): text for text in ranges},
+        lambda text: text.stop - text.start,
     )
-    of = dataclasses.asdict(settings)
     return build(
-        output, encoding, tokenizer, settings.sequence_length, of, list(sources), runner, base
+        output,
+        encoding,
+        tokenizer,
+        settings.sequence_length,
+        dataclasses.asdict(settings),
+        list(sources),
+        runner,
+        base,
     )
 
 
-def _key(settings: Settings, skip_damaged: bool, part: TextRange) -> str:
-    """A name for the pieces of a range: what changes them changes it."""
-    status = part.file.stat()
-    of = {
+def _key(settings: Settings, skip_damaged: bool, text: TextRange) -> str:
+    """Returns a name for the chunks of a range: what changes them changes it."""
+    status = text.file.stat()
+    facts = {
         **dataclasses.asdict(settings),
         "sequence_length": None,  # rows are cut later
         "skip_damaged": skip_damaged,
-        "file": [str(part.file), status.st_size, status.st_mtime_ns],
-        "range": [part.start, part.stop],
+        "file": [str(text.file), status.st_size, status.st_mtime_ns],
+        "range": [text.start, text.stop],
     }
-    return f"{part.name}-{combined([json.dumps(of)])}"
-
-
-def _require_hashes(store: Store, names: Iterable[str]) -> None:
-    """Raises UserError where the hashes of the lines of a language-script are not complete."""
-    for name in sorted(set(store.manifest.names) & set(names)):
-        file = hashes_file(store.path, name)
-        lines = sum(store.manifest.counts[split][name].lines for split in SPLITS)
-        if not file.exists() or file.stat().st_size != 8 * lines:
-            raise UserError(f"{file} is missing or damaged; prepare the store again")
+    return f"{text.name}-{combined([json.dumps(facts)])}"
 
 
 def _digests(sources: dict[str, list[Path]]) -> dict[str, list[str]]:
-    """The digest of the text of each language-script, as the origin of a store has it."""
+    """Returns the digest of the text of each language-script, as ``Provenance.sources`` has it."""
     digests = {}
     for name, files in sources.items():
-        parts = [range_digests(file, 0, file.stat().st_size) for file in files]
-        digests[name] = [combined([digest for part in parts for digest in part])]
+        by_file = [range_digests(file, 0, file.stat().st_size) for file in files]
+        digests[name] = [combined([digest for of_file in by_file for digest in of_file])]
     return digests
 
 

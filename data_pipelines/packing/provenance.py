@@ -1,4 +1,4 @@
-"""How a store was made: what ``prepare`` needs to know to take it up, or to add to it."""
+"""Provenance: what a store was made of, for ``prepare`` to recognise it or to add to it."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ LINES = "lines"  # the folder of the sorted hashes of the lines of each language
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What a store was made of; two stores of equal origin are equal.
+    """The settings and the text of a store; two stores of equal provenance are equal.
 
     Attributes:
       settings: what decides the rows, beside the text.
       sources: digests of the texts of each language-script, in the order in which they came.
-      report: what hygiene counted of each; no part of the comparison.
+      report: what cleaning counted of each; no part of the comparison.
     """
 
     settings: dict[str, Any]
@@ -27,11 +27,12 @@ class Provenance:
     report: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, compare=False)
 
     def save(self, store: Path) -> None:
+        """Writes ``origin.json`` into the folder of a store."""
         write_text(store / _FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @staticmethod
     def load(store: Path) -> "Provenance":
-        """Raises UserError where the file is missing or damaged."""
+        """Reads ``origin.json``; raises UserError where it is missing or damaged."""
         try:
             return Provenance(**json.loads((store / _FILE).read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
@@ -41,5 +42,5 @@ class Provenance:
 
 
 def hashes_file(store: Path, name: str) -> Path:
-    """Where a store keeps the hashes of the lines of a language-script."""
+    """Returns where a store keeps the hashes of the lines of a language-script."""
     return store / LINES / f"{name}.u64"

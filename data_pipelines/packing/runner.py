@@ -1,6 +1,6 @@
 """Independent work, done anywhere: each item leaves its result in a file.
 
-What has a result is not done again, so that an interrupted stage is taken up; and a runner need
+An item that has a result is not done again, so that an interrupted stage is resumed. A runner need
 only see to it that a function is called for every item, by whatever processes on whatever machines
 share the folder.
 """
@@ -33,7 +33,8 @@ class Runner(Protocol):
         self, call: Callable[[Entry], None], entries: Sequence[Entry]
     ) -> Iterator[str]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the processes of the runner."""
 
 
 def run(
@@ -67,8 +68,8 @@ def run(
 class LocalRunner:
     """Runs on this machine: in ``workers`` processes, or in this one if that is 1.
 
-    By default it is one a core, started when this process has not come to the end by itself in
-    the time that starting them takes.
+    By default there is one worker a core. They are started only if this process alone is not done
+    in the time that starting them takes.
     """
 
     def __init__(self, workers: int | None = None):
@@ -107,12 +108,13 @@ class LocalRunner:
                 future.cancel()
 
     def close(self) -> None:
+        """Ends the workers."""
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """A worker leaves Ctrl-C to its parent, and does not outlive it."""
+    """Makes a worker leave Ctrl-C to its parent, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -121,6 +123,7 @@ def _end_with_parent() -> None:
 def _leave_result(
     function: Callable[[str, Any], dict[str, Any]], folder: Path, entry: Entry
 ) -> None:
+    """Calls the function for one item and writes its result, or its error, into ``KEY.json``."""
     key, item = entry
     try:
         with full_disk_as_oserror(folder):
@@ -131,14 +134,14 @@ def _leave_result(
         if error.errno is None:
             raise
         result = {"error": error.strerror, "errno": error.errno, "file": str(error.filename)}
-    beside = folder / f"{key}.json.{os.getpid()}"
+    temporary = folder / f"{key}.json.{os.getpid()}"
     with full_disk_as_oserror(folder):
-        beside.write_text(json.dumps(result), "utf-8")
-    os.replace(beside, folder / f"{key}.json")
+        temporary.write_text(json.dumps(result), "utf-8")
+    os.replace(temporary, folder / f"{key}.json")
 
 
 def _read(folder: Path, key: str) -> dict[str, Any] | None:
-    """What an item left behind, unless it failed or was cut."""
+    """Reads the result of an item; None if it has none, or failed."""
     try:
         return json.loads((folder / f"{key}.json").read_bytes()).get("result")
     except (FileNotFoundError, ValueError):
@@ -146,6 +149,7 @@ def _read(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def _raise_or_return(folder: Path, key: str) -> dict[str, Any]:
+    """Returns the result of an item, or raises the error that it left."""
     record = json.loads((folder / f"{key}.json").read_bytes())
     if "errno" in record:
         raise OSError(record["errno"], record["error"], record["file"])

@@ -1,33 +1,39 @@
-"""From work items that encode text to a finished store: encode, select, pack, assemble.
+"""From work items that encode text to a finished store: encode, deduplicate, pack, assemble.
 
 Everything happens in ``STORE.partial`` beside the store, under names that say what it was made of:
 whatever interrupts it, the next call takes up what still fits. A stage begins when the one before
 it has ended; within a stage, items run anywhere and in any order.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.packing import grow
 from data_pipelines.packing.deduplication import HASHES, Deduplicated, deduplicate
 from data_pipelines.packing.encoding import combined
-from data_pipelines.packing.provenance import LINES, Provenance, hashes_file
-from data_pipelines.packing.rows import number_of_rows, token_stream, write_files
+from data_pipelines.packing.provenance import Provenance, hashes_file
+from data_pipelines.packing.rows import Language, Packer, array_folder, pack_items
 from data_pipelines.packing.runner import Runner, run
-from langsamp_jax.data.store import ROWS_PER_FILE, SPLITS, Counts, Manifest, Split, Store, row_files
+from data_pipelines.packing.scratch import (
+    CHUNKS,
+    DEDUPLICATED,
+    ENCODED,
+    MASKS,
+    PACKED,
+    scratch_folder,
+)
+from langsamp_jax.data.store import SPLITS, Counts, Manifest, Store, row_files
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import partial_path, promote, require_absent, write_bytes
+from langsamp_jax.io.files import partial_path, promote, write_bytes
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.tokenizer import Tokenizer
 
 _METADATA = "zarr.json"
-_FILES_AT_ONCE = 4  # that one work item packs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,64 +41,17 @@ class Encoding:
     """The first stage of a store.
 
     Attributes:
-      function: ``function(key, item)`` writes pieces into ``folder_of(output, "pieces")``, named
-        after the key, and returns ``name`` (of the language-script), ``pieces`` (their names) and
-        ``source`` (digests of what was read); and, where there is something to tell, ``hygiene``
-        and ``scripts`` (counts) and ``left_out`` (lines for the user).
-      items: by keys that change with whatever changes the pieces; in the order of the text.
+      function: ``function(key, item)`` writes chunks into ``scratch_folder(output, CHUNKS)``, named
+        after the key, and returns ``name`` (of the language-script), ``pieces`` (the names of the
+        chunks) and ``source`` (digests of what was read); and, where there is something to tell,
+        ``hygiene`` and ``scripts`` (counts) and ``left_out`` (lines for the user).
+      items: by keys that change with whatever changes the chunks; in the order of the text.
       size: of an item, for the progress bar.
     """
 
     function: Callable[[str, Any], dict[str, Any]]
     items: Mapping[str, Any]
     size: Callable[[Any], int]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Language:
-    """A language-script between the stages: what is kept of it, and what a base store has."""
-
-    key: str
-    pieces: list[str]
-    selected: Deduplicated
-    base: dict[str, Counts]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """Files of one language-script, to be packed: by split, which of an array of how many rows."""
-
-    name: str
-    language: _Language
-    rows: dict[str, int]
-    files: dict[str, range]
-
-
-def folder_of(output: Path, *parts: str) -> Path:
-    """A folder for the work on the store at ``output``."""
-    folder = partial_path(output).joinpath("work", *parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextlib.contextmanager
-def lock_output(output: Path) -> Iterator[None]:
-    """Keeps ``output`` for the work within, until it or its process ends.
-
-    Raises:
-      UserError: ``output`` holds something else, or another call is at work on it.
-    """
-    require_absent(output)
-    with open(folder_of(output) / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another call is at work on {output}; wait for it or name another --output"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
 
 
 def build(
@@ -108,7 +67,7 @@ def build(
     """Makes the store at ``output``.
 
     Args:
-      settings: stored as the origin's.
+      settings: stored as those of the provenance.
       names: language-scripts that are reported even if they have no text.
       base: a store whose language-scripts come first. Untouched ones are linked, not copied; the
         rows of the others stay where they are, and new text begins behind them.
@@ -116,186 +75,181 @@ def build(
     Raises:
       UserError: an item's, or no language-script has enough text for one row.
     """
-    work = folder_of(output)
+    scratch = scratch_folder(output)
+    results = _encode(scratch, encoding, names, runner)
     drop_duplicates = settings.get("duplicates") == "drop"
-    encoded = _stage("encode", encoding.function, work, encoding.items, runner, encoding.size)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    pieces: dict[str, list[str]] = {name: [] for name in names}
-    for result in encoded.values():
-        results.setdefault(result["name"], []).append(result)
-        pieces.setdefault(result["name"], []).extend(result["pieces"])
+    languages = _deduplicate(scratch, results, drop_duplicates, runner, base)
 
-    of = "" if base is None else base.manifest.fingerprint
-    keys = {n: f"{n}-{combined([of, str(drop_duplicates), *parts])}" for n, parts in pieces.items()}
-    known = {name: None if base is None else hashes_file(base.path, name) for name in pieces}
-    chosen = _stage(
-        "select",
-        functools.partial(_select, work, drop_duplicates),
-        work,
-        {keys[name]: (pieces[name], known[name]) for name in pieces},
-        runner,
-        lambda item: len(item[0]),
-    )
-    languages = {
-        name: _Language(
-            keys[name], pieces[name], Deduplicated(**chosen[keys[name]]), _base_counts(base, name)
-        )
-        for name in sorted(pieces)
-    }
     counts = {
-        split: {n: _counts(lang, split, sequence_length) for n, lang in languages.items()}
+        split: {name: lang.counts(split, sequence_length) for name, lang in languages.items()}
         for split in SPLITS
     }
-    kept = {name: lang for name, lang in languages.items() if counts["train"][name].rows}
+    filled = {name: lang for name, lang in languages.items() if counts["train"][name].rows}
     untouched = () if base is None else set(base.manifest.names) - set(languages)
-    if not kept and not untouched:
+    if not filled and not untouched:
         shutil.rmtree(partial_path(output))
         raise UserError(
             f"no language-script has enough text for one row of {sequence_length} tokens; "
             "add text or lower --sequence_length"
         )
 
-    to_pack = {
-        f"{lang.key}-{sequence_length}-{number}": item
-        for name, lang in kept.items()
-        for number, item in enumerate(_files(name, lang, {s: counts[s][name] for s in SPLITS}))
-    }
-    of_base = None if base is None else (base.path, of)
-    packer = functools.partial(_pack, work, of_base, sequence_length, tokenizer.vocabulary.pad_id)
-    packed = _stage("pack", packer, work, to_pack, runner, lambda _: 1)
-    files = {file: tuple(facts) for result in packed.values() for file, facts in result.items()}
-    origin = _origin(settings, results, languages, base)
-    skipped = {
-        name: f"{c.tokens} training tokens do not fill a row of {sequence_length}"
-        for name, c in counts["train"].items()
-        if not c.rows
-    }
-    return _assemble(output, kept, counts, skipped, files, origin, tokenizer, sequence_length, base)
+    base_reference = None if base is None else (base.path, base.manifest.fingerprint)
+    pad_id = tokenizer.vocabulary.pad_id
+    packer = Packer(scratch, base_reference, sequence_length, pad_id)
+    files = _pack(packer, filled, counts, runner)
+    manifest = _manifest(filled, counts, files, tokenizer, sequence_length, base)
+    provenance = _provenance(settings, results, languages, base)
+    links = _links(scratch, filled, files, sequence_length)
+    _assemble(output, links, manifest, provenance, tokenizer, base)
+    return manifest
 
 
-def _stage(
-    name: str,
+def _encode(
+    scratch: Path, encoding: Encoding, names: list[str], runner: Runner
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the results of the items of each language-script, in the order of the text."""
+    encoded = _run_stage(
+        "encode", encoding.function, scratch / ENCODED, encoding.items, runner, encoding.size
+    )
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for result in encoded.values():
+        results.setdefault(result["name"], []).append(result)
+    return results
+
+
+def _deduplicate(
+    scratch: Path,
+    results: dict[str, list[dict[str, Any]]],
+    drop_duplicates: bool,
+    runner: Runner,
+    base: Store | None,
+) -> dict[str, Language]:
+    """Returns every language-script, sorted by name, with what is left of its new text."""
+    chunks = {
+        name: [chunk for result in of_name for chunk in result["pieces"]]
+        for name, of_name in results.items()
+    }
+    fingerprint = "" if base is None else base.manifest.fingerprint
+    keys = {
+        name: f"{name}-{combined([fingerprint, str(drop_duplicates), *names])}"
+        for name, names in chunks.items()
+    }
+    base_hashes = {name: None if base is None else hashes_file(base.path, name) for name in chunks}
+    deduplicated = _run_stage(
+        "deduplicate",
+        functools.partial(_deduplicate_item, scratch, drop_duplicates),
+        scratch / DEDUPLICATED,
+        {keys[name]: (chunks[name], base_hashes[name]) for name in chunks},
+        runner,
+        lambda item: len(item[0]),
+    )
+    return {
+        name: Language(
+            keys[name],
+            chunks[name],
+            Deduplicated(**deduplicated[keys[name]]),
+            grow.base_counts(base, name),
+        )
+        for name in sorted(chunks)
+    }
+
+
+def _deduplicate_item(
+    scratch: Path, drop_duplicates: bool, key: str, item: tuple[list[str], Path | None]
+) -> dict[str, Any]:
+    """Deduplicates the chunks of one language-script; returns a ``Deduplicated`` as a dict."""
+    names, base_hashes = item
+    masks = scratch / MASKS / key
+    masks.mkdir(parents=True, exist_ok=True)
+    chunks = [scratch / CHUNKS / name for name in names]
+    if base_hashes is not None and not base_hashes.exists():
+        base_hashes = None
+    return dataclasses.asdict(deduplicate(chunks, masks, drop_duplicates, base_hashes))
+
+
+def _pack(
+    packer: Packer,
+    languages: dict[str, Language],
+    counts: dict[str, dict[str, Counts]],
+    runner: Runner,
+) -> dict[str, tuple[int, str]]:
+    """Returns the bytes and the digest of each file that was written, by its path in the store."""
+    items = {
+        f"{language.key}-{packer.sequence_length}-{number}": item
+        for name, language in languages.items()
+        for number, item in enumerate(
+            pack_items(name, language, {split: counts[split][name].rows for split in SPLITS})
+        )
+    }
+    packed = _run_stage("pack", packer, packer.scratch / PACKED, items, runner, lambda _: 1)
+    return {file: tuple(facts) for result in packed.values() for file, facts in result.items()}
+
+
+def _run_stage(
+    title: str,
     function: Callable[[str, Any], dict[str, Any]],
-    work: Path,
+    results: Path,
     items: Mapping[str, Any],
     runner: Runner,
     size: Callable[[Any], int],
 ) -> dict[str, dict[str, Any]]:
-    with Progress(f"prepare: {name}", sum(map(size, items.values())), "") as progress:
-        return run(function, work / name, items, runner, lambda item: progress.advance(size(item)))
+    """Runs a stage under a progress bar; returns the results of its items (see ``run``)."""
+    with Progress(f"prepare: {title}", sum(map(size, items.values())), "") as progress:
+        return run(function, results, items, runner, lambda item: progress.advance(size(item)))
 
 
-def _select(
-    work: Path, drop_duplicates: bool, key: str, item: tuple[list[str], Path | None]
-) -> dict[str, Any]:
-    pieces, known = item
-    keep = work / "kept" / key
-    keep.mkdir(parents=True, exist_ok=True)
-    paths = [work / "pieces" / piece for piece in pieces]
-    known = known if known is not None and known.exists() else None
-    return dataclasses.asdict(deduplicate(paths, keep, drop_duplicates, known))
-
-
-def _base_counts(base: Store | None, name: str) -> dict[str, Counts]:
-    if base is None or name not in base.manifest.counts["train"]:
-        return dict.fromkeys(SPLITS, Counts(0, 0, 0, 0))
-    return {split: base.manifest.counts[split][name] for split in SPLITS}
-
-
-def _base_tokens(language: _Language, split: str, sequence_length: int) -> int:
-    """How many tokens of the base store come first: what fell behind its last row stays out."""
-    base = language.base[split]
-    return min(base.tokens, base.rows * sequence_length)
-
-
-def _counts(language: _Language, split: str, sequence_length: int) -> Counts:
-    base, new = language.base[split], language.selected
-    tokens = sum(new.tokens[split])
-    stream = _base_tokens(language, split, sequence_length) + tokens
-    return Counts(
-        lines=base.lines + new.lines[split],
-        tokens=base.tokens + tokens,
-        unknown=base.unknown + new.unknown[split],
-        rows=number_of_rows(stream, split, sequence_length),
+def _manifest(
+    languages: dict[str, Language],
+    counts: dict[str, dict[str, Counts]],
+    files: dict[str, tuple[int, str]],
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    base: Store | None,
+) -> Manifest:
+    """Describes the store of ``languages``, those that fill a row, and of the base."""
+    skipped = {
+        name: f"{train.tokens} training tokens do not fill a row of {sequence_length}"
+        for name, train in counts["train"].items()
+        if not train.rows
+    }
+    counts = {split: {name: counts[split][name] for name in languages} for split in SPLITS}
+    if base is not None:
+        counts, skipped, files = grow.merge_base(base.manifest, counts, skipped, files)
+    names = sorted(counts["train"])
+    return Manifest(
+        sequence_length=sequence_length,
+        vocabulary=tokenizer.vocabulary,
+        tokenizer=tokenizer.fingerprint,
+        counts={split: {name: counts[split][name] for name in names} for split in SPLITS},
+        skipped=dict(sorted(skipped.items())),
+        files={
+            (path := f"{split}/{name}/{file}"): files[path]
+            for split in SPLITS
+            for name in names
+            for file in row_files(counts[split][name].rows)
+        },
     )
 
 
-def _files(name: str, language: _Language, counts: dict[str, Counts]) -> list[_Files]:
-    """The files to write, some at a time: all but those that a base store has filled."""
-    rows = {split: counts[split].rows for split in SPLITS}
-    todo = [
-        (split, file)
-        for split in SPLITS
-        for file in range(language.base[split].rows // ROWS_PER_FILE, len(row_files(rows[split])))
-    ]
-    items = []
-    for first in range(0, len(todo), _FILES_AT_ONCE):
-        files: dict[str, range] = {}
-        for split, file in todo[first : first + _FILES_AT_ONCE]:
-            files[split] = range(files.get(split, range(file, file)).start, file + 1)
-        items.append(_Files(name, language, rows, files))
-    return items
-
-
-def _pack(
-    work: Path,
-    base: tuple[Path, str] | None,
-    sequence_length: int,
-    pad_id: int,
-    key: str,
-    item: _Files,
-) -> dict[str, Any]:
-    """Returns the bytes and the digest of each file, by its path in the store."""
-    lang, written = item.language, {}
-    for split, files in item.files.items():
-        before = None
-        if lang.base[split].rows:
-            opened = _open_base(*base, split)
-            before = opened, opened.names.index(item.name)
-        tokens = token_stream(
-            before,
-            _base_tokens(lang, split, sequence_length),
-            [work / "pieces" / piece for piece in lang.pieces],
-            lang.selected.tokens[split],
-            work / "kept" / lang.key,
-            split,
-            files.start * ROWS_PER_FILE * sequence_length,
-        )
-        array = _array(work, lang, split, sequence_length)
-        facts = write_files(array, files, item.rows[split], sequence_length, pad_id, tokens)
-        written |= {f"{split}/{item.name}/{file}": fact for file, fact in facts.items()}
-    return written
-
-
-@functools.lru_cache(maxsize=len(SPLITS))
-def _open_base(path: Path, fingerprint: str, split: str) -> Split:
-    """Opened once in a process: opening looks at every file."""
-    return Store(path).split(split)
-
-
-def _array(work: Path, language: _Language, split: str, sequence_length: int) -> Path:
-    return work / "arrays" / f"{language.key}-{sequence_length}" / split
-
-
-def _origin(
+def _provenance(
     settings: dict[str, Any],
     results: dict[str, list[dict[str, Any]]],
-    languages: dict[str, _Language],
+    languages: dict[str, Language],
     base: Store | None,
 ) -> Provenance:
+    """Adds the digests and the counts of the new text to the provenance of the base."""
     before = Provenance(settings, {}) if base is None else Provenance.load(base.path)
     sources, report = dict(before.sources), dict(before.report)
-    for name, parts in sorted(results.items()):
-        text = combined([digest for part in parts for digest in part["source"]])
+    for name, new in sorted(results.items()):
+        text = combined([digest for result in new for digest in result["source"]])
         added_to = any(languages[name].base[split].rows for split in SPLITS)  # not: was skipped
         sources[name] = [*(sources[name] if added_to else []), text]
-        counts = [part.get("hygiene", {}) for part in parts]
-        counts.append({"duplicates": languages[name].selected.duplicates})
-        old = report.get(name, {})
+        duplicates = {"hygiene": {"duplicates": languages[name].new.duplicates}}
+        facts = [report.get(name, {}), *new, duplicates]
         report[name] = {
-            "hygiene": _sum([old.get("hygiene", {}), *counts]),
-            "scripts": _sum([old.get("scripts", {}), *(part.get("scripts", {}) for part in parts)]),
-            "left_out": [line for part in (old, *parts) for line in part.get("left_out", [])],
+            "hygiene": _sum([fact.get("hygiene", {}) for fact in facts]),
+            "scripts": _sum([fact.get("scripts", {}) for fact in facts]),
+            "left_out": [line for fact in facts for line in fact.get("left_out", [])],
         }
     return Provenance(settings, dict(sorted(sources.items())), dict(sorted(report.items())))
 
@@ -305,76 +259,46 @@ def _sum(counts: list[Mapping[str, int]]) -> dict[str, int]:
     return {key: sum(count.get(key, 0) for count in counts) for key in keys}
 
 
+def _links(
+    scratch: Path,
+    languages: dict[str, Language],
+    files: dict[str, tuple[int, str]],
+    sequence_length: int,
+) -> dict[Path, Path]:
+    """Returns which file of the scratch folder becomes which file of the store, by the latter."""
+    links = {}
+    for path in files:
+        split, name, file = path.split("/", 2)
+        array = array_folder(scratch, languages[name], split, sequence_length)
+        links[Path(path)] = array / file
+        links[Path(split, name, _METADATA)] = array / _METADATA
+    for name, language in languages.items():
+        hashes = scratch / MASKS / language.key / HASHES
+        if hashes.exists():
+            links[hashes_file(Path(), name)] = hashes
+    return links
+
+
 def _assemble(
     output: Path,
-    kept: dict[str, _Language],
-    counts: dict[str, dict[str, Counts]],
-    skipped: dict[str, str],
-    files: dict[str, tuple[int, str]],
-    origin: Provenance,
+    links: dict[Path, Path],
+    manifest: Manifest,
+    provenance: Provenance,
     tokenizer: Tokenizer,
-    sequence_length: int,
     base: Store | None,
-) -> Manifest:
-    """Links everything into a folder, which becomes the store, and removes the work."""
-    partial, work = partial_path(output), folder_of(output)
+) -> None:
+    """Links everything into a folder, which becomes the store, and removes the scratch folder."""
+    partial = partial_path(output)
     store = partial / "store"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
-    for path in files:
-        split, name, file = path.split("/", 2)
-        _link(_array(work, kept[name], split, sequence_length) / file, store / path)
-    for split, name in {tuple(path.split("/")[:2]) for path in files}:
-        metadata = _array(work, kept[name], split, sequence_length) / _METADATA
-        _link(metadata, store / split / name / _METADATA)
-    for name, lang in kept.items():
-        hashes = work / "kept" / lang.key / HASHES
-        if hashes.exists():
-            _link(hashes, hashes_file(store, name))
-
-    all_counts = {split: {n: counts[split][n] for n in kept} for split in SPLITS}
+    for path, file in links.items():
+        grow.link(file, store / path)
     if base is not None:
-        old = base.manifest
-        for folder in (*SPLITS, LINES):
-            _link_missing(base.path / folder, store / folder)
-        files = {**old.files, **files}
-        all_counts = {split: old.counts[split] | all_counts[split] for split in SPLITS}
-        skipped = {n: why for n, why in {**old.skipped, **skipped}.items() if n not in kept}
-    names = sorted(all_counts["train"])
-    manifest = Manifest(
-        sequence_length=sequence_length,
-        vocabulary=tokenizer.vocabulary,
-        tokenizer=tokenizer.fingerprint,
-        counts={split: {name: all_counts[split][name] for name in names} for split in SPLITS},
-        skipped=dict(sorted(skipped.items())),
-        files={
-            (path := f"{split}/{name}/{file}"): files[path]
-            for split in SPLITS
-            for name in names
-            for file in row_files(all_counts[split][name].rows)
-        },
-    )
+        grow.link_base(base.path, store)
     write_bytes(store / tokenizer.file_name, tokenizer.model)
-    origin.save(store)
+    provenance.save(store)
     manifest.save(store)
     os.sync()
     promote(store, output)
     shutil.rmtree(partial, ignore_errors=True)
-    return manifest
-
-
-def _link_missing(folder: Path, target: Path) -> None:
-    for file in folder.rglob("*"):
-        linked = target / file.relative_to(folder)
-        if file.is_file() and not linked.exists():
-            _link(file, linked)
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except FileNotFoundError:  # most folders are there: asking for each first takes longer
-        target.parent.mkdir(parents=True)
-        _link(file, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(file, target)

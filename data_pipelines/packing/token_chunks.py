@@ -1,10 +1,10 @@
-"""Pieces: what the encoding of text leaves on disk until it is packed into rows.
+"""Token chunks: what the encoding of text leaves on disk until it is packed into rows.
 
     STEM.tokens    TOKEN [tokens], the lines one after the other
     STEM.lines     LINE [lines], in the order of the text
     STEM.hashes    HASH [lines], sorted by (hash, line); absent where duplicates may stand
 
-They are written once, read as memory maps, and removed with the folder of the work.
+They are written once, read as memory maps, and removed with the scratch folder.
 """
 
 import os
@@ -20,10 +20,10 @@ CHUNK_TOKENS = 1 << 21
 
 
 class ChunkWriter:
-    """Collects encoded lines and writes them as pieces of about ``CHUNK_TOKENS`` tokens.
+    """Collects encoded lines and writes them as chunks of about ``CHUNK_TOKENS`` tokens.
 
     Args:
-      stem: the pieces are ``stem-0``, ``stem-1``, ...
+      stem: the chunks are ``stem-0``, ``stem-1``, ...
       unk_id: the id that is counted as unknown.
     """
 
@@ -46,7 +46,7 @@ class ChunkWriter:
         Args:
           ids: int [tokens], the lines one after the other; none is empty.
           lengths: int64 [lines].
-          validation: bool [lines], which side each is on.
+          validation: bool [lines], True for a line of the validation split.
           hashes: uint64 [lines]; None where duplicates are not looked for.
         """
         if not len(lengths):
@@ -63,35 +63,36 @@ class ChunkWriter:
             self._flush()
 
     def close(self) -> list[str]:
-        """The names of the pieces, in the order of the text."""
+        """Writes what is left; returns the names of the chunks, in the order of the text."""
         if self._ids:
             self._flush()
         return self._written
 
     def _flush(self) -> None:
-        piece = self._stem.with_name(f"{self._stem.name}-{len(self._written)}")
-        np.concatenate(self._ids).tofile(f"{piece}.tokens")
-        np.concatenate(self._lines).tofile(f"{piece}.lines")
+        chunk = self._stem.with_name(f"{self._stem.name}-{len(self._written)}")
+        np.concatenate(self._ids).tofile(f"{chunk}.tokens")
+        np.concatenate(self._lines).tofile(f"{chunk}.lines")
         if self._hashes:
             hashes = np.concatenate(self._hashes)
             order = np.argsort(hashes, kind="stable")
             table = np.empty(len(hashes), HASH)
             table["hash"], table["line"] = hashes[order], order
-            table.tofile(f"{piece}.hashes")
-        self._written.append(piece.name)
+            table.tofile(f"{chunk}.hashes")
+        self._written.append(chunk.name)
         self._ids, self._lines, self._hashes = [], [], []
 
 
-def load(piece: Path, part: Literal["tokens", "lines", "hashes"]) -> np.ndarray:
-    """One array of a piece, as a memory map."""
-    dtype = {"tokens": TOKEN, "lines": LINE, "hashes": HASH}[part]
-    return np.memmap(f"{piece}.{part}", dtype, "r")
+def load(chunk: Path, array: Literal["tokens", "lines", "hashes"]) -> np.ndarray:
+    """Opens one array of a chunk as a memory map."""
+    dtype = {"tokens": TOKEN, "lines": LINE, "hashes": HASH}[array]
+    return np.memmap(f"{chunk}.{array}", dtype, "r")
 
 
-def number_of_lines(piece: Path) -> int:
-    return os.stat(f"{piece}.lines").st_size // LINE.itemsize
+def number_of_lines(chunk: Path) -> int:
+    """Returns how many lines a chunk holds, by the size of a file."""
+    return os.stat(f"{chunk}.lines").st_size // LINE.itemsize
 
 
-def side(lines: np.ndarray, split: str) -> np.ndarray:
-    """bool [lines]: which of them are of ``split``."""
+def split_mask(lines: np.ndarray, split: str) -> np.ndarray:
+    """Returns bool [lines]: True for those of ``split``."""
     return lines["validation"] == (split == "validation")

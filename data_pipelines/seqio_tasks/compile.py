@@ -13,7 +13,8 @@ from data_pipelines.packing.prepare import existing_manifest
 from data_pipelines.packing.provenance import Provenance
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.stages import Encoding, build, folder_of, lock_output
+from data_pipelines.packing.scratch import CHUNKS, lock_output, scratch_folder
+from data_pipelines.packing.stages import Encoding, build
 from data_pipelines.packing.token_chunks import ChunkWriter
 from data_pipelines.seqio_tasks.imports import seqio
 from data_pipelines.seqio_tasks.registry import (
@@ -43,17 +44,21 @@ class TaskEncoder:
     """Encodes a Task; called as ``encoder(key, name)`` in any process.
 
     Attributes:
-      pieces: the folder that gets the pieces, named after the key.
-      module: what registers the Task.
+      chunks: the folder that gets the chunks, named after the key.
+      module: registers the Task when it is imported.
       skip_damaged: leave out what cannot be read, instead of ending.
     """
 
-    pieces: Path
+    chunks: Path
     module: str | None
     skip_damaged: bool
 
     def __call__(self, key: str, name: TaskName) -> dict[str, Any]:
-        """Returns what ``build`` needs to know of the Task. Raises as ``batches``."""
+        """Writes the chunks of a Task; returns its result, see ``stages.Encoding``.
+
+        Raises:
+          UserError: as ``batches``.
+        """
         import_module(self.module)
         try:
             return self._encode(key, name, False)
@@ -64,7 +69,7 @@ class TaskEncoder:
 
     def _encode(self, key: str, name: TaskName, skip_damaged: bool) -> dict[str, Any]:
         task = seqio.TaskRegistry.get(name.task)
-        writer = ChunkWriter(self.pieces / key, task.output_features["targets"].vocabulary.unk_id)
+        writer = ChunkWriter(self.chunks / key, task.output_features["targets"].vocabulary.unk_id)
         digest, examples = hashlib.blake2b(digest_size=16), 0
         for split in SPLITS:
             if split not in task.splits:
@@ -97,11 +102,11 @@ def prepare_mixture(
     makes of the corpus. Several Tasks of one language-script come one after the other, in the
     order of their names. The rates of the Mixture are kept in ``STORE/mixture.gin``.
 
-    Interrupted, the next call takes up the Tasks that are complete. Called again, it returns what
-    stands, if the Tasks are the same and know as many examples; of their text, it reads nothing.
+    Interrupted, the next call keeps the Tasks that are complete. Called again, it returns the
+    manifest that exists if the Tasks are the same and know as many examples; it reads no text.
 
     Args:
-      module: what registers the Mixture, as ``open_mixture`` has it. Workers import it too.
+      module: registers the Mixture, as ``open_mixture`` has it. Workers import it too.
 
     Raises:
       UserError: as ``open_mixture`` and ``batches``; no language-script has enough text for one
@@ -119,7 +124,7 @@ def prepare_mixture(
             for task in language.tasks
         },
     }
-    manifest = _standing(output, settings)
+    manifest = _existing(output, settings)
     if manifest is None:
         with lock_output(output):
             manifest = _compile(opened, module, output, settings, skip_damaged, runner)
@@ -128,7 +133,8 @@ def prepare_mixture(
     return manifest
 
 
-def _standing(output: Path, settings: dict[str, Any]) -> Manifest | None:
+def _existing(output: Path, settings: dict[str, Any]) -> Manifest | None:
+    """Returns the manifest of the store at ``output`` if it was made with these settings."""
     if not (output / "manifest.json").exists():
         return None
     return existing_manifest(output, Provenance(settings, Provenance.load(output).sources))
@@ -142,6 +148,7 @@ def _compile(
     skip_damaged: bool,
     runner: Runner,
 ) -> Manifest:
+    """Makes the store at ``output``, which is locked."""
     if module is not None and module.endswith(".py"):
         module = str(Path(module).absolute())  # for workers that run elsewhere
     items = {
@@ -149,7 +156,7 @@ def _compile(
         for language in mixture.languages
         for task in language.tasks
     }
-    encoder = TaskEncoder(folder_of(output, "pieces"), module, skip_damaged)
+    encoder = TaskEncoder(scratch_folder(output, CHUNKS), module, skip_damaged)
     return build(
         output,
         Encoding(encoder, items, lambda _: 1),
@@ -162,7 +169,7 @@ def _compile(
 
 
 def rates_gin(mixture: OpenMixture, manifest: Manifest) -> str:
-    """The rates of a Mixture, for the language-scripts of a store, as settings of a run."""
+    """Returns gin settings: the rates of a Mixture for the language-scripts of a store."""
     weights = {
         name: rate for name, rate in mixture.weights.items() if name in manifest.counts["train"]
     }
@@ -177,12 +184,12 @@ def rates_gin(mixture: OpenMixture, manifest: Manifest) -> str:
 def _key(
     settings: dict[str, Any], skip_damaged: bool, language_script: str, task: seqio.Task
 ) -> str:
-    """A name for the pieces of a Task: what changes them changes it, as far as can be told."""
+    """Returns a name for the chunks of a Task: what changes them changes it, as far as is known."""
     files = {Path(shard) for split in task.splits for shard in task.source.list_shards(split)}
     status = [(file, file.stat()) for file in sorted(files) if file.exists()]
-    of = [
+    facts = [
         *(task.name, settings["tokenizer"], settings["tasks"][task.name], skip_damaged),
         task.source,
         *((str(file.absolute()), s.st_size, s.st_mtime_ns) for file, s in status),
     ]
-    return f"{language_script}-{combined([f'{value};' for value in of])}"
+    return f"{language_script}-{combined([f'{value};' for value in facts])}"

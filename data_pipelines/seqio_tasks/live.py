@@ -31,7 +31,7 @@ _FAR = 16  # batches; passing over more is worth a word
 
 
 class LiveMixture:
-    """What ``train`` needs of a store, of a Mixture.
+    """Reads a Mixture through the interface of ``store.Store``, as far as training needs it.
 
     A language-script is an endless stream of rows. They are packed as a store's: the examples of a
     Task in its own order, epoch after epoch, one after the other, cut into rows; then shuffled
@@ -57,7 +57,10 @@ class LiveMixture:
             vocabulary=self._tokenizer.vocabulary,
             tokenizer=self._tokenizer.fingerprint,
             counts={
-                "train": {of.name: Counts(_examples(of), 0, 0, INFINITE) for of in self._languages},
+                "train": {
+                    language.name: Counts(_examples(language), 0, 0, INFINITE)
+                    for language in self._languages
+                },
                 "validation": {language.name: none for language in self._languages},
             },
             skipped={},
@@ -65,9 +68,11 @@ class LiveMixture:
         )
 
     def tokenizer(self) -> Tokenizer:
+        """See ``store.Store.tokenizer``."""
         return self._tokenizer
 
     def split(self, split: str) -> "LiveSplit | FirstRows":
+        """Opens the training rows, or reads the validation rows."""
         length = self.manifest.sequence_length
         if split == "train":
             return LiveSplit(self._languages, length, self._seed)
@@ -122,13 +127,16 @@ class FirstRows:
     ):
         self.names = tuple(language.name for language in languages)
         self.sequence_length = sequence_length
-        rows = [list(itertools.islice(_validation(of, sequence_length), most)) for of in languages]
+        rows = [
+            list(itertools.islice(_validation(language, sequence_length), most))
+            for language in languages
+        ]
         self.rows = np.array([len(of_language) for of_language in rows], np.int64)
         self._first = np.cumsum(self.rows) - self.rows
-        every = list(itertools.chain.from_iterable(rows))
-        self._lengths = np.array([len(row) for row in every], np.int32)
-        self._tokens = np.full((len(every), sequence_length), vocabulary.pad_id, np.int32)
-        for tokens, row in zip(self._tokens, every, strict=True):
+        all_rows = list(itertools.chain.from_iterable(rows))
+        self._lengths = np.array([len(row) for row in all_rows], np.int32)
+        self._tokens = np.full((len(all_rows), sequence_length), vocabulary.pad_id, np.int32)
+        for tokens, row in zip(self._tokens, all_rows, strict=True):
             tokens[: len(row)] = row
 
     def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,10 +152,11 @@ class _Stream:
         self._begin, self._rows, self._next = begin, begin(), 0
 
     def distance(self, position: int) -> int:
-        """How many elements must be passed over to come to one."""
+        """Returns how many elements must be passed over to come to one."""
         return position - self._next if position >= self._next else position
 
     def forward(self, position: int) -> None:
+        """Makes an element the next to be read; begins anew if it lies behind."""
         if position < self._next:
             self._rows, self._next = self._begin(), 0
         for _ in range(position - self._next):
@@ -155,6 +164,7 @@ class _Stream:
         self._next = position
 
     def read(self, position: int) -> np.ndarray:
+        """Returns one element."""
         self.forward(position)
         self._next += 1
         return next(self._rows)
@@ -163,7 +173,7 @@ class _Stream:
 def endless_rows(
     language: LanguageTasks, sequence_length: int, seed: list[int]
 ) -> Iterator[np.ndarray]:
-    """int32 [sequence_length] each: the training rows of a language-script."""
+    """Yields the training rows of a language-script, int32 [sequence_length], without end."""
     rng = np.random.default_rng(seed)
     rates = np.array(language.rates) / sum(language.rates)
     tasks = [
@@ -188,11 +198,11 @@ def endless_rows(
 
 
 def packed(
-    parts: Iterable[tuple[np.ndarray, np.ndarray]], sequence_length: int
+    examples: Iterable[tuple[np.ndarray, np.ndarray]], sequence_length: int
 ) -> Iterator[np.ndarray]:
-    """Rows of the ids in ``parts``, one after the other; the last may be shorter."""
+    """Cuts the ids of ``examples`` (see ``batches``) into rows; the last may be shorter."""
     pending = np.zeros(0, np.int32)
-    for ids, _ in parts:
+    for ids, _ in examples:
         pending = np.concatenate([pending, ids])
         full = len(pending) - len(pending) % sequence_length
         yield from pending[:full].reshape(-1, sequence_length)
@@ -202,11 +212,12 @@ def packed(
 
 
 def _validation(language: LanguageTasks, sequence_length: int) -> Iterator[np.ndarray]:
+    """Yields the validation rows of a language-script; the last may be shorter."""
     tasks = [task for task in language.tasks if "validation" in task.splits]
-    parts = (batches(task, "validation", language.name) for task in tasks)
-    return packed(itertools.chain.from_iterable(parts), sequence_length)
+    examples = (batches(task, "validation", language.name) for task in tasks)
+    return packed(itertools.chain.from_iterable(examples), sequence_length)
 
 
 def _examples(language: LanguageTasks) -> int:
-    """How many training examples there are, as far as their sources know."""
+    """Returns how many training examples there are, as far as their sources know."""
     return sum(number_of_examples(task, "train") or 0 for task in language.tasks)

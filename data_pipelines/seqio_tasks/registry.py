@@ -39,7 +39,7 @@ class LanguageTasks:
 
 
 class DamagedTask(UserError):
-    """Files of a Task cannot be read to their end."""
+    """Tells that files of a Task cannot be read to their end."""
 
     def __init__(self, task: seqio.Task, files: list[str]):
         self.files = files
@@ -59,16 +59,18 @@ class OpenMixture:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The rate of each language-script, the sum of those of its Tasks; those above 0."""
-        return {of.name: sum(of.rates) for of in self.languages if sum(of.rates)}
+        """Returns the rate of each language-script, the sum of those of its Tasks, if above 0."""
+        sums = {language.name: sum(language.rates) for language in self.languages}
+        return {name: rate for name, rate in sums.items() if rate}
 
     @property
     def num_tasks(self) -> int:
+        """Returns how many Tasks there are, of all language-scripts."""
         return sum(len(language.tasks) for language in self.languages)
 
 
 def open_mixture(name: str, module: str | None = None) -> OpenMixture:
-    """Looks at a Mixture that ``module`` registers (``package.module``, or a file) when imported.
+    """Opens a Mixture that ``module`` registers (``package.module``, or a file) when imported.
 
     A Task's language-script is that of its preprocessor ``AddLanguageScript``, or, where it has
     none, of its first example.
@@ -88,20 +90,20 @@ def open_mixture(name: str, module: str | None = None) -> OpenMixture:
             raise UserError(
                 f"{tasks[0].name} and {task.name} have different tokenizers; a Mixture has one"
             )
-    found: dict[str, dict[seqio.Task, float]] = {}
+    rates: dict[str, dict[seqio.Task, float]] = {}
     with Progress("look at the tasks", len(tasks), "tasks") as progress:
         for task in tasks:
-            found.setdefault(_language_script(task), {})[task] = _rate(mixture, task)
+            rates.setdefault(_language_script(task), {})[task] = _rate(mixture, task)
             progress.advance(1)
     languages = (
-        LanguageTasks(language, tuple(rates), tuple(rates.values()))
-        for language, rates in sorted(found.items())
+        LanguageTasks(language, tuple(by_task), tuple(by_task.values()))
+        for language, by_task in sorted(rates.items())
     )
     return OpenMixture(name, vocabulary, tuple(languages))
 
 
 def import_module(module: str | None) -> None:
-    """Imports a module, or a ``.py`` file, once; what it registers is there afterwards.
+    """Imports a module, or a ``.py`` file, once, for what it registers.
 
     TensorFlow sees no GPU from then on, and seqio has no line for every Task.
     """
@@ -131,7 +133,7 @@ def batches(
     skip_damaged: bool = False,
     seed: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The examples of a Task in its own order, some at a time; ``epochs`` None: for ever.
+    """Yields the examples of a Task in its order, some at a time; ``epochs`` None: for ever.
 
     Args:
       skip_damaged: leaves out the records that cannot be read.
@@ -147,13 +149,13 @@ def batches(
     """
     size = task.output_features["targets"].vocabulary.vocab_size
     for example in _examples(task, split, epochs, skip_damaged, seed, _EXAMPLES_AT_ONCE):
-        found = {
+        names = {
             _name(task, *codes)
             for codes in {*zip(*(example[k][0].tolist() for k in _IDS), strict=True)}
         }
-        if found - {language_script}:
+        if names - {language_script}:
             raise UserError(
-                f"Task {task.name} has examples of {', '.join(sorted(found))}; make a Task of each"
+                f"Task {task.name} has examples of {', '.join(sorted(names))}; make a Task of each"
             )
         ids, lengths = example["targets"]
         if len(ids) and not 0 <= ids.min() <= ids.max() < size:
@@ -165,7 +167,7 @@ def batches(
 
 
 def number_of_examples(task: seqio.Task, split: str) -> int | None:
-    """How many examples the source of a Task has before preprocessing; None: it does not know."""
+    """Returns how many examples the source of a Task has before preprocessing, None if unknown."""
     try:
         return task.num_input_examples(split)
     except KeyError:  # told of other splits only
@@ -173,12 +175,12 @@ def number_of_examples(task: seqio.Task, split: str) -> int | None:
 
 
 def damaged_files(task: seqio.Task, split: str) -> list[str]:
-    """The files of a Task that cannot be read to their end."""
+    """Lists the files of a Task that cannot be read to their end."""
     shards = list(task.source.list_shards(split))
     damaged = []
     for index, shard in enumerate(shards):
-        part = seqio.ShardInfo(index, len(shards)) if len(shards) > 1 else None
-        dataset = task.source.get_dataset(split, shuffle=False, shard_info=part)
+        shard_info = seqio.ShardInfo(index, len(shards)) if len(shards) > 1 else None
+        dataset = task.source.get_dataset(split, shuffle=False, shard_info=shard_info)
         try:
             for _ in dataset:
                 pass
@@ -195,7 +197,7 @@ def _examples(
     seed: int,
     at_once: int,
 ) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Batches of examples: of each of the three features, its values and how many of each."""
+    """Yields batches: for each of the three features its values, and how many each example has."""
     if skip_damaged:
         task = task.replace(source=_readable(task.source))
     tf.random.set_seed(seed)
@@ -218,6 +220,7 @@ def _examples(
 
 
 def _flat(values: tf.Tensor | tf.RaggedTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the values of a batch, one after the other, and how many each example has."""
     if isinstance(values, tf.RaggedTensor):
         return values.flat_values.numpy(), values.row_lengths().numpy()
     array = values.numpy()
@@ -225,7 +228,7 @@ def _flat(values: tf.Tensor | tf.RaggedTensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _readable(source: seqio.DataSource) -> seqio.DataSource:
-    """What can be read of a source: behind a damaged record, it goes on with the next file."""
+    """Wraps a source: behind a damaged record, it goes on with the next file."""
 
     def dataset(split: str, shuffle_files: bool) -> tf.data.Dataset:
         return source.get_dataset(split, shuffle=shuffle_files).ignore_errors()
@@ -254,36 +257,38 @@ def _errors_named(task: seqio.Task, split: str) -> Iterator[None]:
 
 
 def _registered(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
+    """Returns a registered Mixture or Task; raises UserError with the names that are close."""
     try:
         return seqio.get_mixture_or_task(name)
     except ValueError:
         mixtures, tasks = sorted(seqio.MixtureRegistry.names()), sorted(seqio.TaskRegistry.names())
-    known = [*mixtures, *tasks]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if known[10:] else "")
-    there = f"there are {shown}" if known else "there is none; --module names what registers it"
+    names = [*mixtures, *tasks]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if names[10:] else "")
+    hint = f"there are {shown}" if names else "there is none; --module names what registers it"
     if close:
-        there = f"did you mean {', '.join(close)}? {there[0].upper()}{there[1:]}"
+        hint = f"did you mean {', '.join(close)}? {hint[0].upper()}{hint[1:]}"
     after = "" if module is None else f" after importing {module}"
-    raise UserError(f"no seqio Mixture or Task {name!r}{after}; {there}")
+    raise UserError(f"no seqio Mixture or Task {name!r}{after}; {hint}")
 
 
 def _require_features(task: seqio.Task) -> None:
+    """Raises UserError for a Task that lacks a feature, its vocabulary or the split train."""
     wanted = {
         "targets": TokenizerVocabulary,
         "language_ids": CodeVocabulary,
         "script_ids": CodeVocabulary,
     }
-    there = task.output_features
+    features = task.output_features
     for name, vocabulary in wanted.items():
-        if name not in there:
+        if name not in features:
             raise UserError(
-                f"Task {task.name} has the features {', '.join(there)}, but no {name}; {_HINT}"
+                f"Task {task.name} has the features {', '.join(features)}, but no {name}; {_HINT}"
             )
-        if not isinstance(there[name].vocabulary, vocabulary):
-            found = type(there[name].vocabulary).__name__
+        if not isinstance(features[name].vocabulary, vocabulary):
+            other = type(features[name].vocabulary).__name__
             raise UserError(
-                f"Task {task.name}: the vocabulary of {name} is a {found}, expected a "
+                f"Task {task.name}: the vocabulary of {name} is a {other}, expected a "
                 f"{vocabulary.__name__}; {_HINT}"
             )
     if "train" not in task.splits:
@@ -291,6 +296,7 @@ def _require_features(task: seqio.Task) -> None:
 
 
 def _language_script(task: seqio.Task) -> str:
+    """Returns the language-script of a Task, see ``open_mixture``."""
     names = [s.language_script for s in task.preprocessors if isinstance(s, AddLanguageScript)]
     if names:
         name = names[-1]
@@ -307,7 +313,7 @@ def _language_script(task: seqio.Task) -> str:
 
 
 def _name(task: seqio.Task, *rows: int) -> str:
-    """``deu_Latn``, of the ids in the features of a Task."""
+    """Returns ``deu_Latn`` for the ids in the features of a Task."""
     codes = [task.output_features[key].vocabulary.codes for key in _IDS]
     for key, of_key, row in zip(_IDS, codes, rows, strict=True):
         if not 0 <= row < len(of_key):
@@ -316,6 +322,7 @@ def _name(task: seqio.Task, *rows: int) -> str:
 
 
 def _rate(mixture: seqio.Task | seqio.Mixture, task: seqio.Task) -> float:
+    """Returns the rate of a Task in a Mixture, at least 0 and finite."""
     if isinstance(mixture, seqio.Task):
         return 1.0
     try:
@@ -332,6 +339,7 @@ def _rate(mixture: seqio.Task | seqio.Mixture, task: seqio.Task) -> float:
 
 @functools.cache
 def _run_file(file: Path) -> None:
+    """Runs a Python file, once in a process."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.corpus.cleaning import (
+    CleaningConfig,
     DamagedText,
-    Hygiene,
     TextCleaner,
     held_out_hashes,
     is_validation,
@@ -46,7 +46,7 @@ def register_corpus(
     tokenizer: Path,
     temperature: float = 1 / 0.3,
     validation_fraction: float = 0.01,
-    hygiene: Hygiene = Hygiene(),  # noqa: B008  frozen
+    cleaning: CleaningConfig = CleaningConfig(),  # noqa: B008  frozen
     held_out: Sequence[Path] = (),
 ) -> seqio.Mixture:
     """Registers a Task for each language-script of a corpus folder, and a Mixture of them all.
@@ -56,7 +56,7 @@ def register_corpus(
     are seqio's ``mixing_rate_num_examples`` at ``temperature``, on the training lines; these are
     counted when a rate is first asked for, which reads the whole corpus.
 
-    Called again with the same arguments, it returns the Mixture that stands.
+    Called again with the same arguments, it returns the registered Mixture.
 
     Raises:
       UserError: bad input (see ``find_sources``, ``load_tokenizer``, ``held_out_hashes``), or
@@ -70,20 +70,20 @@ def register_corpus(
     vocabulary, sources = TokenizerVocabulary(tokenizer), find_sources(corpus)
     features = output_features(vocabulary, sources)
     tasks = {f"{name}:{language_script}": language_script for language_script in sources}
-    arguments = (sources, features, temperature, validation_fraction, hygiene, tuple(held_out))
-    standing = seqio.MixtureRegistry.names() & {name} or seqio.TaskRegistry.names() & {name, *tasks}
-    if standing:
-        mixture = seqio.get_mixture_or_task(min(standing))
+    arguments = (sources, features, temperature, validation_fraction, cleaning, tuple(held_out))
+    taken = seqio.MixtureRegistry.names() & {name} or seqio.TaskRegistry.names() & {name, *tasks}
+    if taken:
+        mixture = seqio.get_mixture_or_task(min(taken))
         if isinstance(mixture, CorpusMixture) and mixture.arguments == arguments:
             return mixture
-        raise UserError(f"seqio has another Task or Mixture {min(standing)!r}; choose another name")
+        raise UserError(f"seqio has another Task or Mixture {min(taken)!r}; choose another name")
 
     hashes = held_out_hashes(held_out) if held_out else None
     for task, language_script in tasks.items():
         seqio.TaskRegistry.add(
             task,
             source=CorpusSource(
-                language_script, sources[language_script], validation_fraction, hygiene, hashes
+                language_script, sources[language_script], validation_fraction, cleaning, hashes
             ),
             preprocessors=[
                 encode_lines(vocabulary),
@@ -98,7 +98,7 @@ def register_corpus(
 
 
 class CorpusMixture(seqio.Mixture):
-    """What ``register_corpus`` made of ``arguments``."""
+    """A Mixture of ``register_corpus``, with the arguments that it was made of."""
 
     def __init__(self, *args: object, arguments: tuple[object, ...], **kwargs: object):
         super().__init__(*args, **kwargs)
@@ -108,8 +108,8 @@ class CorpusMixture(seqio.Mixture):
 def output_features(
     vocabulary: TokenizerVocabulary, language_scripts: Iterable[str]
 ) -> dict[str, seqio.Feature]:
-    """The features of every Task of a Mixture: ``targets`` int32 [tokens], ``language_ids`` and
-    ``script_ids`` int32 []. seqio wants all Tasks of a Mixture to have the same."""
+    """Returns the features of every Task of a Mixture: ``targets`` int32 [tokens], ``language_ids``
+    and ``script_ids`` int32 []. seqio wants all Tasks of a Mixture to have the same."""
     languages, scripts = zip(*map(split_language_script, language_scripts), strict=True)
     return {
         "targets": seqio.Feature(vocabulary, add_eos=False),  # encode_lines has added it
@@ -119,7 +119,7 @@ def output_features(
 
 
 def encode_lines(vocabulary: TokenizerVocabulary, key: str = "text") -> Preprocessor:
-    """A preprocessor: the text under ``key`` becomes ``targets``, with ``<s>`` and ``</s>``.
+    """Makes a preprocessor: the text under ``key`` becomes ``targets``, with ``<s>`` and ``</s>``.
 
     Examples may also be plain texts, as some sources give them. Many lines are encoded at a time,
     which the tokenizer does faster.
@@ -158,7 +158,7 @@ class CorpusSource(seqio.DataSource):
     """The clean lines of one language-script: examples ``{"text": string []}``.
 
     Split and duplicates are decided by the hash of a line, so the text is read once, and 8 bytes
-    a line kept for a moment, before the first example comes.
+    a line are held for a moment, before the first example comes.
     """
 
     def __init__(
@@ -166,18 +166,21 @@ class CorpusSource(seqio.DataSource):
         language_script: str,
         files: list[Path],
         validation_fraction: float,
-        hygiene: Hygiene,
+        cleaning: CleaningConfig,
         held_out: np.ndarray | None = None,
     ):
         super().__init__(("train", "validation") if validation_fraction else ("train",))
         self._name, self._files = language_script, files
-        self._fraction, self._hygiene, self._held_out = validation_fraction, hygiene, held_out
+        self._fraction, self._cleaning, self._held_out = validation_fraction, cleaning, held_out
 
     def __repr__(self) -> str:
+        """Returns all that decides the examples; part of the names in the scratch folder."""
         held_out = None if self._held_out is None else combined([self._held_out.tobytes().hex()])
         return (
-            f"CorpusSource({self._name!r}, {self._files!r}, {self._fraction!r}, {self._hygiene!r}, "
-            f"held_out={held_out})"
+            f"CorpusSource({self._name!r}, {self._files!r}, {self._fraction!r}, "
+            # The old name of CleaningConfig: what earlier versions left unfinished has it.
+            f"Hygiene(normalization={self._cleaning.normalization!r}, "
+            f"duplicates={self._cleaning.duplicates!r}), held_out={held_out})"
         )
 
     @property
@@ -199,7 +202,7 @@ class CorpusSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: object,
     ) -> tf.data.Dataset:
-        """The lines in the order of the files; seqio's Task shuffles them."""
+        """Returns the lines in the order of the files; seqio's Task shuffles them."""
         validation, keep = self._sides
         chosen = keep & (validation == (split == "validation"))
 
@@ -208,8 +211,8 @@ class CorpusSource(seqio.DataSource):
             for block in self._blocks():
                 taken = chosen[first : first + len(block)]
                 first += len(block)
-                kept = (line for line, take in zip(block, taken, strict=True) if take)
-                yield np.array([line.encode() for line in kept], object)
+                chosen_lines = (line for line, take in zip(block, taken, strict=True) if take)
+                yield np.array([line.encode() for line in chosen_lines], object)
 
         dataset = tf.data.Dataset.from_generator(
             lines, output_signature=tf.TensorSpec([None], tf.string)
@@ -221,23 +224,24 @@ class CorpusSource(seqio.DataSource):
 
     @functools.cached_property
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """bool [lines]: which are held out for validation, and which are no repetition."""
+        """Returns bool [lines] twice: True for validation, and True for what is no repetition."""
         hashes = [line_hashes(lines) for lines in self._blocks()]
         hashes = np.concatenate([np.zeros(0, np.uint64), *hashes])
         keep = np.ones(len(hashes), bool)
-        if self._hygiene.duplicates == "drop":
+        if self._cleaning.duplicates == "drop":
             keep[:] = False
             keep[np.unique(hashes, return_index=True)[1]] = True
         return is_validation(hashes, self._fraction), keep
 
     def _blocks(self) -> Iterator[list[str]]:
-        cleaner = TextCleaner(self._name, self._hygiene, self._held_out)
-        for part in text_ranges(self._name, self._files):
-            for block in read_blocks(part):
+        """Yields the clean lines, some at a time; raises UserError where one is damaged."""
+        cleaner = TextCleaner(self._name, self._cleaning, self._held_out)
+        for text in text_ranges(self._name, self._files):
+            for block in read_blocks(text):
                 try:
                     yield cleaner.clean(block)
                 except DamagedText as damage:
-                    line = line_number(part.file, damage.position)
+                    line = line_number(text.file, damage.position)
                     raise UserError(
-                        f"{part.file}, line {line}: not UTF-8 ({damage.reason}); convert the file"
+                        f"{text.file}, line {line}: not UTF-8 ({damage.reason}); convert the file"
                     ) from None

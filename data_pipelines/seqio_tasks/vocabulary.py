@@ -30,6 +30,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """Returns the tokenizer, which is read at the first call."""
         if self._loaded is None:
             self._loaded = load_tokenizer(self.file)
         return self._loaded
@@ -55,7 +56,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.vocab_size
 
     def encode_lines_tf(self, lines: tf.Tensor) -> tf.RaggedTensor:
-        """int32 [lines, (ids)] of string [lines], each with ``<s>`` and ``</s>``."""
+        """Encodes string [lines] as int32 [lines, (ids)], each with ``<s>`` and ``</s>``."""
         ids, lengths = tf.numpy_function(self._encode_lines, [lines], [tf.int32, tf.int64])
         ids, lengths = tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, [None])
         return tf.RaggedTensor.from_row_lengths(ids, lengths, validate=False)
@@ -65,7 +66,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return ids[1:-1].tolist()
 
     def _decode(self, ids: Sequence[int]) -> str:
-        """The text as the tokenizer has normalised it, without ``<s>``, ``<pad>`` and ``</s>``."""
+        """Returns the normalised text, without ``<s>``, ``<pad>`` and ``</s>``."""
         unseen = {self.bos_id, self.pad_id, self.eos_id}
         surfaces = self.tokenizer.surfaces
         return "".join(surfaces[i] for i in ids if i not in unseen).removeprefix(" ")

@@ -118,14 +118,14 @@ _REPLACED = 0.05  # of a language's content words: not those of its family
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """The random numbers for one purpose: the same on every platform, apart from all others."""
+    """Returns the random numbers for one purpose, the same on every platform, apart from others."""
     sequence = np.random.SeedSequence(seed, spawn_key=tuple(purpose.encode()))
     return np.random.Generator(np.random.Philox(sequence))
 
 
 @dataclasses.dataclass(frozen=True)
 class Phonology:
-    """What the roots of a proto-language sound like; letters stand from common to rare."""
+    """The sounds of the roots of a proto-language; letters stand from common to rare."""
 
     onsets: str
     vowels: str
@@ -134,11 +134,12 @@ class Phonology:
     bare: float  # share of words that begin with a vowel
 
     def syllable(self, rng: np.random.Generator) -> str:
+        """Draws a syllable."""
         coda = _common(rng, self.codas) if rng.random() < self.closed else ""
         return _common(rng, self.onsets) + _common(rng, self.vowels) + coda
 
     def roots(self, rng: np.random.Generator, count: int) -> list[str]:
-        """``count`` different roots of two or three syllables."""
+        """Draws ``count`` different roots of two or three syllables."""
         roots: dict[str, None] = {}
         while len(roots) < count:
             syllables = 2 if rng.random() < 0.6 else 3
@@ -148,7 +149,7 @@ class Phonology:
 
 
 def _common(rng: np.random.Generator, letters: str) -> str:
-    """One of ``letters``, the earlier ones more often."""
+    """Draws one of ``letters``, the earlier ones more often."""
     return letters[int(len(letters) * rng.random() ** 2)]
 
 
@@ -171,6 +172,7 @@ class Family:
         return self.word_order.index("V") < self.word_order.index("O")
 
     def affixes(self, concept: int) -> tuple[str, ...]:
+        """Returns the affixes of a concept, by column of its paradigm."""
         if concept in NOUNS:
             return self.noun_affixes
         if concept in VERBS:
@@ -191,7 +193,7 @@ class Language:
     names: tuple[str, ...]  # [NAMES]
 
     def forms(self) -> list[tuple[str, ...]]:
-        """[CONCEPTS + NAMES] the inflected forms of each, by column of its paradigm."""
+        """Returns [CONCEPTS + NAMES] the inflected forms of each, by column of its paradigm."""
         paradigms = [self.family.affixes(concept) for concept in CONCEPTS]
         inflected = [
             root + affix if self.family.suffixing else affix + root
@@ -204,7 +206,7 @@ class Language:
 
 
 def apply_changes(changes: Iterable[str], words: Sequence[str]) -> list[str]:
-    """``words`` after every change in turn (see the module's notation)."""
+    """Returns ``words`` after every change in turn (see the module's notation)."""
     text = "\n" + "\n".join(words) + "\n"
     for change in changes:
         pattern, replacement = _compiled(change)
@@ -214,7 +216,7 @@ def apply_changes(changes: Iterable[str], words: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _compiled(change: str) -> tuple[re.Pattern[str], dict[str, str]]:
-    """A pattern for the letters that change, in words with a newline on either side."""
+    """Returns a pattern for the letters that change, in words between newlines, and the changes."""
     source, target, condition = re.fullmatch(r"(\w+) > ([\w-]+) /(.*)", change).groups()
     classes = {"V": VOWELS, "C": CONSONANTS, "#": "\n"}
     before, _, after = "".join(classes.get(c, c) for c in condition.strip()).partition("_")
@@ -225,17 +227,17 @@ def _compiled(change: str) -> tuple[re.Pattern[str], dict[str, str]]:
 
 
 def distance(first: Language, second: Language) -> int:
-    """How many sound changes separate two languages of one family since they parted."""
+    """Counts the sound changes that separate two languages of one family since they parted."""
     shared = 0
-    for one, other in zip(first.changes, second.changes, strict=False):
-        if one != other:
+    for first_change, second_change in zip(first.changes, second.changes, strict=False):
+        if first_change != second_change:
             break
         shared += 1
     return len(first.changes) + len(second.changes) - 2 * shared
 
 
 def make_languages(count: int, seed: int) -> tuple[Language, ...]:
-    """``count`` languages (1 to 520), about sqrt(count) families, dealt to them in turn."""
+    """Makes ``count`` languages (1 to 520), dealt in turn to about sqrt(count) families."""
     rng = stream(seed, "loans")
     letters = "".join(rng.permutation(list(CONSONANTS)))
     anywhere = Phonology(letters, VOWELS, letters[:6], closed=0.3, bare=0.1)
@@ -257,6 +259,7 @@ def make_languages(count: int, seed: int) -> tuple[Language, ...]:
 
 
 def _make_family(number: int, loans: dict[int, str], seed: int) -> Family:
+    """Makes a family; ``loans`` are roots by concept, which all families share."""
     name = f"family_{number + 1:02d}"
     rng = stream(seed, f"proto {name}")
     consonants = "".join(rng.permutation(list(CONSONANTS)))[: rng.integers(11, 16)]
@@ -286,6 +289,7 @@ def _make_family(number: int, loans: dict[int, str], seed: int) -> Family:
 
 
 def _paradigm(plural: str, *markers: str) -> tuple[str, ...]:
+    """Returns the affixes for the singular, then those for the plural."""
     return tuple(number + marker for number in ("", plural) for marker in ("", *markers))
 
 
@@ -295,7 +299,7 @@ def _branches(
     words: Sequence[str],
     rng: np.random.Generator,
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Each member with its changes: a tree in which every fork halves the members.
+    """Yields each member with its changes: a tree in which every fork halves the members.
 
     ``changes`` are those that all members share, and ``words`` the family's roots after them.
     """
@@ -312,9 +316,10 @@ def _branches(
 def _innovate(
     words: Sequence[str], excluded: set[str], rng: np.random.Generator
 ) -> tuple[tuple[str, ...], Sequence[str]]:
-    """CHANGES_PER_BRANCH changes that suit ``words``, none ``excluded``; the words after them.
+    """Draws CHANGES_PER_BRANCH changes that suit ``words``, none ``excluded``.
 
     A language cannot afford to lose many distinctions, so the changes it makes keep most of them.
+    Returns the changes, and the words after them.
     """
     new: tuple[str, ...] = ()
     for choice in rng.permutation(len(SOUND_CHANGES)):
@@ -322,9 +327,9 @@ def _innovate(
         if change in excluded:
             continue
         changed = apply_changes([change], words)
-        altered = sum(one != other for one, other in zip(words, changed, strict=True))
-        kept = len(set(changed)) / len(set(words))
-        if altered >= _LEAST_ALTERED * len(words) and kept >= 1 - _MOST_MERGED:
+        altered = sum(before != after for before, after in zip(words, changed, strict=True))
+        distinct = len(set(changed)) / len(set(words))
+        if altered >= _LEAST_ALTERED * len(words) and distinct >= 1 - _MOST_MERGED:
             new, words = (*new, change), changed
         if len(new) == CHANGES_PER_BRANCH:
             break
@@ -332,6 +337,7 @@ def _innovate(
 
 
 def _replace_some(family: Family, rng: np.random.Generator) -> tuple[str, ...]:
+    """Returns the roots of a language: those of its family, some content words replaced."""
     coined = family.phonology.roots(rng, len(CONTENT))
     replaced = rng.random(len(CONTENT)) < _REPLACED
     own = {concept: coined[concept] for concept in CONTENT if replaced[concept]}

@@ -27,8 +27,8 @@ from data_pipelines.synthetic.grammar import (
     Language,
 )
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.datasets.classification import LABELS
 from langsamp_jax.io.files import new_folder
+from langsamp_jax.languages.published import LABELS
 
 HEAD_TO_TAIL = 100  # how many times the largest corpus is as large as the smallest
 _ON_TOPIC = 0.9  # share of noun phrases that belong to the topic of their sentence
@@ -57,17 +57,17 @@ class Clause:
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What a sentence says: one clause with an oblique, or two without, joined by a connective."""
+    """The meaning of a sentence: one clause with an oblique, or two without and a connective."""
 
     first: Clause
     connective: int | None
     second: Clause | None
     punctuation: str
-    topic: int = dataclasses.field(compare=False)  # what its words are mostly about
+    topic: int = dataclasses.field(compare=False)  # of most of its words
 
 
 def meanings(rng: np.random.Generator, count: int) -> list[Meaning]:
-    """``count`` independent meanings; the same one can occur again."""
+    """Draws ``count`` independent meanings; the same one can occur again."""
     topics = _zipfian(rng, TOPICS, count)
     joined = rng.random(count) < 0.35
     first = _clauses(rng, topics, with_oblique=~joined)
@@ -89,6 +89,7 @@ def meanings(rng: np.random.Generator, count: int) -> list[Meaning]:
 def _clauses(
     rng: np.random.Generator, topics: np.ndarray, with_oblique: np.ndarray
 ) -> Iterator[Clause]:
+    """Draws a clause for each topic, int [topics]; ``with_oblique`` is bool [topics]."""
     count = len(topics)
     adpositions = ADPOSITIONS.start + _zipfian(rng, len(ADPOSITIONS), count)
     return map(
@@ -105,6 +106,7 @@ def _clauses(
 
 
 def _noun_phrases(rng: np.random.Generator, topics: np.ndarray) -> Iterator[NounPhrase]:
+    """Draws a noun phrase for each topic, most of them on it."""
     count = len(topics)
     topics = np.where(rng.random(count) < _ON_TOPIC, topics, _zipfian(rng, TOPICS, count))
     named = rng.random(count) < 0.1
@@ -122,29 +124,29 @@ def _noun_phrases(rng: np.random.Generator, topics: np.ndarray) -> Iterator[Noun
 
 
 def _words(rng: np.random.Generator, words: range, topics: np.ndarray) -> np.ndarray:
-    """[topics] one concept of ``words`` for each topic."""
+    """Draws int [topics], one concept of ``words`` for each topic."""
     return words.start + topics + TOPICS * _zipfian(rng, len(words) // TOPICS, len(topics))
 
 
 def _zipfian(rng: np.random.Generator, kinds: int, count: int) -> np.ndarray:
-    """int64 [count] ranks below ``kinds``, rank r in proportion to 1 / (r + 1)."""
+    """Draws int64 [count] ranks below ``kinds``, rank r in proportion to 1 / (r + 1)."""
     cumulative = np.cumsum(1 / np.arange(1, kinds + 1))
     return np.searchsorted(cumulative[:-1] / cumulative[-1], rng.random(count), side="right")
 
 
 def _only_where(present: np.ndarray, values: Iterable) -> list:
-    """``values``, and None in place of the absent."""
-    return [value if there else None for there, value in zip(present, values, strict=True)]
+    """Returns ``values`` with None where ``present`` is False."""
+    return [value if here else None for here, value in zip(present, values, strict=True)]
 
 
 def render(language: Language, meanings: Sequence[Meaning]) -> list[str]:
-    """One sentence for each meaning, in roman letters."""
+    """Writes one sentence for each meaning, in roman letters."""
     speaker = _Speaker(language)
     return [speaker.sentence(meaning) for meaning in meanings]
 
 
 class _Speaker:
-    """A language with all its word forms at hand."""
+    """Renders meanings in a language; holds all its word forms."""
 
     def __init__(self, language: Language):
         self._family = language.family
@@ -152,6 +154,7 @@ class _Speaker:
         self._forms = language.forms()
 
     def sentence(self, meaning: Meaning) -> str:
+        """Returns a sentence in roman letters."""
         text = " ".join(self._clause(meaning.first))
         if meaning.second is not None:
             connective = self._forms[meaning.connective][0]
@@ -197,16 +200,18 @@ class Corpus:
 
     @property
     def name(self) -> str:
+        """Returns the language-script."""
         return f"{self.language.code}_{self.script}"
 
     def write(self, lines: Sequence[str], path: Path) -> None:
+        """Writes lines of roman letters to a file, in the script of the corpus."""
         letters = str.maketrans(grammar.ALPHABET, grammar.SCRIPTS[self.script])
         text = "".join(line + "\n" for line in lines).translate(letters)
         path.write_bytes(text.encode("utf-8"))
 
 
 def make_corpora(num_languages: int, num_sentences: int, seed: int) -> list[Corpus]:
-    """The corpora from the largest to the smallest.
+    """Makes the corpora, from the largest to the smallest.
 
     Languages are dealt to the families in turn, so that size and family are not confounded. Two of
     three members of a family are written in its script, which a few families share, and every
@@ -289,8 +294,8 @@ def synthesize(
 
 
 def _labels(meanings: Sequence[Meaning]) -> str:
-    """The topics of held-out sentences as labels of SIB-200, several topics a label, in its layout:
-    what ``langsamp evaluate sib200 --data OUTPUT/held_out`` reads."""
+    """Returns ``labels.tsv``: the topics of held-out sentences as labels of SIB-200, several topics
+    a label, in the layout that ``langsamp evaluate sib200 --data OUTPUT/held_out`` reads."""
     labels = LABELS["sib200"]
     rows = ["line\tsplit\tcategory"]
     for number, meaning in enumerate(meanings):
@@ -301,6 +306,7 @@ def _labels(meanings: Sequence[Meaning]) -> str:
 
 
 def _check(num_languages: int, num_sentences: int, seed: int, num_held_out: int) -> None:
+    """Raises UserError for an argument that is out of range."""
     if not 2 <= num_languages <= 520:
         raise UserError(
             f"a synthetic world has 2 to 520 languages (the codes qaa to qtz), not {num_languages}"
@@ -317,17 +323,17 @@ def _check(num_languages: int, num_sentences: int, seed: int, num_held_out: int)
 
 
 def _existing_world(output: Path, parameters: dict) -> dict | None:
-    """The world that ``output`` holds, if its files are those of these parameters, unaltered."""
+    """Returns the world in ``output`` if its files are those of these parameters, unaltered."""
     try:
         world = json.loads((output / "world.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    wanted = isinstance(world, dict) and world.get("parameters") == parameters
-    return world if wanted and world.get("files") == _digests(output) else None
+    same = isinstance(world, dict) and world.get("parameters") == parameters
+    return world if same and world.get("files") == _digests(output) else None
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below ``folder`` but ``world.json``, by its relative path."""
+    """Returns the SHA-256 of each file below ``folder`` but ``world.json``, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -338,17 +344,18 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _held_out_meanings(main: Sequence[Meaning], count: int, seed: int) -> list[Meaning]:
-    """``count`` meanings, all different and none in ``main``."""
+    """Draws ``count`` meanings, all different and none in ``main``."""
     rng = grammar.stream(seed, "held out")
-    known = set(main)
+    main_meanings = set(main)
     held_out: dict[Meaning, None] = {}
     while len(held_out) < count:
-        new = (meaning for meaning in meanings(rng, count) if meaning not in known)
+        new = (meaning for meaning in meanings(rng, count) if meaning not in main_meanings)
         held_out.update(dict.fromkeys(new))
     return list(held_out)[:count]
 
 
 def _describe(corpus: Corpus) -> dict:
+    """Returns an entry of ``language_scripts`` in ``world.json``."""
     return {
         "language": corpus.language.code,
         "script": corpus.script,
@@ -359,6 +366,7 @@ def _describe(corpus: Corpus) -> dict:
 
 
 def _in_two_scripts(corpora: Sequence[Corpus]) -> dict:
+    """Returns the scripts of each language that has two."""
     scripts: dict[str, list[str]] = {}
     for corpus in corpora:
         scripts.setdefault(corpus.language.code, []).append(corpus.script)
@@ -366,10 +374,11 @@ def _in_two_scripts(corpora: Sequence[Corpus]) -> dict:
 
 
 def _families(corpora: Sequence[Corpus]) -> dict:
+    """Returns ``families`` of ``world.json``."""
     families = {corpus.language.family.name: corpus.language.family for corpus in corpora}
     languages = {corpus.language.code: corpus.language for corpus in corpora}
     members = {
-        name: {code: one for code, one in languages.items() if one.family.name == name}
+        name: {code: lang for code, lang in languages.items() if lang.family.name == name}
         for name in families
     }
     return {
@@ -377,10 +386,13 @@ def _families(corpora: Sequence[Corpus]) -> dict:
             "word_order": family.word_order,
             "adjective_first": family.adjective_first,
             "suffixing": family.suffixing,
-            "sound_changes": {code: list(one.changes) for code, one in members[name].items()},
+            "sound_changes": {code: list(lang.changes) for code, lang in members[name].items()},
             "distances": {
-                code: {other: grammar.distance(one, two) for other, two in members[name].items()}
-                for code, one in members[name].items()
+                code: {
+                    other_code: grammar.distance(language, other)
+                    for other_code, other in members[name].items()
+                }
+                for code, language in members[name].items()
             },
         }
         for name, family in families.items()

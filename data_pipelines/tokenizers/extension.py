@@ -30,7 +30,7 @@ Lines = Callable[[], Iterator[Iterator[tuple[str, int]]]]
 
 
 class Extension(NamedTuple):
-    """The longer tokenizer, and where the rows of its table come from."""
+    """The longer tokenizer, and the rows of the old table that its rows come from."""
 
     tokenizer: SentencePieceTokenizer
     rows: RowMap
@@ -68,19 +68,19 @@ def extend_tokenizer(
         raise UserError(f"{base} is no SentencePiece model; only those can be extended")
     require_like_xlmr(ModelProto.FromString(old.model), str(base))
     old_pieces = xlmr_pieces(old, str(base))
-    known = {*old_pieces.pieces, " "}
+    in_base = {*old_pieces.pieces, " "}
     lines = _normalized(LineSample.draw(corpus, temperature, max_sentences, seed), old)
 
     characters, covering = _characters(lines)
-    needed = covering - known
+    needed = covering - in_base
     if len(needed) > new_pieces:
         raise UserError(
             f"--new_pieces {new_pieces}: {len(needed):,} characters of {corpus} are not in {base}; "
             "each of them needs a piece"
         )
-    found = _missing_pieces(lines, new_pieces, known, needed, len(characters), corpus)
-    ranked = sorted(found, key=lambda piece: (piece not in needed, -found[piece], piece))
-    chosen = {piece: found[piece] for piece in ranked[:new_pieces]}
+    scores = _missing_pieces(lines, new_pieces, in_base, needed, len(characters), corpus)
+    ranked = sorted(scores, key=lambda piece: (piece not in needed, -scores[piece], piece))
+    chosen = {piece: scores[piece] for piece in ranked[:new_pieces]}
     tokenizer = SentencePieceTokenizer(_appended(old.model, chosen))
     extension = Extension(tokenizer, row_map(old_pieces, tokenizer.pieces, tokenizer.scores))
     with new_folder(output) as folder:
@@ -92,7 +92,7 @@ def extend_tokenizer(
 
 
 def _normalized(sample: LineSample, tokenizer: SentencePieceTokenizer) -> Lines:
-    """The drawn lines as ``tokenizer`` sees them, so that the new pieces fit its normaliser."""
+    """Returns the drawn lines as ``tokenizer`` sees them, so that new pieces fit its normaliser."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
 
     def normalize(text: str) -> str:
@@ -106,7 +106,7 @@ def _normalized(sample: LineSample, tokenizer: SentencePieceTokenizer) -> Lines:
 
 
 def _characters(lines: Lines) -> tuple[set[str], set[str]]:
-    """All characters, and those that cover the text of every language-script."""
+    """Returns all characters, and those that cover the text of every language-script."""
     characters, covering = set(), set()
     for language in lines():
         counts = Counter()
@@ -125,10 +125,16 @@ def _characters(lines: Lines) -> tuple[set[str], set[str]]:
 
 
 def _missing_pieces(
-    lines: Lines, number: int, known: set[str], needed: set[str], num_characters: int, corpus: Path
+    lines: Lines,
+    number: int,
+    in_base: set[str],
+    needed: set[str],
+    num_characters: int,
+    corpus: Path,
 ) -> dict[str, float]:
-    """At least ``number`` pieces that are not known, ``needed`` among them: log-probabilities."""
-    vocab_size = num_characters + 2 * number  # some are known already
+    """Returns log-probabilities of at least ``number`` pieces that the base lacks, ``needed``
+    among them. Raises UserError if the text gives fewer."""
+    vocab_size = num_characters + 2 * number  # the base has some of them
     while True:
         with Progress("tokenizer: reading", sum(1 for _ in lines()), "languages") as progress:
             # Counts instead of copies: the search for frequent substrings takes time in
@@ -142,7 +148,7 @@ def _missing_pieces(
                 hard_vocab_limit=False,
             )
         pieces = ModelProto.FromString(model).pieces
-        missing = {p.piece: p.score for p in pieces if p.type == _NORMAL and p.piece not in known}
+        missing = {p.piece: p.score for p in pieces if p.type == _NORMAL and p.piece not in in_base}
         if len(missing) >= number:
             return missing
         if len(pieces) < vocab_size:
@@ -153,6 +159,7 @@ def _missing_pieces(
 
 
 def _counted(lines: Lines, progress: Progress) -> Iterator[str]:
+    """Yields lines of SentencePiece's input format tsv: a text and how often it is drawn."""
     for language in lines():
         for text, times in language:
             if text:
@@ -161,7 +168,7 @@ def _counted(lines: Lines, progress: Progress) -> Iterator[str]:
 
 
 def _appended(model: bytes, pieces: dict[str, float]) -> bytes:
-    """``model`` with more pieces behind its own.
+    """Returns ``model`` with more pieces behind its own.
 
     Their log-probabilities are those of the new text alone. Against the old pieces they count as
     if the new text were the share of all text that the new pieces are of all pieces; without
@@ -180,6 +187,7 @@ def _appended(model: bytes, pieces: dict[str, float]) -> bytes:
 
 
 def _row_map_table(extension: Extension) -> str:
+    """Returns the content of ``row_map.tsv``."""
     carried, spelled = extension.rows.carried.tolist(), extension.rows.spelled
     rows = ["id\tpiece\told_ids"]
     for new_id, piece in enumerate(extension.tokenizer.pieces):

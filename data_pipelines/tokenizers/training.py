@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipelines.corpus.cleaning import Hygiene, TextCleaner, clean_lines
+from data_pipelines.corpus.cleaning import CleaningConfig, TextCleaner, clean_lines
 from data_pipelines.corpus.sources import TextRange, find_sources, text_ranges
 from langsamp_jax.data.sampling import Sampler, temperature_rates
 from langsamp_jax.errors import UserError
@@ -64,11 +64,11 @@ class LineSample:
     """Lines of a corpus, drawn by temperature.
 
     Attributes:
-      parts: the text of each language-script.
+      ranges: the text of each language-script.
       copies: int64 [lines] for each of them, how often each line is drawn.
     """
 
-    parts: list[list[TextRange]]
+    ranges: list[list[TextRange]]
     copies: list[np.ndarray]
 
     @staticmethod
@@ -85,8 +85,8 @@ class LineSample:
             raise UserError(f"--temperature {temperature}: expected a number above 0")
         if max_sentences < 1:
             raise UserError(f"--sentences {max_sentences}: expected a whole number above 0")
-        parts = [text_ranges(*source) for source in find_sources(corpus).items()]
-        counts = np.array([sum(1 for _ in _lines(part)) for part in parts])
+        ranges = [text_ranges(*source) for source in find_sources(corpus).items()]
+        counts = np.array([sum(1 for _ in _lines(of_name)) for of_name in ranges])
         if not counts.any():
             raise UserError(f"{corpus} holds no text: every file is empty")
         sampler = Sampler.create(counts, temperature_rates(counts, temperature), seed)
@@ -95,29 +95,29 @@ class LineSample:
             np.bincount(line[language == index], minlength=count)
             for index, count in enumerate(counts)
         ]
-        return LineSample(parts, copies)
+        return LineSample(ranges, copies)
 
     @property
     def size(self) -> int:
-        """How many lines are drawn, each as often as it is."""
+        """Returns how many lines are drawn; a line counts as often as it is drawn."""
         return int(sum(copies.sum() for copies in self.copies))
 
     def languages(self) -> Iterator[Iterator[tuple[str, int]]]:
-        """For each language-script its drawn lines, and how often each is drawn."""
-        for parts, copies in zip(self.parts, self.copies, strict=True):
-            lines = zip(_lines(parts), copies.tolist(), strict=True)
+        """Yields for each language-script its drawn lines, and how often each is drawn."""
+        for ranges, copies in zip(self.ranges, self.copies, strict=True):
+            lines = zip(_lines(ranges), copies.tolist(), strict=True)
             yield ((text, times) for text, times in lines if times)
 
 
-def _lines(parts: list[TextRange]) -> Iterator[str]:
-    """The clean lines of a language-script, repeated ones too."""
-    for part in parts:
-        for lines in clean_lines(TextCleaner(part.name, Hygiene()), part):
+def _lines(ranges: list[TextRange]) -> Iterator[str]:
+    """Yields the clean lines of a language-script, repeated ones too."""
+    for text in ranges:
+        for lines in clean_lines(TextCleaner(text.name, CleaningConfig()), text):
             yield from lines
 
 
 def train_unigram(sentences: Iterable[str], vocab_size: int, **options: object) -> bytes:
-    """A SentencePiece unigram model of ``vocab_size`` pieces: the bytes of its file.
+    """Trains a SentencePiece unigram model of ``vocab_size`` pieces; returns the bytes of its file.
 
     Args:
       options: further options of SentencePiece's trainer.
@@ -148,6 +148,7 @@ def train_unigram(sentences: Iterable[str], vocab_size: int, **options: object) 
 
 
 def _explain(vocab_size: int, message: str) -> str:
+    """Returns what an error of SentencePiece means for ``--vocab_size``."""
     if limit := re.search(r"value <= (\d+)", message):
         return f"--vocab_size {vocab_size}: the text gives at most {limit.group(1)} pieces"
     if needed := re.search(r"required_chars\D*(\d+) vs (\d+)", message):

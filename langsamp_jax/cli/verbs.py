@@ -61,7 +61,7 @@ def tokenizer_extend(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from data_pipelines.corpus.cleaning import HYGIENE_COLUMNS, warnings
+    from data_pipelines.corpus.cleaning import CLEANING_COLUMNS, warnings
     from data_pipelines.packing.provenance import Provenance
 
     with contextlib.closing(_runner(args)) as runner:
@@ -80,7 +80,7 @@ def prepare(args: argparse.Namespace) -> None:
     for name, why in manifest.skipped.items():
         print(f"skipped {name}: {why}")
     met = {name: facts["hygiene"] for name, facts in report.items()}
-    columns = {k: v for k, v in HYGIENE_COLUMNS.items() if any(c.get(k) for c in met.values())}
+    columns = {k: v for k, v in CLEANING_COLUMNS.items() if any(c.get(k) for c in met.values())}
     records = [
         {"language": name, **counts}
         for name, counts in met.items()
@@ -97,7 +97,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def _prepared(args: argparse.Namespace, runner: Any) -> Any:
     """Makes the store of the one of the three kinds of input that the arguments name."""
-    from data_pipelines.corpus.cleaning import Hygiene
+    from data_pipelines.corpus.cleaning import CleaningConfig
     from data_pipelines.packing.prepare import grow, prepare
 
     options = {"skip_damaged": args.skip_damaged, "runner": runner}
@@ -119,7 +119,7 @@ def _prepared(args: argparse.Namespace, runner: Any) -> Any:
     if args.validation_fraction is not None:
         options["validation_fraction"] = args.validation_fraction
     given = {"normalization": args.normalization, "duplicates": args.duplicates}
-    options["hygiene"] = Hygiene(**{name: value for name, value in given.items() if value})
+    options["cleaning"] = CleaningConfig(**{name: value for name, value in given.items() if value})
     options["held_out"] = args.held_out or ()
     return prepare(args.corpus, args.tokenizer, args.output, **options)
 

@@ -1,4 +1,4 @@
-"""Groups of languages, and averages over them."""
+"""The published evaluation: its groups of languages, averages over them, and its labels."""
 
 import functools
 import json
@@ -7,6 +7,20 @@ from importlib import resources
 from typing import Any
 
 from langsamp_jax.languages.inventory import seen_by_xlmr, split_language_script
+
+# The labels of the classification tasks, in the order of their ids in the published code.
+LABELS = {
+    "taxi1500": ("Recommendation", "Faith", "Violence", "Grace", "Sin", "Description"),
+    "sib200": (
+        "science/technology",
+        "travel",
+        "politics",
+        "sports",
+        "health",
+        "entertainment",
+        "geography",
+    ),
+}
 
 # Codes of FLORES, UD and others -> the codes under which the published lists know the language.
 # Only what the lists do not name themselves: als, azj, kmr, lvs, nob, npi, ory and plt, for

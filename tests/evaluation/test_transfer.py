@@ -10,7 +10,7 @@ import pytest
 import sklearn.metrics
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.datasets.classification import LABELS, ClassificationSet
+from langsamp_jax.evaluation.datasets.classification import ClassificationSet
 from langsamp_jax.evaluation.datasets.layout import TaskData
 from langsamp_jax.evaluation.datasets.tagging import UPOS, TaggingSet, read_tagging_task
 from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuneConfig, LabelledExamples
@@ -24,7 +24,7 @@ from langsamp_jax.evaluation.transfer import (
     scores_of,
     transfer_matrix,
 )
-from langsamp_jax.languages.published import averages
+from langsamp_jax.languages.published import LABELS, averages
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 

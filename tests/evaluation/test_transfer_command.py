@@ -16,10 +16,10 @@ import pytest
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.datasets.classification import LABELS
 from langsamp_jax.evaluation.datasets.tagging import UPOS
 from langsamp_jax.evaluation.finetune import FineTuneConfig
 from langsamp_jax.evaluation.transfer import PROTOCOLS
+from langsamp_jax.languages.published import LABELS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

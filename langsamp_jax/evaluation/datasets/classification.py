@@ -16,20 +16,8 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.layout import SPLITS, TaskData, read_tests, source_files
 from langsamp_jax.languages.aligned_text import aligned_corpus, text_lines
 from langsamp_jax.languages.inventory import is_language_script
+from langsamp_jax.languages.published import LABELS
 
-# In the order of their ids in the published code.
-LABELS = {
-    "taxi1500": ("Recommendation", "Faith", "Violence", "Grace", "Sin", "Description"),
-    "sib200": (
-        "science/technology",
-        "travel",
-        "politics",
-        "sports",
-        "health",
-        "entertainment",
-        "geography",
-    ),
-}
 _LABEL_NAMES = ("label", "category")
 _TEXT_NAMES = ("text", "verse")
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.corpus.cleaning import (
-    Hygiene,
+    CleaningConfig,
     TextCleaner,
     _class_table,
     held_out_hashes,
@@ -36,7 +36,7 @@ def counted(
     text: str | bytes, name: str = "deu_Latn", **settings: str
 ) -> tuple[list[str], dict[str, int]]:
     """The clean lines, and all counts that are not 0."""
-    cleaner = TextCleaner(name, Hygiene(**settings))
+    cleaner = TextCleaner(name, CleaningConfig(**settings))
     lines = cleaner.clean(Block(text.encode() if isinstance(text, str) else text, 0))
     return lines, {name: count for name, count in cleaner.counts.items() if count}
 
@@ -274,7 +274,7 @@ def test_the_warning_names_the_shares(tokenizer_file, tmp_path):
 
 def matches(line: str, held_out: str, folder: Path) -> bool:
     (folder / "held_out.txt").write_text(held_out, "utf-8")
-    cleaner = TextCleaner("deu_Latn", Hygiene(), held_out_hashes([folder / "held_out.txt"]))
+    cleaner = TextCleaner("deu_Latn", CleaningConfig(), held_out_hashes([folder / "held_out.txt"]))
     kept = cleaner.clean(Block(line.encode(), 0))
     assert cleaner.counts["held_out"] == 1 - len(kept)
     return not kept
@@ -363,7 +363,7 @@ def test_files_and_folders_of_held_out_text(tmp_path):
     (tmp_path / "b.txt").write_text("another\n", "utf-8")
     hashes = held_out_hashes([tmp_path / "sets", tmp_path / "b.txt"])
     assert hashes.dtype == np.uint64 and hashes.tolist() == sorted(set(hashes.tolist()))
-    cleaner = TextCleaner("deu_Latn", Hygiene(), hashes)
+    cleaner = TextCleaner("deu_Latn", CleaningConfig(), hashes)
     assert cleaner.clean(Block(b"One text\nANOTHER\nsomething else\n", 0)) == ["something else"]
     assert held_out_hashes([]).tolist() == []
 

@@ -6,7 +6,6 @@ import tempfile
 import pytest
 
 from data_pipelines.corpus import sources
-from data_pipelines.packing import stages
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.packing.runner import run
 from langsamp_jax.cli.main import main
@@ -40,7 +39,7 @@ def test_beam_gives_the_bytes_of_one_process(
     options, corpus, tokenizer_file, tmp_path, monkeypatch, digests
 ):
     monkeypatch.setattr(sources, "RANGE_BYTES", 20_000)
-    monkeypatch.setattr(stages, "_FILES_AT_ONCE", 1)
+    monkeypatch.setattr("data_pipelines.packing.rows._FILES_AT_ONCE", 1)
     prepare(corpus, tokenizer_file, tmp_path / "one", 8, 0.1)
     prepare(corpus, tokenizer_file, tmp_path / "beam", 8, 0.1, runner=BeamRunner(options))
     assert digests(tmp_path / "beam") == digests(tmp_path / "one")

@@ -1,4 +1,4 @@
-"""Which lines are kept, and the rows that they become, against plain lists in memory."""
+"""Deduplication, and the rows that are left, against plain lists in memory."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.packing import deduplication, token_chunks
-from data_pipelines.packing.deduplication import HASHES, deduplicate, kept_tokens
+from data_pipelines.packing.deduplication import HASHES, deduplicate, unmasked_tokens
 from data_pipelines.packing.rows import number_of_rows, token_stream
 from data_pipelines.packing.token_chunks import ChunkWriter
 from langsamp_jax.data.store import SPLITS
@@ -33,7 +33,7 @@ def is_validation(text: int) -> bool:
 
 
 def write(folder: Path, drawn: list, hashed: bool = True) -> list[Path]:
-    """The pieces of all parts, in order."""
+    """The chunks of all parts, in order."""
     written = []
     for number, part in enumerate(drawn):
         writer = ChunkWriter(folder / f"part-{number}", UNKNOWN)
@@ -57,65 +57,65 @@ def flat(drawn: list) -> list[int]:
 @given(
     drawn=parts,
     known=st.sets(line),
-    piece_tokens=st.integers(1, 60),
+    chunk_tokens=st.integers(1, 60),
     bucket_lines=st.integers(1, 20),
     drop=st.booleans(),
     length=st.integers(1, 12),
 )
 def test_as_a_set_in_memory(
-    drawn, known, piece_tokens, bucket_lines, drop, length, tmp_path_factory
+    drawn, known, chunk_tokens, bucket_lines, drop, length, tmp_path_factory
 ):
-    """The first of equal lines stays, across pieces, parts and buckets; what is known is not
+    """The first of equal lines stays, across chunks, parts and buckets; what is known is not
     kept; and the tokens can be read from any place on."""
-    folder = tmp_path_factory.mktemp("selection")
-    keep, known_file = folder / "keep", folder / "known.u64"
-    keep.mkdir()
+    folder = tmp_path_factory.mktemp("deduplication")
+    masks, known_file = folder / "masks", folder / "known.u64"
+    masks.mkdir()
     known = known if drop else set()
     np.array(sorted(HASH_OF[text] for text in known), "<u8").tofile(known_file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_chunks, "CHUNK_TOKENS", piece_tokens)
+        patch.setattr(token_chunks, "CHUNK_TOKENS", chunk_tokens)
         patch.setattr(deduplication, "_BUCKET_LINES", bucket_lines)
         written = write(folder, drawn, hashed=drop)
-        selected = deduplicate(written, keep, drop, known_file if known else None)
+        deduplicated = deduplicate(written, masks, drop, known_file if known else None)
 
     texts = flat(drawn)
     expected = list(dict.fromkeys(t for t in texts if t not in known)) if drop else texts
-    assert selected.duplicates == len(texts) - len(expected)
+    assert deduplicated.duplicates == len(texts) - len(expected)
     if drop:
-        hashes = np.fromfile(keep / HASHES, "<u8").tolist()
+        hashes = np.fromfile(masks / HASHES, "<u8").tolist()
         assert hashes == sorted(HASH_OF[text] for text in {*texts, *known})
     for split in SPLITS:
         lines = [text for text in expected if is_validation(text) == (split == "validation")]
         tokens = [token for text in lines for token in tokens_of(text)]
-        assert selected.lines[split] == len(lines)
-        assert selected.unknown[split] == tokens.count(UNKNOWN)
-        by_piece = [part.tolist() for part in kept_tokens(written, keep, split)]
-        assert sum(by_piece, []) == tokens
-        assert selected.tokens[split] == [len(part) for part in by_piece]
+        assert deduplicated.lines[split] == len(lines)
+        assert deduplicated.unknown[split] == tokens.count(UNKNOWN)
+        by_chunk = [part.tolist() for part in unmasked_tokens(written, masks, split)]
+        assert sum(by_chunk, []) == tokens
+        assert deduplicated.tokens[split] == [len(part) for part in by_chunk]
         for start in range(0, len(tokens) + length, length):
-            stream = token_stream(None, 0, written, selected.tokens[split], keep, split, start)
+            stream = token_stream(None, 0, written, deduplicated.tokens[split], masks, split, start)
             assert [t for part in stream for t in part.tolist()] == tokens[start:]
 
 
-def test_pieces_are_as_long_as_they_should_be(tmp_path, monkeypatch):
+def test_chunks_are_as_long_as_they_should_be(tmp_path, monkeypatch):
     monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", 50)
     drawn = [[[1, 2, 3]] * 40]
     written = write(tmp_path, drawn)
-    sizes = [len(token_chunks.load(piece, "tokens")) for piece in written]
+    sizes = [len(token_chunks.load(chunk, "tokens")) for chunk in written]
     one = sum(len(tokens_of(text)) for text in (1, 2, 3))
     assert all(50 <= size < 50 + one for size in sizes[:-1]) and sum(sizes) == 40 * one
-    assert [piece.name for piece in written] == [f"part-0-{n}" for n in range(len(sizes))]
-    for piece in written:
-        table = token_chunks.load(piece, "hashes")
+    assert [chunk.name for chunk in written] == [f"part-0-{n}" for n in range(len(sizes))]
+    for chunk in written:
+        table = token_chunks.load(chunk, "hashes")
         assert np.all(np.diff(table["hash"].astype(float)) >= 0)
-        assert sorted(table["line"].tolist()) == list(range(len(token_chunks.load(piece, "lines"))))
+        assert sorted(table["line"].tolist()) == list(range(len(token_chunks.load(chunk, "lines"))))
 
 
 def test_nothing_at_all(tmp_path):
-    (tmp_path / "keep").mkdir()
-    selected = deduplicate([], tmp_path / "keep", True, None)
-    assert selected.duplicates == 0 and selected.tokens == {split: [] for split in SPLITS}
-    assert (tmp_path / "keep" / HASHES).read_bytes() == b""
+    (tmp_path / "masks").mkdir()
+    deduplicated = deduplicate([], tmp_path / "masks", True, None)
+    assert deduplicated.duplicates == 0 and deduplicated.tokens == {split: [] for split in SPLITS}
+    assert (tmp_path / "masks" / HASHES).read_bytes() == b""
 
 
 @given(tokens=st.integers(0, 200), length=st.integers(1, 20))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.corpus import sources
-from data_pipelines.corpus.cleaning import Hygiene, line_hashes
-from data_pipelines.packing import runner, stages
+from data_pipelines.corpus.cleaning import CleaningConfig, line_hashes
+from data_pipelines.packing import runner
 from data_pipelines.packing.prepare import grow, prepare
 from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.cli.inspect import inspect_rows
@@ -196,7 +196,7 @@ def test_called_again_nothing_is_done(base, tmp_path, write_corpus):
 def test_more_text_than_a_file_holds(tokenizer_file, tmp_path, digests, monkeypatch, write_corpus):
     """A base of 2 files of 2,048 rows and a part of a third grows to 5: the full ones are linked,
     also where each file is packed alone; the last one of the base is not changed."""
-    monkeypatch.setattr(stages, "_FILES_AT_ONCE", 1)
+    monkeypatch.setattr("data_pipelines.packing.rows._FILES_AT_ONCE", 1)
     lines = [f"{n} {n * n} {n * n * n} and on" for n in range(2700)]
     small, base = write_corpus(tmp_path / "small", qaa_Latn=lines[:1500]), tmp_path / "base"
     before = prepare(small, tokenizer_file, base, 8, 0.1).counts["train"]["qaa_Latn"].rows
@@ -294,9 +294,9 @@ def test_interrupted_and_continued(number, base, tmp_path, digests, monkeypatch,
 def test_the_settings_are_those_of_the_base(tokenizer_file, tmp_path, sides, write_corpus):
     """Duplicates are kept, text is not normalised, and the same texts are held out."""
     held_out = write_corpus(tmp_path / "held_out", a=["a line 7", "a line 207"])
-    hygiene, base = Hygiene("none", "keep"), tmp_path / "base"
+    cleaning, base = CleaningConfig("none", "keep"), tmp_path / "base"
     corpus = write_corpus(tmp_path / "corpus", qaa_Latn=numbered(0, 100))
-    prepare(corpus, tokenizer_file, base, LENGTH, FRACTION, hygiene, [held_out])
+    prepare(corpus, tokenizer_file, base, LENGTH, FRACTION, cleaning, [held_out])
     assert not (base / "lines").exists()
     more = write_corpus(tmp_path / "more", qaa_Latn=["u\u0308ber", *numbered(90, 250)])
     for wrong in ([], [tmp_path / "more"]):

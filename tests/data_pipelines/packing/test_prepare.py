@@ -14,8 +14,8 @@ import pytest
 import sentencepiece
 
 from data_pipelines.corpus import sources
-from data_pipelines.corpus.cleaning import Hygiene, line_hashes
-from data_pipelines.packing import deduplication, stages, token_chunks
+from data_pipelines.corpus.cleaning import CleaningConfig, line_hashes
+from data_pipelines.packing import deduplication, token_chunks
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.data.store import SPLITS, Manifest, Store
@@ -72,12 +72,12 @@ def test_rows_and_counts_are_those_of_the_reference(
         monkeypatch.setattr(sources, "_BLOCK_BYTES", size)
         monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", size)
         monkeypatch.setattr(deduplication, "_BUCKET_LINES", size)
-        monkeypatch.setattr(stages, "_FILES_AT_ONCE", 1)
+        monkeypatch.setattr("data_pipelines.packing.rows._FILES_AT_ONCE", 1)
     manifest = prepare(corpus, tokenizer_file, tmp_path / "store", length, fraction)
     store = Store(tmp_path / "store")
     assert store.manifest == manifest and manifest.sequence_length == length
-    origin = Provenance.load(store.path)
-    assert origin.settings["validation_fraction"] == fraction
+    provenance = Provenance.load(store.path)
+    assert provenance.settings["validation_fraction"] == fraction
     files = [file for file in corpus.glob("*.txt") if file.stem not in manifest.skipped]
     assert manifest.names == tuple(sorted(file.stem for file in files))
     for file in files:
@@ -94,7 +94,7 @@ def test_rows_and_counts_are_those_of_the_reference(
             assert counts.unknown == everything.count(3)
             assert counts.rows == len(expected)
         text = [line for line in file.read_text("utf-8").split("\n") if line.strip()]
-        met = origin.report[file.stem]["hygiene"]
+        met = provenance.report[file.stem]["hygiene"]
         assert (met["lines"], met["duplicates"]) == (len(text), len(text) - len(lines_of(file)))
 
 
@@ -120,7 +120,7 @@ def test_equal_lines_are_on_one_side_only(
         qab_Latn=[f"  {line}\t" for line in lines[::-1]] + ["another"] * 50,
     )
     store = tmp_path / "store"
-    prepare(corpus, tokenizer_file, store, 16, fraction, Hygiene(duplicates=duplicates))
+    prepare(corpus, tokenizer_file, store, 16, fraction, CleaningConfig(duplicates=duplicates))
     processor = processor_of(tokenizer_file)
     sides = {split: set() for split in SPLITS}
     seen = 0
@@ -218,8 +218,8 @@ def test_a_language_with_too_little_text_is_skipped_and_listed(
         "qab_Latn": f"{tokens} training tokens do not fill a row of 64",
         "qac_Latn": "0 training tokens do not fill a row of 64",
     }
-    origin = Provenance.load(tmp_path / "store")
-    assert set(origin.sources) == set(origin.report) == {"qaa_Latn", "qab_Latn", "qac_Latn"}
+    provenance = Provenance.load(tmp_path / "store")
+    assert set(provenance.sources) == set(provenance.report) == {"qaa_Latn", "qab_Latn", "qac_Latn"}
     assert not list((tmp_path / "store").rglob("*qab_Latn*"))
     assert prepare(corpus, tokenizer_file, tmp_path / "store", 64, 0) == manifest
 
@@ -245,7 +245,7 @@ def test_a_row_is_filled_to_the_last_token(tokenizer_file, tmp_path, write_corpu
     tokens = len(packed([line], tokenizer_file, 8, True)[0])
     corpus = write_corpus(tmp_path / "corpus", qaa_Latn=[line] * 8)
     manifest: Manifest = prepare(
-        corpus, tokenizer_file, tmp_path / "store", 8, 0, Hygiene(duplicates="keep")
+        corpus, tokenizer_file, tmp_path / "store", 8, 0, CleaningConfig(duplicates="keep")
     )
     assert manifest.counts["train"]["qaa_Latn"].rows == tokens
     assert manifest.counts["train"]["qaa_Latn"].tokens == 8 * tokens
@@ -259,7 +259,7 @@ def test_byte_order_mark_line_ends_and_empty_lines_do_not_count(
     other.mkdir()
     text = "\ufeff" + "\r\n \r\n".join(["one two", " three\t", "four five"] * 20)
     (other / "qaa_Latn.txt").write_bytes(text.encode("utf-8"))
-    keep = Hygiene(duplicates="keep")
+    keep = CleaningConfig(duplicates="keep")
     prepare(plain, tokenizer_file, tmp_path / "a", 16, 0.2, keep)
     prepare(other, tokenizer_file, tmp_path / "b", 16, 0.2, keep)
     one, two = digests(tmp_path / "a"), digests(tmp_path / "b")

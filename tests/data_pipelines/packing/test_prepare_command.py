@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.corpus.cleaning import HYGIENE_COLUMNS
+from data_pipelines.corpus.cleaning import CLEANING_COLUMNS
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 
 
 @pytest.fixture
 def spoilt(tmp_path) -> Path:
-    """A corpus with one of everything that hygiene counts, and a file that is cut."""
+    """A corpus with one of everything that cleaning counts, and a file that is cut."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     clean = [f"a line of words {number}" for number in range(100)]
@@ -63,7 +63,7 @@ def test_what_was_met_is_told(spoilt, tokenizer_file, tmp_path, capsys):
     expected |= {"control characters": "1", "not NFC": "1", "wrong script": "50"}
     expected |= {"held out": "1", "duplicates": "2"}
     assert dict(zip(titles, cells, strict=True)) == expected
-    assert len(expected) == 1 + len(HYGIENE_COLUMNS)
+    assert len(expected) == 1 + len(CLEANING_COLUMNS)
     assert "qaa_Latn: 32.1% of the lines are in another script (Cyrl 32.1%)" in rest
     assert f"qac_Latn: left out: {spoilt / 'qac_Latn.txt.gz'} is damaged" in rest
     settings = json.loads((tmp_path / "store" / "origin.json").read_text())["settings"]

@@ -198,7 +198,7 @@ def test_a_full_disk(small_disk, corpus, tokenizer_file, store_path):
 
 
 def test_a_disk_that_fills_up_sooner_or_later(small_disk, corpus, tokenizer_file, store_path):
-    """In a piece, in what is kept, in a row file, in a result, in the tokenizer or the manifest:
+    """In a chunk, in a mask, in a row file, in a result, in the tokenizer or the manifest:
     each call ends with the file that found no room, and the last, with enough, with the store."""
     output, kibibytes, full = small_disk / "store", 4, 0
     while not output.exists():

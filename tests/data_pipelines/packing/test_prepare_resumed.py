@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.corpus.cleaning import Hygiene
+from data_pipelines.corpus.cleaning import CleaningConfig
 from data_pipelines.packing import runner, stages
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.tokenizers.training import train_tokenizer
@@ -230,10 +230,15 @@ def test_work_of_other_settings_is_not_used(
     assert digests(interrupted) == digests(tmp_path / "fresh")
 
 
-def test_work_of_other_hygiene_is_not_used(interrupted, corpus, tokenizer_file, tmp_path, digests):
-    hygiene, held_out = Hygiene(duplicates="keep"), [corpus / "held_out", corpus / "qab_Cyrl.txt"]
+def test_work_of_another_cleaning_is_not_used(
+    interrupted, corpus, tokenizer_file, tmp_path, digests
+):
+    cleaning, held_out = (
+        CleaningConfig(duplicates="keep"),
+        [corpus / "held_out", corpus / "qab_Cyrl.txt"],
+    )
     for output in (interrupted, tmp_path / "fresh"):
-        prepare(corpus, tokenizer_file, output, 32, 0.1, hygiene, held_out)
+        prepare(corpus, tokenizer_file, output, 32, 0.1, cleaning, held_out)
     assert digests(interrupted) == digests(tmp_path / "fresh")
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from data_pipelines.corpus import sources
 from data_pipelines.packing import runner as module
-from data_pipelines.packing import stages
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.packing.runner import LocalRunner, run
 from langsamp_jax.errors import UserError
@@ -37,7 +36,7 @@ def runner(request, four) -> LocalRunner:
 def small_work(monkeypatch) -> None:
     """Many items of text, and of rows, for a small corpus. Workers get the items as they are."""
     monkeypatch.setattr(sources, "RANGE_BYTES", 4000)
-    monkeypatch.setattr(stages, "_FILES_AT_ONCE", 1)
+    monkeypatch.setattr("data_pipelines.packing.rows._FILES_AT_ONCE", 1)
 
 
 @pytest.mark.slow

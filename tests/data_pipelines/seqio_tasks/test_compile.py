@@ -11,7 +11,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from data_pipelines.corpus.cleaning import Hygiene
+from data_pipelines.corpus.cleaning import CleaningConfig
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.seqio_tasks import compile
 from data_pipelines.seqio_tasks.compile import prepare_mixture
@@ -63,10 +63,10 @@ def content(store: Path) -> dict[str, bytes]:
 def test_a_registered_corpus_gives_the_bytes_of_the_direct_path(
     length, fraction, duplicates, corpus, tokenizer_file, tmp_path
 ):
-    hygiene = Hygiene(duplicates=duplicates)
-    register_corpus("world", corpus, tokenizer_file, 2.0, fraction, hygiene)
+    cleaning = CleaningConfig(duplicates=duplicates)
+    register_corpus("world", corpus, tokenizer_file, 2.0, fraction, cleaning)
     manifest = prepare_mixture("world", None, tmp_path / "compiled", length)
-    direct = prepare(corpus, tokenizer_file, tmp_path / "direct", length, fraction, hygiene)
+    direct = prepare(corpus, tokenizer_file, tmp_path / "direct", length, fraction, cleaning)
     assert manifest == direct and len(manifest.names) == 6
     assert content(tmp_path / "compiled") == content(tmp_path / "direct")
 

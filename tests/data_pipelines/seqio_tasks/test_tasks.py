@@ -12,7 +12,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from data_pipelines.corpus.cleaning import Hygiene
+from data_pipelines.corpus.cleaning import CleaningConfig
 from data_pipelines.seqio_tasks.tasks import (
     AddLanguageScript,
     encode_lines,
@@ -65,8 +65,8 @@ def examples(task: str, split: str = "train", **options: object) -> list[dict[st
 @pytest.mark.parametrize("fraction", [0.0, 0.25])
 @pytest.mark.parametrize("duplicates", ["drop", "keep"])
 def test_tasks_give_the_lines_of_the_corpus_in_order(fraction, duplicates, small, tokenizer_file):
-    hygiene = Hygiene(duplicates=duplicates)
-    register_corpus("small", small, tokenizer_file, 2.0, fraction, hygiene)
+    cleaning = CleaningConfig(duplicates=duplicates)
+    register_corpus("small", small, tokenizer_file, 2.0, fraction, cleaning)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
     for file in sorted(small.glob("*.txt")):
         task = seqio.TaskRegistry.get(f"small:{file.stem}")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from langsamp_jax.evaluation.datasets.classification import LABELS, read_sentence_task
+from langsamp_jax.evaluation.datasets.classification import read_sentence_task
+from langsamp_jax.languages.published import LABELS
 
 TAXI = "43001029\tFaith\tLook !\n43002006\tDescription\tSix jars\n"
 SIB = "index_id\tcategory\ttext\n1\thealth\tA cell\n2\tsports\tA goal\n"
