@@ -1,6 +1,7 @@
 """weights.py: a checkpoint in an object store is copied to the temporary folder and read there."""
 
 import gc
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from langsamp_jax.cli.main import main
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.weights import Weights
 
@@ -129,3 +132,39 @@ def test_bin_files_too(put, tmp_path):
     folder.mkdir()
     torch.save({"table": torch.ones(2, 3)}, folder / "pytorch_model.bin")
     np.testing.assert_array_equal(Weights(put(folder, "bin")).read("table"), np.ones((2, 3), "f"))
+
+
+def test_a_model_there_is_evaluated_as_on_a_disk(
+    put, make_run, store_path, corpus, scratch, tmp_path
+):
+    model = tmp_path / "model"
+    run = make_run(store_path).path
+    assert main(["export", "--run", str(run), "--output", str(model), "--full"]) == 0
+    results = []
+    for place in (str(model), put(model, "model")):
+        table = tmp_path / "table.json"
+        call = ["evaluate", "retrieval-bible", "--data", str(corpus / "held_out")]
+        call += ["--pivot", "qaa_Latn", "--model", place, "--output", str(table)]
+        assert main(call) == 0
+        results.append(json.loads(table.read_text()))
+        table.unlink()
+    ours, theirs = results
+    assert ours["languages"] == theirs["languages"] and ours["averages"] == theirs["averages"]
+    assert not list(scratch.iterdir())
+
+
+def test_a_training_there_holds_no_copy_once_it_has_begun(
+    put, make_checkpoint, store_path, scratch, tmp_path, monkeypatch
+):
+    start = tmp_path / "start"
+    make_checkpoint(start, "xlm-roberta", Store(store_path).manifest.vocabulary.size)
+    held = []
+
+    def fit(*arguments) -> None:
+        held.append(list(scratch.iterdir()))
+
+    monkeypatch.setattr("langsamp_jax.training.loop.fit", fit)
+    call = ["train", "--data", str(store_path), "--output", str(tmp_path / "run")]
+    call += ["--init_from", put(start, "start"), "--gin.train.global_batch_size=8"]
+    assert main(call) == 0
+    assert held == [[]]
