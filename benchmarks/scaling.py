@@ -5,7 +5,7 @@
 The real train step is compiled for simulated devices of this host, as many rows on each device,
 and split in one of three ways: ``data`` (every device holds the whole model), ``fsdp`` and
 ``tensor`` (all rows on all devices). Counted are the bytes that a device sends, by kind, each
-collective in a loop as often as it runs; theory is ``langsamp_jax/plan/theory.py``. The bytes are
+collective in a loop as often as it runs; theory is ``langsamp_jax/plan/roofline.py``. The bytes are
 what this host's compiler makes of the step; for a TPU's, see ``langsamp plan``. With few rows it
 may send activations where theory gathers parameters, and fewer bytes than theory. Simulated devices
 share the cores of one host, so the seconds of a step grow with the devices, and say nothing of a
@@ -83,7 +83,7 @@ def measure_layout(layout: str, devices: int, rows: int, rounds: int) -> dict[st
     from langsamp_jax.plan.collectives import collectives
     from langsamp_jax.plan.compile import compile_step
     from langsamp_jax.plan.hlo import parse
-    from langsamp_jax.plan.theory import minimum_traffic
+    from langsamp_jax.plan.roofline import minimum_traffic
     from langsamp_jax.training.config import Configs, TrainConfig
     from langsamp_jax.training.setup import Sizes
 

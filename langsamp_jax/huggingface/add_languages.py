@@ -1,4 +1,4 @@
-"""``langsamp languages add``: new rows for the two tables of a full model."""
+"""Adds rows for new languages and scripts to the two tables of a full model."""
 
 import json
 import shutil
@@ -16,7 +16,6 @@ from langsamp_jax.huggingface.export import (
     save_weights,
     with_decoder_bias,
 )
-from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.pretrained import Pretrained, open_pretrained, read_config
 from langsamp_jax.io.files import (
     full_disk_as_oserror,
@@ -31,7 +30,7 @@ from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.row_map import NEW_ROW_SCALE
 
 _TABLES = {"languages": "conditioning/language", "scripts": "conditioning/script"}
-_KEPT = (
+_COPIED_FILES = (
     "sentencepiece.bpe.model",
     "vocab.txt",
     "tokenizer.json",
@@ -94,22 +93,22 @@ def add_languages(
                     "table": table.removesuffix("s"),
                     "row": after.index(code),
                     "code": code,
-                    "start": _said(before, rows),
+                    "start": _describe_start(before, rows),
                 }
                 for code, rows in sources.items()
             ]
 
     stock, _ = read_config(model)
     stock |= {"model_type": config.architecture, "dtype": "float32", "torch_dtype": "float32"}
-    description = full_model_config(stock, named, config.placement)
+    description = layout.full_model_config(stock, named, config.placement)
     with new_folder(output) as folder, full_disk_as_oserror(output):
-        for file in (Path(model) / name for name in _KEPT):
+        for file in (Path(model) / name for name in _COPIED_FILES):
             if file.exists():
                 shutil.copy(file, folder)
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
         write_text(folder / "inventory.json", new.to_json())
         write_text(folder / "README.md", _model_card(model, names, records))
-        write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
+        write_bytes(folder / layout.MODELING_FILE.name, layout.MODELING_FILE.read_bytes())
         write_bytes(folder / VECTORS_FILE, labelled_vectors(named, tables))
         save_weights(folder, tensors)
     return records
@@ -118,7 +117,7 @@ def add_languages(
 def _grown(
     values: np.ndarray, sources: Sequence[list[int]], generator: np.random.Generator
 ) -> np.ndarray:
-    """A table with a row more for each of ``sources``: the mean of those rows, or random."""
+    """Appends to a table a row for each of ``sources``: the mean of those rows, or random."""
     rows = [
         values[source].mean(axis=0)
         if source
@@ -131,7 +130,7 @@ def _grown(
 def _first_values(
     start: str, old: Inventory, names: Sequence[str], families: Path | None
 ) -> Callable[[str, str], list[int]]:
-    """A function from (table, new code) to the old rows to take the mean of; none: random.
+    """Returns a function from (table, new code) to the old rows to average; none: random.
 
     ``names`` are the language-scripts that are added.
     """
@@ -144,28 +143,28 @@ def _first_values(
         raise UserError("--start family and --families FILE.tsv are given together or not at all")
     family = read_families(families) if families else {}
 
-    def like(table: str, code: str) -> list[int]:
+    def similar_rows(table: str, code: str) -> list[int]:
         if table == "scripts":
             return list(range(len(old.scripts)))
         if start == "family":
-            what = family.get(code, "")
-            near = {known for known in old.languages if what and family.get(known) == what}
+            group = family.get(code, "")
+            similar = {known for known in old.languages if group and family.get(known) == group}
         else:
             scripts = {name[4:] for name in names if name[:3] == code}
-            what = ", ".join(sorted(scripts))
-            near = {name[:3] for name in old.language_scripts if name[4:] in scripts}
-        if not near:
+            group = ", ".join(sorted(scripts))
+            similar = {name[:3] for name in old.language_scripts if name[4:] in scripts}
+        if not similar:
             raise UserError(
-                f"the model has no language of the {start} of {code} ({what or 'unknown'}); "
+                f"the model has no language of the {start} of {code} ({group or 'unknown'}); "
                 "choose another --start"
             )
-        return [row for row, known in enumerate(old.languages) if known in near]
+        return [row for row, known in enumerate(old.languages) if known in similar]
 
-    return like
+    return similar_rows
 
 
 def _tensors(pretrained: Pretrained, config: ModelConfig) -> dict[str, np.ndarray]:
-    """All tensors of a full model; the published checkpoints lack the token types."""
+    """Reads all tensors of a full model; token types are zero where a published one lacks them."""
     names = [
         name.format(layer=layer)
         for name in layout.tensor_names(config).values()
@@ -179,14 +178,15 @@ def _tensors(pretrained: Pretrained, config: ModelConfig) -> dict[str, np.ndarra
     return with_decoder_bias({types: zeros, **tensors})
 
 
-def _said(codes: Sequence[str], rows: Sequence[int]) -> str:
+def _describe_start(codes: Sequence[str], rows: Sequence[int]) -> str:
+    """Says what a new row began as."""
     if not rows:
         return "random"
     return codes[rows[0]] if len(rows) == 1 else f"mean of {len(rows)}"
 
 
 def _model_card(model: Path, names: Sequence[str], records: Sequence[dict[str, Any]]) -> str:
-    """The card that was there, and what was added."""
+    """Returns the model's card with a table of what was added."""
     file = Path(model) / "README.md"
     card = file.read_text("utf-8") if file.exists() else "# LangSAMP model\n"
     rows = [f"| {r['table']} | {r['code']} | {r['row']} | {r['start']} |" for r in records]

@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder, in one of three forms.
+"""Exports a trained model as a Hugging Face folder, in one of three forms.
 
 The universal encoder with its plain head; the same with one language folded in, a stock model
 whose fill-mask is the LangSAMP model for that language; and the full model with its two tables and
@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
-from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
 from langsamp_jax.huggingface.model_card import TrainingFacts, model_card
 from langsamp_jax.io.files import (
     full_disk_as_oserror,
@@ -77,7 +76,7 @@ def export(
     stored = config if full else dataclasses.replace(config, placement="none")
     description = layout.stock_config(config, vocabulary)
     if full:
-        description = full_model_config(description, tables, config.placement)
+        description = layout.full_model_config(description, tables, config.placement)
 
     with new_folder(output) as folder, full_disk_as_oserror(output):
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
@@ -85,7 +84,7 @@ def export(
         save_weights(folder, tensors)
         write_tokenizer(tokenizer, folder, config.max_length)
         if full:
-            write_bytes(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
+            write_bytes(folder / layout.MODELING_FILE.name, layout.MODELING_FILE.read_bytes())
         if config.placement != "none":
             write_text(folder / "inventory.json", inventory.to_json())
             write_bytes(folder / VECTORS_FILE, labelled_vectors(tables, params["conditioning"]))
@@ -93,7 +92,7 @@ def export(
 
 
 def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
-    """Tensors by name, as ``transformers`` saves them: the tied table is not stored twice.
+    """Returns tensors by name, as ``transformers`` saves them: the tied table not stored twice.
 
     What pads the vocabulary inside the model stays behind.
     """
@@ -108,11 +107,11 @@ def state_dict(model: ModelConfig, params: Any, vocabulary: Vocabulary) -> dict[
             values = values[: vocabulary.size]
         if path == "encoder/position_embeddings":
             values = np.pad(values, ((first, 0), (0, 0)))
-        turned = values.swapaxes(-1, -2) if path.endswith("/kernel") else values
+        values = values.swapaxes(-1, -2) if path.endswith("/kernel") else values
         if "{layer}" in name:
-            tensors |= {name.format(layer=i): layer for i, layer in enumerate(turned)}
+            tensors |= {name.format(layer=i): layer for i, layer in enumerate(values)}
         else:
-            tensors[name] = turned
+            tensors[name] = values
     types = layout.stock_config(model, vocabulary)["type_vocab_size"]
     tensors[layout.token_types(model)] = np.zeros((types, model.hidden_size), np.float32)
     return with_decoder_bias(
@@ -139,7 +138,7 @@ def save_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def folded(config: ModelConfig, params: Any, ids: TableIds) -> Any:
-    """Parameters that without any vector give what ``params`` give with those of one language.
+    """Returns parameters that without vectors give what ``params`` give with those of a language.
 
     The vectors e enter a dense layer, W (h + e) + b = W h + (W e + b): another bias. At the input
     they are added to every word, so to every position.
@@ -150,11 +149,10 @@ def folded(config: ModelConfig, params: Any, ids: TableIds) -> Any:
         vector += np.asarray(tables["language"][ids.language], np.float64)
     if config.use_script:
         vector += np.asarray(tables["script"][ids.script], np.float64)
-    path = ("head", "dense", "bias")
-    change = vector
     if config.placement == "input":
-        path = ("encoder", "position_embeddings")
+        path, change = ("encoder", "position_embeddings"), vector
     else:
+        path = ("head", "dense", "bias")
         change = vector @ np.asarray(params["head"]["dense"]["kernel"], np.float64)
 
     def add(key: Any, leaf: jax.Array) -> Any:
@@ -166,7 +164,7 @@ def folded(config: ModelConfig, params: Any, ids: TableIds) -> Any:
 
 
 def labelled_vectors(names: Inventory, tables: Any) -> bytes:
-    """The tables for analysis, as an ``.npz`` file: names [n] and float32 vectors [n, hidden]."""
+    """Returns the tables as an ``.npz`` file for analysis: names [n], float32 [n, hidden]."""
     arrays = {}
     if names.languages:
         arrays |= {"languages": names.languages, "language_vectors": np.asarray(tables["language"])}

@@ -6,6 +6,7 @@ token: it is added to the positions on import, and zeros are written on export. 
 start behind the padding id; the rows before are never used, left out and written as zeros.
 """
 
+from importlib import resources
 from typing import Any
 
 from langsamp_jax.errors import UserError
@@ -23,6 +24,8 @@ MODEL_CLASS = {
     "bert": "Bert",
 }
 FULL = "langsamp-"  # in front of the model type of a full LangSAMP model
+# PyTorch needs code for the tables: this file travels in the folder of a full model.
+MODELING_FILE = resources.files("langsamp_jax") / "huggingface" / "modeling_langsamp.py"
 
 # Fields of config.json that ModelConfig has under the same name.
 _SAME_NAME = (
@@ -39,12 +42,13 @@ _DROPOUT = {
 
 
 def prefix(architecture: str) -> str:
-    """Of the encoder's tensors in a masked-LM checkpoint; a plain encoder's have none."""
+    """Returns what the names of an encoder's tensors begin with in a masked-LM checkpoint; those of
+    a plain encoder begin with nothing."""
     return "bert." if architecture == "bert" else "roberta."
 
 
 def tensor_names(model: ModelConfig) -> dict[str, str]:
-    """Parameter path -> tensor name in a masked-LM checkpoint, for every parameter of ``model``.
+    """Returns parameter path -> tensor name in a masked-LM checkpoint, for all of ``model``.
 
     A name with ``{layer}`` stands for one tensor a layer.
     """
@@ -84,7 +88,7 @@ def tensor_names(model: ModelConfig) -> dict[str, str]:
 
 
 def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
-    """The names of the rows of the tables that a model has; none for one that it lacks."""
+    """Returns the names of the rows of the tables that a model has; none for one that it lacks."""
     has = model.placement != "none"
     return Inventory(
         inventory.languages if has and model.use_language else (),
@@ -94,27 +98,29 @@ def named_tables(model: ModelConfig, inventory: Inventory) -> Inventory:
 
 
 def token_types(model: ModelConfig) -> str:
-    """The name of the token-type table."""
+    """Returns the name of the token-type table."""
     return prefix(model.architecture) + "embeddings.token_type_embeddings.weight"
 
 
 def first_position(architecture: str, pad_id: int) -> int:
-    """The row of the position table that the first token of a text takes."""
+    """Returns the row of the position table that the first token of a text takes."""
     return 0 if architecture == "bert" else pad_id + 1
 
 
 def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
-    """The fields of ``ModelConfig`` that a Hugging Face ``config.json`` decides.
+    """Returns the fields of ``ModelConfig`` that a Hugging Face ``config.json`` decides.
 
     Raises:
       UserError: it asks for another kind of model, or for something that is not supported.
     """
-    kind = str(config.get("model_type"))
-    architecture = kind.removeprefix(FULL)
+    model_type = str(config.get("model_type"))
+    architecture = model_type.removeprefix(FULL)
     if architecture not in MODEL_CLASS:
-        there = ", ".join(MODEL_CLASS)
-        raise UserError(f"{source}: model_type {kind!r} is not supported; there are {there}")
-    wanted = {
+        supported = ", ".join(MODEL_CLASS)
+        raise UserError(
+            f"{source}: model_type {model_type!r} is not supported; there are {supported}"
+        )
+    required = {
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "is_decoder": False,
@@ -122,9 +128,9 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "quantization_config": None,
     }
-    for field, value in wanted.items():
-        if (found := config.get(field, value)) != value:
-            raise UserError(f"{source}: {field} = {found!r} is not supported, only {value!r}")
+    for field, value in required.items():
+        if (actual := config.get(field, value)) != value:
+            raise UserError(f"{source}: {field} = {actual!r} is not supported, only {value!r}")
     try:
         fields = {name: config[name] for name in _SAME_NAME}
         sizes = [config["vocab_size"], config["max_position_embeddings"]]
@@ -145,12 +151,12 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def dropout_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """The rates of dropout that a ``config.json`` has: how it was trained, not what it is."""
+    """Returns the dropout rates of a ``config.json``: how it was trained, not what it is."""
     return {ours: config[theirs] for ours, theirs in _DROPOUT.items() if theirs in config}
 
 
 def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The ``config.json`` of a plain masked LM with the shapes of ``model``."""
+    """Returns the ``config.json`` of a plain masked LM with the shapes of ``model``."""
     first = first_position(model.architecture, vocabulary.pad_id)
     return {
         "architectures": [MODEL_CLASS[model.architecture] + "ForMaskedLM"],
@@ -169,4 +175,37 @@ def stock_config(model: ModelConfig, vocabulary: Vocabulary) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "dtype": "float32",
         "torch_dtype": "float32",
+    }
+
+
+def full_model_config(
+    stock_config: dict[str, Any], inventory: Inventory, placement: str
+) -> dict[str, Any]:
+    """Returns the ``config.json`` of a full model: encoder, head and the two tables.
+
+    Args:
+      stock_config: that of the same encoder without tables.
+      inventory: the names of the tables' rows; empty for a table that the model does without.
+      placement: ``output`` or ``input``.
+
+    Raises:
+      UserError: the model has no tables.
+    """
+    if placement == "none" or not (inventory.languages or inventory.scripts):
+        raise UserError("the model has no language or script vectors; leave --full out")
+    family = MODEL_CLASS[stock_config["model_type"]]
+    module = MODELING_FILE.name.removesuffix(".py")
+    classes = {
+        "AutoConfig": f"LangSamp{family}Config",
+        "AutoModel": f"LangSamp{family}Model",
+        "AutoModelForMaskedLM": f"LangSamp{family}ForMaskedLM",
+    }
+    return {
+        **stock_config,
+        "architectures": [classes["AutoModelForMaskedLM"]],
+        "auto_map": {auto: f"{module}.{name}" for auto, name in classes.items()},
+        "model_type": FULL + stock_config["model_type"],
+        "languages": list(inventory.languages),
+        "scripts": list(inventory.scripts),
+        "placement": placement,
     }

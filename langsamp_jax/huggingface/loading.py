@@ -38,12 +38,13 @@ def load_params(
     config: InitConfig,
     seed: int,
 ) -> Any:
-    """The parameters of ``model`` with the values of a checkpoint that was checked against it.
+    """Returns the parameters of ``model`` with the values of a checkpoint that fits it.
 
     What the checkpoint does not hold starts at random from ``seed``: the head of a plain encoder,
     the two tables, the rows that a table has beyond the checkpoint's.
 
     Args:
+      pretrained: checked against ``model``, see ``Pretrained.check``.
       rows: which rows of the vocabulary go where, see ``vocabulary_rows``.
       shardings: a NamedSharding for each parameter.
 
@@ -76,7 +77,7 @@ def describe(
     inventory: Inventory,
     config: InitConfig,
 ) -> str:
-    """Where the parameters come from, in a few lines: nothing starts at random unsaid."""
+    """Says where the parameters come from, in a few lines: nothing starts at random unsaid."""
     sizes = model.config
     lines = [
         f"start: {pretrained.path} ({sizes.architecture}, {sizes.num_hidden_layers} layers of "
@@ -109,7 +110,7 @@ def describe(
 
 
 def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | None:
-    """Which row of the checkpoint each piece of ``tokenizer`` takes; None: the same rows.
+    """Finds which row of the checkpoint each piece of ``tokenizer`` takes; None: the same rows.
 
     Raises:
       UserError: the tokenizer is neither the checkpoint's nor an extension of it, or the
@@ -135,7 +136,7 @@ def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | No
 
 
 def _require_tied(pretrained: Pretrained) -> None:
-    """Old checkpoints store the decoder again; it must be the embeddings."""
+    """Raises UserError where a checkpoint stores the decoder again, and not as the embeddings."""
     weights = pretrained.weights
     names = layout.tensor_names(ModelConfig(**pretrained.fields))
     tied = {".decoder.weight": names["word_embeddings"], ".decoder.bias": names["decoder_bias"]}
@@ -150,7 +151,7 @@ def _require_tied(pretrained: Pretrained) -> None:
 
 
 def assemble(shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Read) -> jax.Array:
-    """A sharded float32 array whose parts ``read(index)`` gives, filled in chunks along axis 0."""
+    """Makes a sharded float32 array of what ``read(index)`` gives, chunk by chunk along axis 0."""
     replicas = defaultdict(list)
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
@@ -194,11 +195,13 @@ class _Reader:
         self._names = layout.tensor_names(model.config)
 
     def has(self, path: str) -> bool:
+        """Returns whether the checkpoint holds a parameter."""
         if path.startswith("conditioning/"):
             return self._pretrained.inventory is not None
         return self._pretrained.has_head or not path.startswith(("head/", "decoder_bias"))
 
     def of(self, path: str) -> Read:
+        """Returns the function that reads any part of a parameter."""
         name = self._names[path]
         if path in ("word_embeddings", "decoder_bias"):
             return lambda index: self._vocabulary(name, index)
@@ -206,22 +209,23 @@ class _Reader:
             return lambda index: self._positions(name, index)
         if path.startswith("conditioning/"):
             return lambda index: self._table(name, index)
-        turned = path.endswith("/kernel")
+        transposed = path.endswith("/kernel")
         if "{layer}" not in name:
-            return lambda index: self._tensor(name, index, turned)
+            return lambda index: self._tensor(name, index, transposed)
         return lambda index: np.stack(
             [
-                self._tensor(name.format(layer=layer), index[1:], turned)
+                self._tensor(name.format(layer=layer), index[1:], transposed)
                 for layer in range(index[0].start, index[0].stop)
             ]
         )
 
-    def _tensor(self, name: str, index: Index, turned: bool) -> np.ndarray:
-        return (
-            self._weights.read(name, index[::-1]).T if turned else self._weights.read(name, index)
-        )
+    def _tensor(self, name: str, index: Index, transposed: bool) -> np.ndarray:
+        if transposed:
+            return self._weights.read(name, index[::-1]).T
+        return self._weights.read(name, index)
 
     def _positions(self, name: str, index: Index) -> np.ndarray:
+        """Reads positions, with the token-type vector of the first segment added."""
         rows, columns = index
         first = layout.first_position(self._model.config.architecture, self._pretrained.pad_id)
         moved = slice(rows.start + first, rows.stop + first)
@@ -232,42 +236,42 @@ class _Reader:
         return positions + self._weights.read(types, (slice(0, 1), columns))
 
     def _vocabulary(self, name: str, index: Index) -> np.ndarray:
-        """Rows of the embeddings or the decoder's bias; what only fills the table up is zero."""
+        """Reads rows of the embeddings or the decoder's bias; what pads the vocabulary is zero."""
         rows, *columns = index
-        there = _below(self._model.vocab_size, rows)
+        pieces = _below(self._model.vocab_size, rows)
         if self._rows is None:
-            found = self._weights.read(name, (there, *columns))
+            values = self._weights.read(name, (pieces, *columns))
         else:
             width = self._model.config.hidden_size
-            found = new_rows(
+            values = new_rows(
                 self._rows,
-                there,
+                pieces,
                 lambda old: self._weights.gather(name, old, tuple(columns)),
                 self._config.new_pieces,
                 self._seed,
                 (width, columns[0]) if columns else None,
             )
-        missing = rows.stop - rows.start - len(found)
-        return np.pad(found, [(0, missing)] + [(0, 0)] * len(columns))
+        padding = rows.stop - rows.start - len(values)
+        return np.pad(values, [(0, padding)] + [(0, 0)] * len(columns))
 
     def _table(self, name: str, index: Index) -> np.ndarray:
-        """Rows of languages or scripts; those behind the checkpoint's start at random."""
+        """Reads rows of languages or scripts; those behind the checkpoint's start at random."""
         rows, columns = index
-        old, width = self._weights.shapes[name]
-        there = self._weights.read(name, (_below(old, rows), columns))
+        num_old, width = self._weights.shapes[name]
+        old = self._weights.read(name, (_below(num_old, rows), columns))
         deviation = self._model.config.initializer_range
-        which = name.endswith(layout.SCRIPT_TABLE)
+        is_script = name.endswith(layout.SCRIPT_TABLE)
         new = [
-            np.random.default_rng((self._seed, which, row)).normal(0, deviation, width)[columns]
-            for row in range(max(old, rows.start), rows.stop)
+            np.random.default_rng((self._seed, is_script, row)).normal(0, deviation, width)[columns]
+            for row in range(max(num_old, rows.start), rows.stop)
         ]
-        return np.concatenate([there, np.array(new, np.float32).reshape(-1, there.shape[1])])
+        return np.concatenate([old, np.array(new, np.float32).reshape(-1, old.shape[1])])
 
 
 def _fresh(
     model: LangSamp, absent: list[str], places: dict[str, Any], seed: int
 ) -> dict[str, jax.Array]:
-    """Randomly initialised parameters, by path; only these are computed."""
+    """Initialises the ``absent`` parameters at random, by path; no others are computed."""
     if not absent:
         return {}
 
@@ -280,9 +284,13 @@ def _fresh(
 
 
 def _below(size: int, rows: slice) -> slice:
-    """The part of ``rows`` that a table of ``size`` rows has. safetensors refuses [size:size]."""
+    """Returns the part of ``rows`` that a table of ``size`` rows has.
+
+    Where it has none, [0:0]: safetensors refuses [size:size].
+    """
     return slice(rows.start, min(rows.stop, size)) if rows.start < size else slice(0, 0)
 
 
 def _path(key: Any) -> str:
+    """Returns ``encoder/layers/...`` from a key path of JAX."""
     return "/".join(entry.key for entry in key)

@@ -1,4 +1,4 @@
-"""The README.md of an exported folder."""
+"""Writes the README.md of an exported folder."""
 
 import dataclasses
 import json
@@ -103,22 +103,24 @@ def model_card(
 
 
 def _tokens(facts: TrainingFacts) -> str:
+    """Says how many tokens there were; a seqio Mixture has not counted them."""
     tokens = sum(facts.tokens.values())
     return f"{tokens:,} tokens" if tokens else "a seqio Mixture, not counted,"
 
 
 def _mixture(mixture: MixtureConfig) -> str:
-    """The rule, the temperature, and what else is not as it is by default."""
-    said = [f"rule {mixture.rule}", f"temperature {mixture.temperature:g}"]
+    """Says the rule, the temperature, and what else is not as it is by default."""
+    parts = [f"rule {mixture.rule}", f"temperature {mixture.temperature:g}"]
     for field in dataclasses.fields(mixture):
         value = getattr(mixture, field.name)
         if field.name not in ("rule", "temperature") and value != field.default:
-            many = isinstance(value, (dict, list))
-            said.append(f"{field.name} ({len(value)} entries)" if many else f"{field.name} {value}")
-    return ", ".join(said)
+            entries = f"({len(value)} entries)" if isinstance(value, (dict, list)) else value
+            parts.append(f"{field.name} {entries}")
+    return ", ".join(parts)
 
 
 def _title(model: ModelConfig, fold: str | None, full: bool) -> str:
+    """Returns the heading of the card."""
     family = MODEL_CLASS[model.architecture]
     if full:
         return f"# LangSAMP model on {family}, with its language and script vectors"
@@ -126,6 +128,7 @@ def _title(model: ModelConfig, fold: str | None, full: bool) -> str:
 
 
 def _kind(model: ModelConfig, fold: str | None, full: bool) -> str:
+    """Says what the exported form is."""
     if full:
         return (
             "A masked language model with a vector for each language and each script, which are "
@@ -152,5 +155,5 @@ def _kind(model: ModelConfig, fold: str | None, full: bool) -> str:
 
 
 def _name(path: str) -> str:
-    """The folder's name; where it lay is nobody's business."""
+    """Returns a folder's name alone; where it lay is nobody's business."""
     return path.rstrip("/").rsplit("/", 1)[-1]

@@ -57,12 +57,12 @@ class Pretrained:
 
     @property
     def not_used(self) -> list[str]:
-        """Its tensors that have no place in our model."""
+        """Returns the tensors that have no place in our model."""
         return sorted(n for n in self.weights.shapes if any(part in n for part in _NOT_USED))
 
     @property
     def has_token_types(self) -> bool:
-        """False for the published LangSAMP checkpoints, which lack the constant vector."""
+        """Returns False for the published LangSAMP checkpoints, which lack the constant vector."""
         return self._token_types in self.weights.shapes
 
     @property
@@ -78,31 +78,31 @@ class Pretrained:
         for field, value in self.fields.items():
             if (asked := getattr(model, field)) != value:
                 raise UserError(f"model.{field} = {asked!r}, but {self.path} has {value!r}")
-        wanted, found = self._shapes(model), self.weights.shapes
+        expected, actual = self._shapes(model), self.weights.shapes
         optional = (self._token_types, *_CONSTANTS, *_NOT_USED, *_TIED)
-        missing = [n for n in wanted if n not in found]
-        extra = [n for n in found if n not in wanted and not any(part in n for part in optional)]
+        missing = [n for n in expected if n not in actual]
+        extra = [n for n in actual if n not in expected and not any(part in n for part in optional)]
         wrong = [
-            f"{n} {list(found[n])} instead of {list(wanted[n])}"
-            for n in wanted
-            if n in found and found[n] != wanted[n]
+            f"{n} {list(actual[n])} instead of {list(expected[n])}"
+            for n in expected
+            if n in actual and actual[n] != expected[n]
         ]
         if self.has_token_types:
-            shape = found[self._token_types]
+            shape = actual[self._token_types]
             if shape[1:] != (model.hidden_size,):
                 wrong.append(f"{self._token_types} {list(shape)}")
         elif not self.inventory:
             missing.append(self._token_types)
         kinds = {"missing": missing, "unexpected": extra, "of another shape": wrong}
-        wrongs = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
-        if wrongs:
-            raise UserError(f"{self.path} does not hold this model; {'; '.join(wrongs)}")
+        faults = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+        if faults:
+            raise UserError(f"{self.path} does not hold this model; {'; '.join(faults)}")
 
     def _shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
-        """The tensors that must be there, and their shapes."""
+        """Returns the tensors that must be there, and their shapes."""
         hidden, mlp = model.hidden_size, model.intermediate_size
         first = layout.first_position(model.architecture, self.pad_id)
-        own = {
+        special = {
             "word_embeddings": (self.vocab_size, hidden),
             "decoder_bias": (self.vocab_size,),
             "encoder/position_embeddings": (first + model.max_length, hidden),
@@ -111,15 +111,16 @@ class Pretrained:
             "encoder/layers/output/kernel": (hidden, mlp),
         }
         if self.inventory:
-            own["conditioning/language"] = (len(self.inventory.languages), hidden)
-            own["conditioning/script"] = (len(self.inventory.scripts), hidden)
+            special["conditioning/language"] = (len(self.inventory.languages), hidden)
+            special["conditioning/script"] = (len(self.inventory.scripts), hidden)
         absent = [] if self.has_head else ["head/", "decoder_bias"]
         absent += [] if self.inventory else ["conditioning/"]
         shapes = {}
         for path, name in layout.tensor_names(model).items():
             if path.startswith(tuple(absent)):
                 continue
-            shape = own.get(path, (hidden, hidden) if path.endswith("kernel") else (hidden,))
+            usual = (hidden, hidden) if path.endswith("kernel") else (hidden,)
+            shape = special.get(path, usual)
             for layer in range(model.num_hidden_layers if "{layer}" in name else 1):
                 shapes[name.format(layer=layer)] = shape
         return shapes
@@ -127,6 +128,8 @@ class Pretrained:
 
 def open_pretrained(path: Path) -> Pretrained:
     """Reads the config, the headers of the weights and the inventory.
+
+    Weights in an object store are copied to the temporary folder; see ``Weights``.
 
     Raises:
       UserError: the folder is no model of a supported kind, or is damaged.
@@ -156,7 +159,7 @@ def open_pretrained(path: Path) -> Pretrained:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``config.json`` of a folder, and the fields of ``ModelConfig`` that it decides.
+    """Reads ``config.json`` of a folder, and the fields of ``ModelConfig`` that it decides.
 
     Raises:
       UserError: there is none, it is damaged, or its model is not supported.
@@ -176,7 +179,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _tables(
     config: dict[str, Any], weights: Weights, base: str, file: Path
 ) -> tuple[dict[str, Any], Inventory | None]:
-    """The settings that the two tables imply, and the names of their rows."""
+    """Returns the settings that the two tables imply, and the names of their rows."""
     language, script = base + layout.LANGUAGE_TABLE, base + layout.SCRIPT_TABLE
     has_language, has_script = language in weights.shapes, script in weights.shapes
     if not (has_language or has_script):
@@ -207,7 +210,7 @@ def _tables(
 
 
 def _language_scripts(file: Path) -> tuple[str, ...]:
-    """Which text the model has seen, where ``inventory.json`` is there to say it."""
+    """Reads which text the model has seen, where ``inventory.json`` is there to say it."""
     if not file.exists():
         return ()
     try:
@@ -217,12 +220,13 @@ def _language_scripts(file: Path) -> tuple[str, ...]:
 
 
 def _modern(name: str) -> str:
-    """Checkpoints converted from TensorFlow call the parameters of LayerNorm gamma and beta."""
+    """Renames LayerNorm's gamma and beta, as checkpoints converted from TensorFlow call them."""
     if name.endswith(".gamma"):
         return name.removesuffix("gamma") + "weight"
     return name.removesuffix("beta") + "bias" if name.endswith(".beta") else name
 
 
 def _listed(names: list[str], most: int = 12) -> str:
+    """Lists names in order, the first ``most`` of them."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + rest

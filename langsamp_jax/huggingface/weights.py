@@ -1,12 +1,16 @@
 """The tensors of a Hugging Face model folder, read slice by slice.
 
-A safetensors file on a disk is opened for each read and closed again: what a memory map has touched
-counts as the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are
-read with torch's ``weights_only``, which refuses everything but tensors.
+A safetensors file is opened for each read and closed again: what a memory map has touched counts as
+the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are read with
+torch's ``weights_only``, which refuses everything but tensors. Files in an object store are copied
+to the temporary folder first.
 """
 
 import contextlib
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.remote_tensors import RemoteTensors
-from langsamp_jax.io.storage import is_remote, location
+from langsamp_jax.io.files import full_disk_as_oserror
+from langsamp_jax.io.storage import download, is_remote, location
 
 Index = tuple[slice, ...]
 
@@ -29,7 +33,9 @@ _FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat
 
 
 class Weights:
-    """The tensors of ``folder`` by name: ``shapes[name]``, and float32 values by ``read``.
+    """Gives the tensors of ``folder`` by name: ``shapes[name]``, and float32 values by ``read``.
+
+    A copy of files in an object store is removed with this object, or when the process ends.
 
     Raises:
       UserError: there are no weights, a file is missing or damaged, or a ``.bin`` holds anything
@@ -39,27 +45,25 @@ class Weights:
     def __init__(self, folder: Path):
         self._tensors: dict[str, tuple[Path, str]] = {}
         self._loaded: dict[Path, dict[str, Any]] = {}  # of .bin files
-        self._remote: dict[Path, RemoteTensors] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in _files(location(folder)):
-            if is_remote(file):
-                self._remote[file] = _open_remote(file)
-                shapes = self._remote[file].shapes
-            elif file.suffix == ".bin":
-                self._loaded[file] = _load_bin(file)
+        files = _files(location(folder))
+        self._copies = dict(zip(files, self._local(files), strict=True))
+        for file, copy in self._copies.items():  # messages name the file, never the copy
+            if file.suffix == ".bin":
+                self._loaded[file] = _load_bin(file, copy)
                 shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
             else:
-                shapes = _shapes(file)
+                shapes = _shapes(file, copy)
             self._tensors |= {name: (file, name) for name in shapes}
             self.shapes |= shapes
 
     def rename(self, names: Callable[[str], str]) -> None:
-        """Calls every tensor by another name."""
+        """Renames every tensor ``name`` to ``names(name)``."""
         self._tensors = {names(name): where for name, where in self._tensors.items()}
         self.shapes = {names(name): shape for name, shape in self.shapes.items()}
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
-        """A part of a tensor, float32.
+        """Reads a part of a tensor, float32.
 
         Raises:
           UserError: the file is damaged, or a value is not finite.
@@ -67,7 +71,7 @@ class Weights:
         return self._read(name, [index])[0]
 
     def gather(self, name: str, rows: np.ndarray, columns: Index = ()) -> np.ndarray:
-        """Any rows of a tensor, one at least, in any order: float32 [len(rows), ...]."""
+        """Reads rows of a tensor, one at least, in any order: float32 [len(rows), ...]."""
         cuts = np.flatnonzero(np.diff(rows) != 1) + 1  # neighbours are read in one go
         runs = np.split(rows, cuts)
         parts = [(slice(int(run[0]), int(run[-1]) + 1), *columns) for run in runs]
@@ -79,32 +83,40 @@ class Weights:
             tensor = self._loaded[file][stored]
             _require_float(file, stored, str(tensor.dtype).removeprefix("torch."))
             values = [tensor[part].float().numpy() for part in parts]
-        elif file in self._remote:
-            _require_float(file, stored, self._remote[file].dtypes[stored])
-            with _reading(file):
-                values = self._remote[file].read(stored, parts)
         else:
             values = []
             for start in range(0, len(parts), _PARTS_AT_ONCE):
-                values += _slices(file, stored, parts[start : start + _PARTS_AT_ONCE])
+                some = parts[start : start + _PARTS_AT_ONCE]
+                values += _slices(file, self._copies[file], stored, some)
         if not all(np.isfinite(value).all() for value in values):
             raise UserError(f"{file}: {stored} has values that are not finite")
         return values
 
+    def _local(self, files: list[Path]) -> list[Path]:
+        """Returns ``files``, or copies of them where they are in an object store."""
+        if not is_remote(files[0]):
+            return files
+        scratch = Path(tempfile.mkdtemp(prefix="langsamp-"))
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        with full_disk_as_oserror(scratch):
+            return download(files, scratch)
 
-def _slices(file: Path, name: str, parts: list[Index]) -> list[np.ndarray]:
-    with _reading(file), safe_open(file, framework="np") as tensors:
+
+def _slices(file: Path, copy: Path, name: str, parts: list[Index]) -> list[np.ndarray]:
+    with _reading(file), safe_open(copy, framework="np") as tensors:
         tensor = tensors.get_slice(name)
         _require_float(file, name, tensor.get_dtype())
         return [np.asarray(tensor[part or slice(None)], np.float32) for part in parts]
 
 
 def _require_float(file: Path, name: str, dtype: str) -> None:
+    """Raises UserError for a tensor of integers or of a type that is not supported."""
     if dtype not in _FLOATS:
         raise UserError(f"{file}: {name} has numbers of type {dtype}, which is not supported")
 
 
 def _files(folder: Path) -> list[Path]:
+    """Returns the files of weights; raises UserError where there are none."""
     for single, index in (_SAFETENSORS, _BIN):
         if (folder / single).is_file():
             return [folder / single]
@@ -114,6 +126,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
+    """Returns the files that an index names; raises UserError where one of them is missing."""
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -124,13 +137,14 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    with _reading(file), safe_open(file, framework="np") as tensors:
+def _shapes(file: Path, copy: Path) -> dict[str, tuple[int, ...]]:
+    with _reading(file), safe_open(copy, framework="np") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
 
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
+    """Turns what a damaged file makes the block raise into a UserError that names it."""
     try:
         yield
     except (SafetensorError, OSError, EOFError, ValueError, TypeError, KeyError) as error:
@@ -138,15 +152,8 @@ def _reading(file: Path) -> Iterator[None]:
         raise UserError(f"{file} is damaged or cut short ({reason}); copy it again") from error
 
 
-def _open_remote(file: Path) -> RemoteTensors:
-    if file.suffix == ".bin":
-        raise UserError(f"{file}: .bin weights cannot be read by parts; copy the folder to a disk")
-    with _reading(file):
-        return RemoteTensors(file)
-
-
-def _load_bin(file: Path) -> dict[str, Any]:
-    """The tensors of a ``.bin``, mapped from the disk where its form allows it."""
+def _load_bin(file: Path, copy: Path) -> dict[str, Any]:
+    """Reads the tensors of a ``.bin``, mapped from the disk where its form allows it."""
     try:
         import torch
     except ImportError:
@@ -160,7 +167,7 @@ def _load_bin(file: Path) -> dict[str, Any]:
     warnings.filterwarnings("ignore", module="torch._weights_only_unpickler")
     for mmap in (True, False):  # files of before torch 1.6 cannot be mapped
         try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+            loaded = torch.load(copy, map_location="cpu", weights_only=True, mmap=mmap)
             break
         except pickle.UnpicklingError:
             raise UserError(

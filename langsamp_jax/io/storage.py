@@ -106,14 +106,15 @@ def sizes(folder: Path) -> dict[str, int]:
     return {name.removeprefix(_key(folder) + "/"): facts["size"] for name, facts in found.items()}
 
 
-def read_ranges(file: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes ``start`` to ``stop`` of an object, for each of ``ranges``, read side by side."""
-    asked = [(start, stop) for start, stop in ranges if start < stop]  # HTTP knows no empty range
-    if not asked:
-        return [b""] * len(ranges)
-    files, (starts, stops) = [str(file)] * len(asked), zip(*asked, strict=True)
-    found = iter(_file_system(file).cat_ranges(files, starts, stops, on_error="raise"))
-    return [next(found) if start < stop else b"" for start, stop in ranges]
+def download(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Copies objects of one store into a local folder, a few MB in memory at a time.
+
+    Returns:
+      the local files, in the order of ``files``.
+    """
+    copies = [folder / file.name for file in files]
+    _file_system(files[0]).get([str(file) for file in files], [str(copy) for copy in copies])
+    return copies
 
 
 def upload(folder: Path, path: Path) -> None:

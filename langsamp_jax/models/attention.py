@@ -1,4 +1,4 @@
-"""Self-attention in three implementations, and which of them runs where.
+"""Self-attention in three implementations, and the choice among them.
 
 ``xla`` runs everywhere and is the definition; it keeps a weight for every pair of positions.
 ``cudnn`` (GPU) and ``splash`` (TPU) are fused kernels that never write the weights to memory.
@@ -28,13 +28,21 @@ SPLASH_LENGTH = 512
 
 
 class AttentionSpec(NamedTuple):
-    """All that decides which implementation can run."""
+    """All that decides which implementation can run.
 
-    platform: str  # of the devices: cpu, gpu or tpu
-    dtype: Any  # of queries, keys and values
+    Attributes:
+      platform: of the devices: ``cpu``, ``gpu`` or ``tpu``.
+      dtype: of queries, keys and values.
+      head_size: their numbers per head.
+      length: tokens of a row.
+      dropout: whether attention weights are dropped.
+    """
+
+    platform: str
+    dtype: Any
     head_size: int
     length: int
-    dropout: bool  # of the weights
+    dropout: bool
 
 
 def attend(
@@ -45,11 +53,11 @@ def attend(
     implementation: Implementation = "auto",
     dropout: Dropout | None = None,
 ) -> jax.Array:
-    """What each position gathers from the positions of its own segment.
+    """Lets each position attend to the positions of its own segment.
 
     Under a mesh the kernels run on each device's rows and heads; the logical axis rules say which
-    these are. An implementation that cannot run in this case is replaced by ``xla``, so that a
-    model goes to another machine or another length as it is; see ``require_available``.
+    these are. An implementation that cannot run here is replaced by ``xla``, so that a model goes
+    to another machine or another length as it is; see ``require_available``.
 
     Args:
       query, key, value: [batch, length, heads, head_size].
@@ -62,10 +70,10 @@ def attend(
       [batch, length, heads, head_size] in the dtype of ``value``. Padding changes nothing at other
       positions; what it gets itself is finite and means nothing.
     """
-    case = AttentionSpec(
+    spec = AttentionSpec(
         platform(), query.dtype, query.shape[-1], query.shape[1], dropout is not None
     )
-    match select_kernel(implementation, case):
+    match select_kernel(implementation, spec):
         case "cudnn":
             return _per_device(_cudnn)(query, key, value, segments)
         case "splash":
@@ -74,66 +82,67 @@ def attend(
             return _xla(query, key, value, segments, dropout)
 
 
-def select_kernel(implementation: Implementation, case: AttentionSpec) -> str:
-    """``xla``, ``cudnn`` or ``splash``: the wish, or the quickest for ``auto``, if it can run."""
+def select_kernel(implementation: Implementation, spec: AttentionSpec) -> str:
+    """Returns ``xla``, ``cudnn`` or ``splash``: the one asked for, or for ``auto`` the quickest, if
+    it can run, else ``xla``."""
     if implementation == "auto":
-        worthwhile = case.platform == "gpu" or case.length >= SPLASH_LENGTH
-        implementation = _kernel(case.platform) if worthwhile else "xla"
-    return "xla" if unsupported_reason(implementation, case) else implementation
+        worthwhile = spec.platform == "gpu" or spec.length >= SPLASH_LENGTH
+        implementation = _kernel(spec.platform) if worthwhile else "xla"
+    return "xla" if unsupported_reason(implementation, spec) else implementation
 
 
-def unsupported_reason(implementation: Implementation, case: AttentionSpec) -> str | None:
-    """Why ``implementation`` cannot run in this case; None where it can."""
+def unsupported_reason(implementation: Implementation, spec: AttentionSpec) -> str | None:
+    """Returns why ``implementation`` cannot run; None where it can."""
     if implementation in ("auto", "xla"):
         return None
     gpu = implementation == "cudnn"
-    if case.platform != ("gpu" if gpu else "tpu"):
-        return f"it runs on {'GPUs' if gpu else 'TPUs'}, and the devices here are {case.platform}"
-    if case.dropout:
+    if spec.platform != ("gpu" if gpu else "tpu"):
+        return f"it runs on {'GPUs' if gpu else 'TPUs'}, and the devices here are {spec.platform}"
+    if spec.dropout:
         return "it cannot drop weights: it needs model.attention_dropout = 0"
     if gpu and _compute_capability() < (8, 0):
         return "it needs an NVIDIA GPU of compute capability 8.0 (A100) or later"
-    dtype = jnp.dtype(case.dtype).name
+    dtype = jnp.dtype(spec.dtype).name
     if gpu and dtype not in ("bfloat16", "float16"):
         return f"it needs model.dtype = 'bfloat16', not {dtype!r}"
-    if gpu and (case.head_size % 8 or case.head_size > 128):
-        return f"it needs a head size of 8, 16, ... or 128, not {case.head_size}"
-    if gpu and case.length % 2:
-        return f"it needs rows of an even number of tokens, not {case.length}"
-    if not gpu and case.length % SPLASH_BLOCKS[-1]:
-        return f"it needs rows of 128, 256, ... tokens, not {case.length}"
+    if gpu and (spec.head_size % 8 or spec.head_size > 128):
+        return f"it needs a head size of 8, 16, ... or 128, not {spec.head_size}"
+    if gpu and spec.length % 2:
+        return f"it needs rows of an even number of tokens, not {spec.length}"
+    if not gpu and spec.length % SPLASH_BLOCKS[-1]:
+        return f"it needs rows of 128, 256, ... tokens, not {spec.length}"
     return None
 
 
-def require_available(implementation: Implementation, case: AttentionSpec) -> None:
+def require_available(implementation: Implementation, spec: AttentionSpec) -> None:
     """Raises UserError where an implementation that was asked for cannot run."""
-    if reason := unsupported_reason(implementation, case):
+    if reason := unsupported_reason(implementation, spec):
         others = " or ".join(
-            name for name in get_args(Implementation) if not unsupported_reason(name, case)
+            name for name in get_args(Implementation) if not unsupported_reason(name, spec)
         )
         raise UserError(f"model.attention = {implementation!r}: {reason}; use {others}")
 
 
-def describe_kernel(implementation: Implementation, case: AttentionSpec) -> str:
-    """Which implementation runs, and what keeps the device's kernel from running, if anything."""
-    line, kernel = f"attention: {select_kernel(implementation, case)}", _kernel(case.platform)
-    reason = unsupported_reason(kernel, case)
+def describe_kernel(implementation: Implementation, spec: AttentionSpec) -> str:
+    """Says which implementation runs and, if it is not the device's kernel, why."""
+    line, kernel = f"attention: {select_kernel(implementation, spec)}", _kernel(spec.platform)
+    reason = unsupported_reason(kernel, spec)
     return f"{line} ({kernel}: {reason})" if reason else line
 
 
 def _kernel(platform: str) -> str:
-    """The fused kernel of a platform; ``xla`` where there is none."""
+    """Returns the fused kernel of a platform; ``xla`` where there is none."""
     return {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
 
 
 def _compute_capability() -> tuple[int, ...]:
-    """Of the NVIDIA GPU here, as in (9, 0); () for GPUs of others."""
+    """Returns that of the NVIDIA GPU here, as in (9, 0); () for GPUs of others."""
     numbers = jax.local_devices(backend="gpu")[0].compute_capability.split(".")
     return tuple(map(int, numbers)) if all(number.isdigit() for number in numbers) else ()
 
 
 def _per_device(kernel: Any) -> Any:
-    """The compiler cannot split a kernel over devices: each runs it on its rows and heads."""
+    """Runs a kernel on each device's rows and heads: the compiler cannot split one itself."""
     if jax.sharding.get_abstract_mesh().empty:
         return kernel
     heads = nn.logical_to_mesh_axes(("batch", None, "heads", None))
@@ -145,8 +154,11 @@ def _per_device(kernel: Any) -> Any:
 def _xla(
     query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array, dropout: Dropout | None
 ) -> jax.Array:
-    """On a CPU these transposes, scaled queries and an added mask take three quarters of the time
-    of einsums over [batch, length, heads, head_size]."""
+    """Computes the definition.
+
+    On a CPU these transposes, scaled queries and an added mask take three quarters of the time of
+    einsums over [batch, length, heads, head_size].
+    """
     query, key, value = (x.swapaxes(1, 2) for x in (_scaled(query), key, value))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores + jnp.where(_mask(segments), 0, -1e30)).astype(value.dtype)
@@ -159,7 +171,8 @@ def _scaled(query: jax.Array) -> jax.Array:
 
 
 def _mask(segments: jax.Array) -> jax.Array:
-    """bool [batch, 1, length or 1, length]: which positions (the last axis) each one attends to.
+    """Returns which positions (the last axis) each one attends to: bool [batch, 1, length or 1,
+    length].
 
     Padding of a packed row attends to padding: a position with nothing at all to attend to is what
     kernels give NaN for.

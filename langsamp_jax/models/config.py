@@ -1,4 +1,4 @@
-"""What decides the architecture of a model."""
+"""The settings that decide the architecture of a model."""
 
 from typing import Literal
 
@@ -61,12 +61,15 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
+        """Returns the width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def has_dropout(self) -> bool:
+        """Returns whether a training step drops anything."""
         return self.hidden_dropout > 0 or self.attention_dropout > 0
 
     @property
     def norm_first(self) -> bool:
+        """Returns whether LayerNorm comes before each part of a block, and not behind it."""
         return self.architecture == "xlm-roberta-xl"

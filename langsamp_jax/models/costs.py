@@ -1,4 +1,4 @@
-"""What a step costs: its useful floating-point operations, and the memory of its activations.
+"""The cost of a step: its useful floating-point operations, and the memory of its activations.
 
 Useful is what the model asks for, however it is computed. Counted are matrix products and
 attention, two operations for a multiplication and addition, the backward pass as twice the forward
@@ -14,7 +14,7 @@ BACKWARD = 2  # one product for the gradient of each of its two factors
 def forward_flops(
     config: ModelConfig, vocab_size: int, rows: int, length: int, num_targets: int
 ) -> dict[str, float]:
-    """FLOPs of one forward pass by part.
+    """Returns the FLOPs of one forward pass by part.
 
     Args:
       rows: of a batch, each of ``length`` positions.
@@ -36,7 +36,7 @@ def forward_flops(
 def step_flops(
     config: ModelConfig, vocab_size: int, rows: int, length: int, num_targets: int
 ) -> float:
-    """Useful FLOPs of one training step, forward and backward; arguments as ``forward_flops``."""
+    """Returns the useful FLOPs of one training step; arguments as ``forward_flops``."""
     parts = forward_flops(config, vocab_size, rows, length, num_targets)
     return (1 + BACKWARD) * sum(parts.values())
 

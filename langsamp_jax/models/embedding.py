@@ -1,12 +1,30 @@
 """The word embeddings at both ends of the model: lookup, and cross-entropy of the tied decoder.
 
 On a mesh the table [vocab, hidden] lies with its pieces along ``tensor`` and its columns along
-``fsdp``. Neither end ever gathers it:
+``fsdp``. Neither end ever gathers it. Each exchanges (all-to-all) within an ``fsdp`` group, here of
+two devices, A and B:
 
-* lookup: each device looks its columns up for all rows of its ``fsdp`` group, then the group
-  exchanges columns for rows (all-to-all);
+* lookup: each device looks its columns up for all rows of the group, which then exchanges columns
+  for rows of the batch;
+
+              columns                         columns
+            +----+----+                     +---------+
+      rows  |    |    |                     |    A    |  rows of A
+       of   | A  | B  |   -- exchange -->   +---------+
+     the    |    |    |                     |    B    |  rows of B
+     group  +----+----+                     +---------+
+
 * decoder: the group exchanges columns for pieces, so that each device has all of some pieces, and
   gathers the features instead, which are far smaller. Each computes the logits of its own pieces.
+
+              columns                         columns
+            +----+----+                     +---------+
+            |    |    |                     |    A    |  its pieces
+     pieces | A  | B  |   -- exchange -->   +---------+
+            |    |    |                     |    B    |  its pieces
+            +----+----+                     +---------+
+
+The backward pass exchanges the gradients the other way.
 
 The gradients of both ends are added up before they are reduced over ``data``: one reduction of a
 table, not two. For that, ``lookup`` hands on one copy of the table for each ``data`` replica.
@@ -15,6 +33,7 @@ decoder come out of the forward pass, which then need not compute its logits twi
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +50,7 @@ _PIECES = ("tensor", "fsdp")  # the axes that the decoder's pieces are divided b
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lookup(table: jax.Array, tokens: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
-    """The embeddings of tokens, and the table for the decoder.
+    """Looks up the embeddings of tokens, and hands on the table for the decoder.
 
     Args:
       table: float32 [vocab, hidden].
@@ -59,6 +78,7 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def _lookup(table: jax.Array, tokens: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """Computes ``lookup`` on one device."""
     local, mine = _own_pieces(_gather(tokens, "fsdp"), table.shape[0])
     columns = jnp.where(mine[..., None], table[local].astype(dtype), 0)
     columns = _psum(columns, "tensor")
@@ -66,6 +86,7 @@ def _lookup(table: jax.Array, tokens: jax.Array, dtype: str) -> tuple[jax.Array,
 
 
 def _scatter(tokens: jax.Array, embedded: jax.Array, copy: jax.Array) -> jax.Array:
+    """Adds the gradient of the embeddings to that of the table's copy, on one device."""
     local, mine = _own_pieces(_gather(tokens, "fsdp"), copy.shape[1])
     columns = _exchange(embedded, "fsdp", split_axis=2, concat_axis=0).astype(copy.dtype)
     gradient = copy[0].at[local].add(jnp.where(mine[..., None], columns, 0))
@@ -82,7 +103,7 @@ def decoder_loss(
     vocab_size: int,
     logits_at_once: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of the tied decoder, in nats: logits = features @ table.T + bias.
+    """Computes the cross-entropy of the tied decoder, in nats: logits = features @ table.T + bias.
 
     Logits are products in the dtype of ``features``, summed and normalised in float32. At most
     ``logits_at_once`` of them exist on a device at a time.
@@ -108,13 +129,13 @@ def decoder_loss(
 
 
 def _decoder_forward(features, table, bias, targets, weights, vocab_size, logits_at_once):
-    total, each, *gradients = _on_mesh(
+    total, losses, *gradients = _on_mesh(
         functools.partial(_decoder, vocab_size, logits_at_once, differentiate=True),
         (_ROWS, _COPIES, _BIAS, _ROWS, _ROWS),
         (P(), _ROWS, _ROWS, _COPIES, _BIAS),
         *(features, table, bias, targets, weights),
     )
-    return (total, each), gradients
+    return (total, losses), gradients
 
 
 def _decoder_backward(vocab_size, logits_at_once, gradients, cotangents):
@@ -134,68 +155,124 @@ def _decoder(
     targets: jax.Array,
     weights: jax.Array,
     differentiate: bool,
-):
-    """``decoder_loss`` of one device, and the gradients of its inputs if wanted."""
-    dtype, rows = features.dtype, copy.shape[1]
-    shards = _size("fsdp")
-    padded = -(-rows // shards) * shards
-    table = jnp.pad(copy[0].astype(dtype), ((0, padded - rows), (0, 0)))
-    table = _exchange(table, "fsdp", split_axis=0, concat_axis=1)
-    first = _index("fsdp") * len(table)  # of this device's pieces, among those of its fsdp group
-    bias = jax.lax.dynamic_slice_in_dim(jnp.pad(bias, (0, padded - rows)), first, len(table))
-    own = first + jnp.arange(len(table))
-    valid = (own < rows) & (own + _index("tensor") * rows < vocab_size)
-    bias = jnp.where(valid, bias, -jnp.inf)
+) -> tuple[jax.Array, ...]:
+    """Computes ``decoder_loss`` on one device, and the gradients of its inputs if wanted."""
+    rows = copy.shape[1]
+    pieces = _local_pieces(copy[0], bias, vocab_size, features.dtype)
     features, targets, weights = (_gather(x, "fsdp") for x in (features, targets, weights))
-    targets = targets - first - _index("tensor") * rows  # other devices' are out of range
+    targets = targets - pieces.first - _index("tensor") * rows  # other devices' are out of range
+    examples = _Examples(features, targets, weights)
 
     positions = len(features)
-    least = -(-positions * len(table) // logits_at_once)
-    counts = range(max(1, min(least, positions)), positions + 1)
-    chunks = next(count for count in counts if positions % count == 0)
-
-    def visit(sums, chunk):
-        part, part_targets, part_weights = chunk
-        logits = matmul_nt(part, table) + bias
-        highest = _pmax(logits.max(axis=1), *_PIECES)
-        normaliser = _psum(jnp.exp(logits - highest[:, None]).sum(axis=1), *_PIECES)
-        normaliser = highest + jnp.log(normaliser)
-        here = part_targets[:, None] == jnp.arange(len(table))
-        target_logits = _psum(jnp.where(here, logits, 0).sum(axis=1), *_PIECES)
-        loss = jnp.where(part_weights, normaliser - target_logits, 0)
-        if not differentiate:
-            return sums, (loss, None)
-        probabilities = jnp.exp(logits - normaliser[:, None])
-        slopes = jnp.where(part_weights[:, None], probabilities - here, 0)
-        table_sum, bias_sum = sums
-        slopes = slopes.astype(dtype)
-        ones = jnp.ones(len(part), dtype)  # a product: XLA sums columns slowly on a CPU
-        bias_sum = bias_sum + jnp.matmul(ones, slopes, preferred_element_type=jnp.float32)
-        table_part = matmul_tn(slopes, part)
-        return (table_sum + table_part, bias_sum), (loss, product(slopes, table))
-
-    zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(len(table), jnp.float32)
-    parts = features, targets, weights
+    chunks = _number_of_chunks(positions, len(pieces.table), logits_at_once)
+    chunk_loss = functools.partial(_chunk_loss, pieces, differentiate)
     if chunks == 1:  # spares the pass over zeros
-        sums, (each, slopes) = visit((0.0, 0.0), parts)
+        sums, (losses, feature_gradients) = chunk_loss((0.0, 0.0), examples)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), parts)
-        sums, outputs = jax.lax.scan(visit, zeros, parts)
-        each, slopes = jax.tree.map(lambda x: x.reshape(positions, *x.shape[2:]), outputs)
-    own = positions // shards
-    each_own = jax.lax.dynamic_slice_in_dim(each, _index("fsdp") * own, own)
-    total = _psum(each.sum(), "data")
+        zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (pieces.table, pieces.bias))
+        examples = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), examples)
+        sums, outputs = jax.lax.scan(chunk_loss, zeros, examples)
+        losses, feature_gradients = jax.tree.map(
+            lambda x: x.reshape(positions, *x.shape[2:]), outputs
+        )
+    own = positions // _size("fsdp")
+    own_losses = jax.lax.dynamic_slice_in_dim(losses, _index("fsdp") * own, own)
+    total = _psum(losses.sum(), "data")
     if not differentiate:
-        return total, each_own
+        return total, own_losses
+    return total, own_losses, *_reduce_gradients(feature_gradients, *sums, rows)
+
+
+class _Pieces(NamedTuple):
+    """The part of the decoder that one device computes: ``n`` pieces, with all their columns."""
+
+    table: jax.Array  # [n, hidden], in the compute dtype
+    bias: jax.Array  # float32 [n], -inf where there is no piece
+    first: jax.Array | int  # the number of the first among those of the fsdp group
+
+
+class _Examples(NamedTuple):
+    """Positions whose loss is computed: those of a whole fsdp group, or a chunk of them."""
+
+    features: jax.Array  # [positions, hidden]
+    targets: jax.Array  # int32 [positions], among the pieces of this device or out of their range
+    weights: jax.Array  # bool [positions]
+
+
+def _local_pieces(columns: jax.Array, bias: jax.Array, vocab_size: int, dtype: Any) -> _Pieces:
+    """Exchanges columns for pieces, and sees to it that no other piece has a probability.
+
+    Args:
+      columns: float32 [rows, hidden / fsdp], this device's part of the table.
+      bias: float32 [rows].
+    """
+    rows, shards = len(columns), _size("fsdp")
+    padding = -rows % shards
+    table = jnp.pad(columns.astype(dtype), ((0, padding), (0, 0)))
+    table = _exchange(table, "fsdp", split_axis=0, concat_axis=1)
+    first = _index("fsdp") * len(table)
+    bias = jax.lax.dynamic_slice_in_dim(jnp.pad(bias, (0, padding)), first, len(table))
+    own = first + jnp.arange(len(table))
+    valid = (own < rows) & (own + _index("tensor") * rows < vocab_size)
+    return _Pieces(table, jnp.where(valid, bias, -jnp.inf), first)
+
+
+def _number_of_chunks(positions: int, pieces: int, logits_at_once: int) -> int:
+    """Returns the least divisor of ``positions`` with which a chunk has few enough logits."""
+    least = -(-positions * pieces // logits_at_once)
+    counts = range(max(1, min(least, positions)), positions + 1)
+    return next(count for count in counts if positions % count == 0)
+
+
+def _chunk_loss(
+    pieces: _Pieces,
+    differentiate: bool,
+    sums: tuple[jax.Array, jax.Array],
+    examples: _Examples,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
+    """Computes the loss of some positions; the body of a scan over them.
+
+    Args:
+      sums: the gradients of table and bias so far, float32.
+
+    Returns:
+      ``sums`` with those of this chunk; and the losses float32 [positions], with the gradient of
+      the features as far as these pieces make it, [positions, hidden], if wanted.
+    """
+    features, targets, weights = examples
+    dtype = features.dtype
+    logits = matmul_nt(features, pieces.table) + pieces.bias
+    highest = _pmax(logits.max(axis=1), *_PIECES)
+    normaliser = _psum(jnp.exp(logits - highest[:, None]).sum(axis=1), *_PIECES)
+    normaliser = highest + jnp.log(normaliser)
+    is_target = targets[:, None] == jnp.arange(len(pieces.table))
+    target_logits = _psum(jnp.where(is_target, logits, 0).sum(axis=1), *_PIECES)
+    losses = jnp.where(weights, normaliser - target_logits, 0)
+    if not differentiate:
+        return sums, (losses, None)
+    probabilities = jnp.exp(logits - normaliser[:, None])
+    slopes = jnp.where(weights[:, None], probabilities - is_target, 0).astype(dtype)
     table_sum, bias_sum = sums
-    slopes = _psum(_reduce_scatter(slopes, "fsdp"), "tensor")
-    table_sum = _exchange(table_sum.astype(dtype), "fsdp", split_axis=1, concat_axis=0)[:rows]
-    bias_sum = _psum(_gather(bias_sum, "fsdp")[:rows], "data")
-    return total, each_own, slopes, table_sum.astype(jnp.float32)[None], bias_sum
+    ones = jnp.ones(len(features), dtype)  # a product: XLA sums columns slowly on a CPU
+    bias_sum = bias_sum + jnp.matmul(ones, slopes, preferred_element_type=jnp.float32)
+    table_sum = table_sum + matmul_tn(slopes, features)
+    return (table_sum, bias_sum), (losses, product(slopes, pieces.table))
+
+
+def _reduce_gradients(
+    features: jax.Array, table: jax.Array, bias: jax.Array, rows: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the gradients as the arguments of ``decoder_loss`` lie: to each device its own rows
+    of the features, and pieces exchanged back for columns. ``lookup`` sums the table's copies."""
+    dtype = features.dtype
+    features = _psum(_reduce_scatter(features, "fsdp"), "tensor")
+    columns = _exchange(table.astype(dtype), "fsdp", split_axis=1, concat_axis=0)[:rows]
+    bias = _psum(_gather(bias, "fsdp")[:rows], "data")
+    return features, columns.astype(jnp.float32)[None], bias
 
 
 def _own_pieces(tokens: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """The row of each token among those of this device, and whether it is one of them."""
+    """Returns the row of each token among those of this device, and whether it is one of them."""
     local = tokens - _index("tensor") * rows
     mine = (local >= 0) & (local < rows)
     return jnp.where(mine, local, 0), mine
@@ -213,10 +290,12 @@ def _on_mesh(function, in_specs, out_specs, *arguments):
 
 
 def _size(axis: str) -> int:
+    """Returns the number of devices along a mesh axis."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def _index(axis: str) -> jax.Array | int:
+    """Returns the number of this device along a mesh axis."""
     return jax.lax.axis_index(axis) if _size(axis) > 1 else 0
 
 
@@ -235,7 +314,10 @@ def _gather(x: jax.Array, axis: str) -> jax.Array:
 
 
 def _reduce_scatter(x: jax.Array, axis: str) -> jax.Array:
-    """Not ``psum_scatter``: the TPU compiler makes an all-reduce of it here, of twice the bytes."""
+    """Sums ``x`` over the devices of an axis and gives each its part of the rows.
+
+    Not by ``psum_scatter``: the TPU compiler makes an all-reduce of it here, of twice the bytes.
+    """
     if _size(axis) == 1:
         return x
     parts = jax.lax.all_to_all(x.reshape(_size(axis), -1, *x.shape[1:]), axis, 0, 0)
@@ -243,6 +325,8 @@ def _reduce_scatter(x: jax.Array, axis: str) -> jax.Array:
 
 
 def _exchange(x: jax.Array, axis: str, split_axis: int, concat_axis: int) -> jax.Array:
+    """Sends each device of an axis its part of ``split_axis``, and joins what comes along
+    ``concat_axis``."""
     if _size(axis) == 1:
         return x
     return jax.lax.all_to_all(x, axis, split_axis, concat_axis, tiled=True)

@@ -47,7 +47,7 @@ class LangSamp(nn.Module):
         ids: TableIds | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Logits of every position: float32 [batch, length, vocab]. For small inputs."""
+        """Computes all logits, float32 [batch, length, vocab], of small inputs."""
         hidden = self.encode(tokens, attention_mask, ids, deterministic)
         features, size = self.features(hidden, ids), self.vocab_size
         table = self.word_embeddings[:size].astype(features.dtype)
@@ -61,7 +61,10 @@ class LangSamp(nn.Module):
         positions: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What ``decoder_loss`` needs for some positions of each row: int32 [batch, positions].
+        """Computes what ``decoder_loss`` needs for some positions of each row.
+
+        Args:
+          positions: int32 [batch, positions]; the others as ``encode``.
 
         Returns:
           features [batch, positions, hidden_size], the tied table (see ``lookup``), and its bias.
@@ -78,7 +81,7 @@ class LangSamp(nn.Module):
         ids: TableIds | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        """The last layer's states. The ids matter with ``placement = input`` only.
+        """Computes the last layer's states. The ids matter with ``placement = input`` only.
 
         Args:
           tokens: int32 [batch, length].
@@ -98,17 +101,22 @@ class LangSamp(nn.Module):
         attention_mask: jax.Array,
         ids: TableIds | None = None,
     ) -> jax.Array:
-        """[layers + 1, batch, length, hidden_size]: the embeddings, then each layer's output."""
+        """Computes the states in front of the first layer and behind each, without dropout:
+        [layers + 1, batch, length, hidden_size]."""
         embedded, _ = self._embed(tokens, ids)
         return self.encoder(embedded, attention_mask, deterministic=True, every_layer=True)[1]
 
     def features(self, hidden: jax.Array, ids: TableIds | None) -> jax.Array:
-        """What the decoder multiplies: [batch, positions, hidden_size] from encoder states."""
+        """Computes what the decoder multiplies from states, both [batch, positions, hidden_size].
+
+        With ``placement = output`` the language and script vectors are added here.
+        """
         if self.config.placement == "output":
             hidden = hidden + self.conditioning(ids)[:, None]
         return self.head(hidden)
 
     def _embed(self, tokens: jax.Array, ids: TableIds | None) -> tuple[jax.Array, jax.Array]:
+        """Looks up the tokens; also returns the table, for the decoder (see ``lookup``)."""
         embedded, table = lookup(self.word_embeddings, tokens, self.config.dtype)
         if self.config.placement == "input":
             embedded = embedded + self.conditioning(ids)[:, None]
@@ -116,7 +124,7 @@ class LangSamp(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """E_lang[language] + E_script[script], or one of the two."""
+    """E_lang[language] + E_script[script], or one of the two: [batch, hidden_size]."""
 
     config: ModelConfig
     num_languages: int
@@ -124,14 +132,15 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(self, ids: TableIds) -> jax.Array:
-        config, total = self.config, jnp.zeros((), self.config.dtype)
+        config, vectors = self.config, jnp.zeros((), self.config.dtype)
         if config.use_language:
-            total = total + self._vectors("language", self.num_languages, ids.language)
+            vectors = vectors + self._rows("language", self.num_languages, ids.language)
         if config.use_script:
-            total = total + self._vectors("script", self.num_scripts, ids.script)
-        return total
+            vectors = vectors + self._rows("script", self.num_scripts, ids.script)
+        return vectors
 
-    def _vectors(self, name: str, rows: int, ids: jax.Array) -> jax.Array:
+    def _rows(self, name: str, rows: int, ids: jax.Array) -> jax.Array:
+        """Returns the rows ``ids`` of a table, which is a parameter."""
         config = self.config
         table = self.param(name, normal_init(config, None, "embed"), (rows, config.hidden_size))
         table = jax.lax.stop_gradient(table) if config.tables == "frozen" else table
@@ -158,6 +167,6 @@ def param_shapes(model: LangSamp) -> Any:
 
 
 def init_params(model: LangSamp, key: jax.Array) -> Any:
-    """Fresh parameters, each boxed with the logical names of its axes."""
+    """Draws fresh parameters, each boxed with the logical names of its axes."""
     tokens, row = jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, jnp.int32)
     return model.init(key, tokens, jnp.ones((1, 8), bool), TableIds(row, row))["params"]

@@ -31,7 +31,16 @@ class Encoder(nn.Module):
         deterministic: bool,
         every_layer: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """The last layer's [batch, length, hidden_size]; with ``every_layer`` all of them too."""
+        """Computes the states of all positions.
+
+        Args:
+          embedded: [batch, length, hidden_size].
+          attention_mask: see ``segments`` of ``attend``.
+
+        Returns:
+          those of the last layer, [batch, length, hidden_size]; and with ``every_layer`` all,
+          [layers + 1, batch, length, hidden_size], the embeddings first, else None.
+        """
         config = self.config
         shape = (config.max_length, config.hidden_size)
         positions = self.param("position_embeddings", normal_init(config, None, "embed"), shape)
@@ -93,7 +102,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the tokens of each row."""
+    """Multi-head self-attention over the tokens of each row.
+
+    Takes and returns states [batch * length, hidden_size].
+    """
 
     config: ModelConfig
 
@@ -115,18 +127,18 @@ class Attention(nn.Module):
 
 
 def attention_spec(config: ModelConfig, platform: str, length: int) -> AttentionSpec:
-    """What decides how a model attends while it is trained on rows of ``length`` tokens."""
+    """Returns what decides how a model attends, trained on rows of ``length`` tokens."""
     dropout = config.attention_dropout > 0
     return AttentionSpec(platform, config.dtype, config.head_size, length, dropout)
 
 
 def _by_heads(x: jax.Array) -> jax.Array:
-    """[batch, length, heads, head_size] with the heads split, not the rows once more."""
+    """Splits [batch, length, heads, head_size] by heads, not the rows once more."""
     return nn.with_logical_constraint(x, ("batch", None, "heads", None))
 
 
 def _rematerialised(config: ModelConfig) -> type[Block]:
-    """``Block``, or one that recomputes in the backward pass what ``config.remat`` says."""
+    """Returns ``Block``, or one that recomputes in the backward pass what ``config.remat`` says."""
     if config.remat == "none":
         return Block
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -139,13 +151,15 @@ def _rematerialised(config: ModelConfig) -> type[Block]:
 
 
 def normal_init(config: ModelConfig, *axes: str | None) -> nn.initializers.Initializer:
+    """Returns the initializer of weights whose axes have these logical names."""
     return nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), axes)
 
 
 def dense(config: ModelConfig, features: int, axes: tuple[str, str], name: str) -> Dense:
+    """Returns a dense layer with ``features`` outputs and the settings of the model."""
     return Dense(features, axes, config.dtype, config.initializer_range, name=name)
 
 
 def layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
-    """Statistics in float32 whatever the compute dtype (the library's default)."""
+    """Returns a LayerNorm, whose statistics are float32 whatever the dtype (Flax's default)."""
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, name=name)

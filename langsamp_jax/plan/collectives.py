@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send to one another: kinds, groups, bytes on the wire."""
+"""The collectives of a compiled program: their kinds, groups, and bytes on the wire."""
 
 import dataclasses
 import math
@@ -14,20 +14,31 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One instruction, with what it costs each device in a whole run of the program."""
+    """One instruction, with what it costs each device in a whole run of the program.
+
+    Attributes:
+      kind: one of ``KINDS``.
+      axes: the mesh axes along which it moves data.
+      group: how many devices take part together.
+      times: how often it runs.
+      payload: bytes of the whole array that a group gathers, reduces or exchanges, each time.
+      wire: bytes that a device sends in all, by the algorithms of rings.
+      op_name: where in the model it comes from.
+      shape: of its result, as HLO writes it.
+    """
 
     kind: str
-    axes: tuple[str, ...]  # the mesh axes along which it moves data
-    group: int  # devices that take part together
+    axes: tuple[str, ...]
+    group: int
     times: float
-    payload: float  # bytes: the whole array that a group gathers, reduces or exchanges, each time
-    wire: float  # bytes a device sends in all, by the algorithms of rings
+    payload: float
+    wire: float
     op_name: str
     shape: str
 
 
 def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
-    """All that a program sends.
+    """Returns every collective of a program that sends anything.
 
     Args:
       mesh_shape: sizes of the mesh axes in order; a partition's number counts along them.
@@ -38,7 +49,7 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
         for instruction in computation.instructions.values()
         if _kind(instruction) and _starts(computation)
     }
-    found = []
+    sent = []
     for outer, fusion, times in module.executed():
         for computation, instruction in module.within(outer, fusion):
             kind = _kind(instruction)
@@ -51,16 +62,18 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
                 continue
             if kind == "all-reduce" and computation.root.opcode == "dynamic-slice":
                 kind = "reduce-scatter"  # how a TPU writes one: the sum, and each takes its part
-            found.append(_collective(kind, computation, instruction, times, mesh_shape))
-    return [collective for collective in found if collective.wire > 0]
+            sent.append(_collective(kind, computation, instruction, times, mesh_shape))
+    return [collective for collective in sent if collective.wire > 0]
 
 
 def _kind(instruction: Instruction) -> str | None:
+    """Returns one of ``KINDS``; None for every other instruction."""
     opcode = instruction.opcode.removesuffix("-start")
     return opcode if opcode in KINDS else None
 
 
 def _starts(computation: Computation) -> bool:
+    """Returns whether a collective that runs beside other work is started here."""
     return any("AsyncCollectiveStart" in i.attributes for i in computation.instructions.values())
 
 
@@ -95,14 +108,14 @@ def _collective(
 
 
 def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the members of a group differ."""
+    """Returns the mesh axes along which the members of a group differ."""
     places = np.stack(np.unravel_index(groups, tuple(mesh_shape.values())))
     differ = (places != places[:, :, :1]).any(axis=(1, 2))
     return tuple(axis for axis, moved in zip(mesh_shape, differ, strict=True) if moved)
 
 
 def device_groups(kind: str, instruction: Instruction, devices: int) -> list[list[int]]:
-    """The numbers of the partitions that take part together; of a permutation, its pairs.
+    """Returns the numbers of the partitions that take part together; of a permutation, its pairs.
 
     HLO writes groups in three ways: ``{{0,1},{2,3}}``, ``[2,2]<=[4]`` (numbers in order, reshaped
     and transposed) and ``mesh['a'=2,'b'=2] {'a'}`` (along named axes; where the numbers are not in
@@ -135,7 +148,7 @@ def device_groups(kind: str, instruction: Instruction, devices: int) -> list[lis
 
 
 def _numbers(order: str, axes: str | None) -> np.ndarray:
-    """Of ``[2,4]T(1,0)``: the numbers from 0 on, reshaped and transposed."""
+    """Returns what ``[2,4]T(1,0)`` stands for: numbers from 0 on, reshaped and transposed."""
     numbers = np.arange(math.prod(_integers(order))).reshape(_integers(order))
     return numbers if axes is None else numbers.transpose(_integers(axes))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.objectives.base import Objective
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.config import Configs
@@ -19,16 +20,27 @@ from langsamp_jax.training.step import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """The compiler's word that a program does not fit, in bytes of one device."""
+    """The compiler's word that a program does not fit, in bytes of one device.
 
-    needs: float  # besides the state and the batch
+    Attributes:
+      needs: besides the state and the batch.
+    """
+
+    needs: float
     capacity: float
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
+    """What was compiled, and what came of it.
+
+    Attributes:
+      state: shapes with shardings.
+    """
+
     mesh: jax.sharding.Mesh
-    state: TrainState  # shapes with shardings
+    objective: Objective
+    state: TrainState
     program: jax.stages.Compiled | TooLarge
 
     @property
@@ -55,10 +67,12 @@ def compile_step(configs: Configs, sizes: Sizes, devices: Sequence[jax.Device]) 
             program = read_too_large(str(error))
             if program is None:
                 raise
-    return CompiledStep(mesh, setup.state, program)
+    return CompiledStep(mesh, setup.objective, setup.state, program)
 
 
 def abstract_batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
+    """Returns the shapes of a batch with their shardings."""
+
     def array(dtype: jax.typing.DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
 
@@ -67,12 +81,12 @@ def abstract_batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
 
 
 def read_too_large(message: str) -> TooLarge | None:
-    """What a TPU's compiler says in place of a program; None where it is about something else."""
+    """Reads what a TPU's compiler says in place of a program; None where it says something else."""
     number = r"([\d.]+[KMGT]?)"
     needs = re.search(rf"HLO temporaries \({number}\) exceeds available HBM \({number}\)", message)
     used = re.search(rf"Used {number} of {number} hbm", message)
-    found = needs or used
-    return TooLarge(_bytes(found[1]), _bytes(found[2])) if found else None
+    amounts = needs or used
+    return TooLarge(_bytes(amounts[1]), _bytes(amounts[2])) if amounts else None
 
 
 def _bytes(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The text of a compiled program (HLO) as data: what it runs, how often, and at what cost.
+"""Reads the text of a compiled program (HLO): what it runs, how often, and at what cost.
 
 XLA's own cost analysis counts the body of a loop once. Here every instruction is counted as often
 as it runs: a loop's trips are read from its bounds.
@@ -19,43 +19,50 @@ _CALLED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: ``%name = shape opcode(operands), attributes``."""
+    """One line: ``%name = shape opcode(operands), attributes``.
+
+    Attributes:
+      operands: names of instructions of the same computation.
+      text: what stands between the parentheses; of a constant, its value.
+    """
 
     name: str
     shape: str
     opcode: str
     operands: tuple[str, ...]
-    text: str  # what stands between the parentheses; of a constant, its value
+    text: str
     attributes: str
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        """Of an array, or of the first array of a tuple."""
+        """Returns the sizes of an array, or of the first array of a tuple."""
         return next(_arrays(self.shape))[1]
 
     @property
     def bytes(self) -> float:
-        """Of an array or a tuple, without padding to tiles."""
+        """Returns the bytes of an array or a tuple, without padding to tiles."""
         return sum(_bytes(*array) for array in _arrays(self.shape))
 
     @property
     def memory_bytes(self) -> float:
-        """Without what lies in the memory on the chip, which TPU layouts mark as ``S(1)``."""
+        """Returns ``bytes`` less those in the memory on the chip, which TPUs mark as ``S(1)``."""
         return sum(_bytes(*array) for array in _arrays(self.shape) if "S(" not in array[2])
 
     @property
     def op_name(self) -> str:
-        """Where in the model it comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        """Returns where in the model it comes from."""
+        return self.attribute(r'op_name="([^"]*)"') or ""
 
     def attribute(self, pattern: str) -> str | None:
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
+        """Returns the first group of ``pattern`` where the attributes match it, else None."""
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
+    """Instructions by name, and the one (``root``) whose value is the result."""
+
     name: str
     instructions: dict[str, Instruction]
     root: Instruction
@@ -69,13 +76,15 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
+    """A whole program, which begins in ``entry``."""
+
     computations: dict[str, Computation]
     entry: Computation
 
     def executed(
         self, computation: Computation | None = None, times: float = 1.0
     ) -> Iterator[tuple[Computation, Instruction, float]]:
-        """Every instruction that runs, with the number of times; a fusion is one instruction.
+        """Yields every instruction that runs and how often; a fusion is one instruction.
 
         A loop whose bounds cannot be read counts once; of a conditional every branch counts.
         """
@@ -93,7 +102,7 @@ class Module:
     def within(
         self, computation: Computation, instruction: Instruction
     ) -> Iterator[tuple[Computation, Instruction]]:
-        """The instructions that are fused in one, nested fusions too; of any other, itself."""
+        """Yields the instructions that are fused in one, also nested; of any other, itself."""
         if instruction.opcode != "fusion":
             yield computation, instruction
             return
@@ -102,8 +111,9 @@ class Module:
                 yield from self.within(called, inner)
 
     def called(self, instruction: Instruction) -> list[Computation]:
-        found = _CALLED.search(instruction.attributes)
-        names = re.findall(r"[\w.\-]+", found[1] or found[2]) if found else []
+        """Returns the computations that an instruction names: its fusion, call or branches."""
+        called = _CALLED.search(instruction.attributes)
+        names = re.findall(r"[\w.\-]+", called[1] or called[2]) if called else []
         return [self.computations[name] for name in names]
 
 
@@ -113,20 +123,21 @@ def parse(text: str) -> Module:
     A Pallas kernel takes three lines, of which the last begins with two closing braces.
     """
     computations, entry = {}, None
-    for found in re.finditer(r"^(ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}(?!\})", text, re.M | re.S):
+    for match in re.finditer(r"^(ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}(?!\})", text, re.M | re.S):
         instructions = {}
-        for line in found[3].splitlines():
+        for line in match[3].splitlines():
             if instruction := _instruction(line):
                 instructions[instruction.name] = instruction
                 if line.lstrip().startswith("ROOT "):
                     root = instruction
-        computations[found[2]] = Computation(found[2], instructions, root)
-        entry = computations[found[2]] if found[1] else entry
+        is_entry, name = match[1], match[2]
+        computations[name] = Computation(name, instructions, root)
+        entry = computations[name] if is_entry else entry
     return Module(computations, entry)
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-    """How often the body of a while loop runs; None where its bounds are not constants.
+    """Returns how often the body of a while loop runs; None where its bounds are not constants.
 
     XLA writes the count down on CPU and GPU. On TPU it is read off a counter: where it starts,
     what the body adds to it, and what the condition compares it with.
@@ -151,7 +162,10 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
 
 
 def _linear(computation: Computation, name: str) -> tuple[int | None, int] | None:
-    """An integer as (element of the computation's parameter or None, what is added to it)."""
+    """Reads an integer as (element of the computation's parameter or None, what is added to it).
+
+    Returns None where it is anything else.
+    """
     instruction = computation.instructions[name]
     match instruction.opcode:
         case "constant":
@@ -170,7 +184,7 @@ def _linear(computation: Computation, name: str) -> tuple[int | None, int] | Non
 
 
 def matmul_flops(computation: Computation, instruction: Instruction) -> float:
-    """FLOPs of one run of a matrix product; 0 for every other instruction.
+    """Returns the FLOPs of one run of a matrix product; 0 for every other instruction.
 
     On TPU products are written as convolutions, batch dimensions as dilated spatial ones.
     """
@@ -199,7 +213,7 @@ def _convolution_flops(
     total = 2.0 * sizes["b"] * sizes["f"] * right[rhs.index("i")]
     for i in range(spatial):
         default = {"stride": "1", "lhs_dilate": "1", "rhs_dilate": "1", "pad": "0_0"}
-        one = {
+        values = {
             name: fields[name].split("x")[i] if name in fields else value
             for name, value in default.items()
         }
@@ -207,10 +221,10 @@ def _convolution_flops(
             left[lhs.index(str(i))],
             right[rhs.index(str(i))],
             sizes[str(i)],
-            int(one["stride"]),
-            int(one["pad"].split("_")[0]),
-            int(one["lhs_dilate"]),
-            int(one["rhs_dilate"]),
+            int(values["stride"]),
+            int(values["pad"].split("_")[0]),
+            int(values["lhs_dilate"]),
+            int(values["rhs_dilate"]),
         )
     return total
 
@@ -219,11 +233,11 @@ def _convolution_flops(
 def _products(
     size: int, kernel: int, outputs: int, stride: int, pad: int, dilation: int, kernel_dilation: int
 ) -> int:
-    """How many (output, kernel) pairs along one spatial dimension meet an element of the input."""
-    met = (
+    """Counts the (output, kernel) pairs along a spatial dimension that meet an input element."""
+    places = (
         out * stride + at * kernel_dilation - pad for out in range(outputs) for at in range(kernel)
     )
-    return sum(0 <= place < size * dilation and place % dilation == 0 for place in met)
+    return sum(0 <= place < size * dilation and place % dilation == 0 for place in places)
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -246,17 +260,17 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(line: str, opened: int) -> int:
-    """Where the parenthesis closes that opens at ``opened``."""
+    """Returns where the parenthesis closes that opens at ``opened``."""
     depth = 0
-    for found in re.finditer(r"[()]", line[opened:]):
-        depth += 1 if found[0] == "(" else -1
+    for parenthesis in re.finditer(r"[()]", line[opened:]):
+        depth += 1 if parenthesis[0] == "(" else -1
         if depth == 0:
-            return opened + found.start()
+            return opened + parenthesis.start()
     raise ValueError(f"unbalanced: {line[:200]}")
 
 
 def _arrays(shape: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """(element type, sizes, layout) of each array of a tuple."""
+    """Yields (element type, sizes, layout) of an array, or of each array of a tuple."""
     for dtype, sizes, layout in re.findall(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", shape):
         yield dtype, tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size), layout
 
@@ -267,7 +281,7 @@ def _bytes(dtype: str, sizes: tuple[int, ...], _: str) -> float:
 
 
 def kept_for_backward(module: Module) -> float:
-    """Bytes that the loops of the forward pass put down slice by slice, for the backward pass."""
+    """Returns the bytes that the loops of the forward pass keep for the backward pass."""
     total = 0.0
     for computation, loop, _ in module.executed():
         if loop.opcode != "while" or "transpose(" in loop.op_name:

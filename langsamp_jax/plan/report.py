@@ -7,7 +7,7 @@ from langsamp_jax.plan.roofline import ACHIEVABLE
 
 
 def show(record: dict[str, Any]) -> str:
-    """The record for people."""
+    """Returns the text of a record: memory, network, and the estimate of the time."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in record["mesh"].items())
     lines = [
         f"{record['devices']} x {record['device_kind']}: {mesh}",

@@ -20,12 +20,12 @@ def largest_batch(
     configs: Configs,
     sizes: Sizes,
     devices: Sequence[jax.Device],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The record of the most rows per device and part that fit, all else as in ``configs``.
+    """Returns the record of the most rows per device and part that fit, all else as in ``configs``.
 
     More than 8 rows are tried in steps of 8. ``train.global_batch_size`` follows from the rows,
-    the mesh and ``train.accumulation_steps``.
+    the mesh and ``train.accumulation_steps``. ``log`` is told of every compilation.
 
     Raises:
       UserError: one row is too many, or nobody knows how much memory such a device has.
@@ -40,7 +40,7 @@ def largest_batch(
             raise UserError(f"the memory of a {record['device_kind']} is not known")
         records[rows] = record
         memory = {name: record["memory"][name] / 2**30 for name in ("total", "capacity")}
-        say(f"{rows} rows: {memory['total']:.2f} of {memory['capacity']:.2f} GiB")
+        log(f"{rows} rows: {memory['total']:.2f} of {memory['capacity']:.2f} GiB")
         return record["fits"]
 
     rows = search(fits, lambda rows: _guess(records[rows], rows))
@@ -53,7 +53,7 @@ def largest_batch(
 
 
 def search(fits: Callable[[int], bool], guess: Callable[[int], int]) -> int:
-    """The largest of 1 ... 8, 16, 24 ... MOST for which ``fits``, which no larger one does then.
+    """Finds the largest of 1 ... 8, 16, 24 ... MOST for which ``fits``; then no larger one fits.
 
     Args:
       guess: from a number that has been tried, about what the largest is.
@@ -74,7 +74,7 @@ def search(fits: Callable[[int], bool], guess: Callable[[int], int]) -> int:
 
 
 def _guess(record: dict[str, Any], rows: int) -> int:
-    """Everything but the state grows with the rows."""
+    """Returns about the most rows that fit: everything but the state grows with them."""
     memory = record["memory"]
     fixed = memory["parameters"] + memory["optimizer"]
     return int(rows * (memory["capacity"] - fixed) / (memory["total"] - fixed))

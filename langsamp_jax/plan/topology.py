@@ -15,7 +15,7 @@ KNOWN = {"v5e": _PLANE, "v6e": _PLANE, "v4": _CUBE, "v5p": _CUBE, "tpu7x": _CUBE
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-    """The devices of ``v5e:4x4`` and the like; of ``cpu:8``, simulated ones; or of ``here``.
+    """Returns the devices of ``v5e:4x4`` and the like; of ``cpu:8``, simulated; or of ``here``.
 
     Devices of a TPU topology can be compiled for, not used. To be called before jax has looked
     for devices.
@@ -47,7 +47,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 
 
 def compile_only_devices(name: str, **options: object) -> Sequence[jax.Device]:
-    """The devices of a TPU topology as libtpu knows it, whatever this machine has or does.
+    """Returns the devices of a TPU topology as libtpu knows it, whatever this machine has or does.
 
     libtpu takes a lock of the whole machine when it is loaded, for the TPU that it is about to
     use, and is refused where a training, a test or a plan has it. A compiler uses no TPU: it

@@ -102,6 +102,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     if start > 0:
         state, progress = checkpoints.restore(start, setup.state)
         print(f"going on from step {start} of {output}", file=sys.stderr)
+    del pretrained  # and with it the copy of weights in an object store
     if platform == "cpu":
         keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     timer.resume(run.started, progress["seconds"])

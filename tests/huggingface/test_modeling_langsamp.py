@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.full_model import MODELING_FILE, full_model_config
+from langsamp_jax.huggingface.layout import MODELING_FILE, full_model_config
 from langsamp_jax.languages.inventory import Inventory
 
 torch = pytest.importorskip("torch")

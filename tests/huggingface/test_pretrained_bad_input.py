@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
-from langsamp_jax.huggingface.full_model import full_model_config
+from langsamp_jax.huggingface.layout import full_model_config
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.languages.inventory import Inventory
 

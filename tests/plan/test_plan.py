@@ -15,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from langsamp_jax.cli.main import main
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.plan import record
-from langsamp_jax.plan.advice import advice
 from langsamp_jax.plan.compile import TooLarge, compile_step, read_too_large
+from langsamp_jax.plan.record import advice
 from langsamp_jax.plan.report import show
+from langsamp_jax.plan.roofline import minimum_traffic
 from langsamp_jax.plan.search import search
-from langsamp_jax.plan.theory import minimum_traffic
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.optimizer import OptimizerConfig
 from langsamp_jax.training.setup import Sizes
