@@ -118,7 +118,7 @@ def cluster_session(
     if cluster is None:
         yield
         return
-    roll_call = Rendezvous(cluster, _versions(), time_limit)
+    rendezvous = Rendezvous(cluster, _versions(), time_limit)
     # JAX's own listener for SIGTERM would come after ours and be overridden by it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -135,7 +135,7 @@ def cluster_session(
     try:
         yield
     except Stopped:
-        roll_call.done()
+        rendezvous.done()
         raise
     except BaseException as error:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
@@ -146,12 +146,12 @@ def cluster_session(
             known = 1, f"{type(error).__name__}: {error}"
         code, line = known
         print(f"langsamp: process {cluster.process_id}: {line}", file=sys.stderr)
-        roll_call.fail(line, code)
+        rendezvous.fail(line, code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     else:
-        roll_call.done()
+        rendezvous.done()
 
 
 def _versions() -> dict[str, str]:

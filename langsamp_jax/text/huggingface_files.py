@@ -12,7 +12,6 @@ from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import write_bytes, write_text
-from langsamp_jax.io.storage import location
 from langsamp_jax.text.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -89,7 +88,6 @@ def read_pieces(folder: Path) -> Pieces | None:
     Raises:
       UserError: its file is broken or of another kind.
     """
-    folder = location(folder)
     if (file := folder / "sentencepiece.bpe.model").exists():
         return xlmr_pieces(load_tokenizer(file), str(file))
     if (file := folder / "tokenizer.json").exists():

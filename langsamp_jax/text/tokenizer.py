@@ -20,7 +20,6 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import location
 from langsamp_jax.text.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
@@ -187,7 +186,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
       UserError: the file is missing, or none of these.
     """
-    path = location(path)
     try:
         model = path.read_bytes()
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from langsamp_jax.data.mixture import mixture_report
+from langsamp_jax.data.mixture_report import mixture_report
 from langsamp_jax.data.store import Store
 from langsamp_jax.huggingface.loading import describe, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained

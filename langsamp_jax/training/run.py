@@ -119,7 +119,6 @@ def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | No
     Raises:
       UserError: ``path`` holds something else, or a run of another model, data or setting.
     """
-    path = location(path)
     if not (path / "run.json").exists():
         require_absent(path)
         return None
