@@ -72,7 +72,7 @@ class MixtureConfig:
             self.phases()
 
     def phases(self) -> list[tuple[int, "MixtureConfig"]]:
-        """The step from which each mixture holds, and the mixture: the first from step 0."""
+        """Returns each mixture and the step from which it holds; the first holds from step 0."""
         phases = [(0, dataclasses.replace(self, schedule=None))]
         for entry in self.schedule or []:
             where = f"mixture.schedule: {entry!r}"
@@ -91,7 +91,7 @@ class MixtureConfig:
         return phases
 
     def rates(self, manifest: Manifest) -> np.ndarray:
-        """float64 [names]: the rates before the limit on repetitions, summing to 1."""
+        """Returns the rates before the limit on repetitions, float64 [names], summing to 1."""
         rows = manifest.column("train", "rows")
         if not rows.any():
             raise UserError("the store has no training rows: its text is shorter than one row")
@@ -111,7 +111,7 @@ class MixtureConfig:
         return quota / quota.sum()
 
     def left_out(self, manifest: Manifest) -> dict[str, str]:
-        """The language-scripts that the rule does not draw from, and why."""
+        """Returns the language-scripts that the rule does not draw from, and why."""
         rows, lines = manifest.column("train", "rows"), manifest.column("train", "lines")
         reasons = {}
         if self.rule == "langsamp":
@@ -125,7 +125,7 @@ class MixtureConfig:
         return reasons | {manifest.names[index]: empty for index in np.flatnonzero(rows == 0)}
 
     def sampler(self, manifest: Manifest, seed: int, num_steps: int, batch_size: int) -> Sampler:
-        """The stream of rows for a run of ``num_steps`` batches.
+        """Returns the stream of rows for a run of ``num_steps`` batches.
 
         Without ``maximum_epochs`` it does not depend on ``num_steps``, but for the entries of the
         schedule that no step reaches.
@@ -139,7 +139,7 @@ class MixtureConfig:
         rates = np.array([config.rates(manifest) for _, config in phases])
         rows = manifest.column("train", "rows")
         if self.maximum_epochs is None:
-            weights = [integer_rates(of_phase) for of_phase in rates]
+            weights = [integer_rates(phase_rates) for phase_rates in rates]
         else:
             weights = self._limited(rows, rates, np.diff([*starts, num_steps * batch_size]))
         return Sampler.in_phases(rows, starts, weights, seed)
@@ -147,7 +147,7 @@ class MixtureConfig:
     def _limited(
         self, rows: np.ndarray, rates: np.ndarray, lengths: np.ndarray
     ) -> list[np.ndarray]:
-        """The rows that each phase draws from each language-script: int64 [names] a phase.
+        """Returns the rows that each phase draws, int64 [names] a phase.
 
         A phase may use up as much of a limit as has been wanted up to its end of all that the
         phases want: none is left without by the ones before it.
@@ -158,9 +158,11 @@ class MixtureConfig:
         given, weights = np.zeros_like(rows), []
         for rate, length, part in zip(rates, lengths.tolist(), share, strict=True):
             most = np.floor(limit * part).astype(np.int64) - given
-            there = int(most[rate > 0].sum())
-            if there < length or length > PERIOD:
-                can = f"the store can give {there:,}" if there < length else f"{PERIOD:,} can be"
+            available = int(most[rate > 0].sum())
+            if available < length or length > PERIOD:
+                can = f"{PERIOD:,} can be"
+                if available < length:
+                    can = f"the store can give {available:,}"
                 which = f"phase {len(weights) + 1} of the schedule" if len(rates) > 1 else "the run"
                 raise UserError(
                     f"mixture.maximum_epochs = {self.maximum_epochs}: {which} plans {length:,} "

@@ -16,7 +16,7 @@ _REPEATED_MOST = 10
 def mixture_table(
     manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
 ) -> list[dict[str, Any]]:
-    """One record a language-script: what it has, and what the planned run draws.
+    """Returns a record of each language-script: what it has, and what the planned run draws.
 
     ``rates``: p by the step from which it holds; ``rate``: their mean over the run; ``drawn``:
     rows; ``epochs``: passes over its rows.
@@ -33,18 +33,18 @@ def mixture_table(
             "rows": int(rows),
             "tokens": manifest.counts["train"][name].tokens,
             "rate": float(rate),
-            "rates": dict(zip(steps, of_phases.tolist(), strict=True)),
+            "rates": dict(zip(steps, phase_rates.tolist(), strict=True)),
             "drawn": int(drawn),
             "epochs": float(drawn / max(1, rows)),
         }
-        for name, rows, rate, of_phases, drawn in columns
+        for name, rows, rate, phase_rates, drawn in columns
     ]
 
 
 def mixture_report(
     config: MixtureConfig, manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
 ) -> str:
-    """The table for people: every language-script, those repeated most, sums, who is left out."""
+    """Returns the table for people: each language-script, the most repeated, sums, the left out."""
     records = mixture_table(manifest, sampler, num_steps, batch_size)
     steps = list(records[0]["rates"])
     shown = np.linspace(0, len(steps) - 1, min(len(steps), _RATE_COLUMNS)).round().astype(int)
@@ -78,7 +78,7 @@ def mixture_report(
 def mixture_warnings(
     config: MixtureConfig, manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
 ) -> list[str]:
-    """What a user may not expect of the planned run, a line each.
+    """Returns what a user may not expect of the planned run, a line each.
 
     Language-scripts that get no row, by reason and name; how many stand at the limit on
     repetitions; entries of the schedule that come too late.

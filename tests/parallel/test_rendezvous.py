@@ -150,13 +150,13 @@ def test_processes_that_do_not_belong_together(port, numbers, changes, expected)
 @pytest.mark.parametrize("next_one", [1, 2])
 def test_a_process_that_is_started_anew_takes_its_place(port, next_one):
     """Whether it is back before the others are there or after: who is gone does not count."""
-    hello = {"process": 1, "processes": 3, "facts": FACTS}
+    identity = {"process": 1, "processes": 3, "facts": FACTS}
     pool = ThreadPoolExecutor(2)
     waiting = [pool.submit(meet, port, [0], total=3)]
     while True:
         with contextlib.suppress(ConnectionRefusedError):
             with socket.create_connection(("127.0.0.1", port)) as early:
-                early.sendall((json.dumps(hello) + "\n").encode())
+                early.sendall((json.dumps(identity) + "\n").encode())
             break
     waiting.append(pool.submit(meet, port, [next_one], total=3))
     time.sleep(0.5)
