@@ -146,8 +146,8 @@ def _refuse(args: argparse.Namespace, option: str, *names: str) -> None:
 
 
 def mixture(args: argparse.Namespace) -> None:
-    from langsamp_jax.data.mixture import mixture_report, mixture_table
     from langsamp_jax.data.mixture_plot import plot_mixture, require_plot
+    from langsamp_jax.data.mixture_report import mixture_report, mixture_table
     from langsamp_jax.data.store import Store
     from langsamp_jax.training.config import configs_from_gin
 

@@ -14,7 +14,7 @@ from langsamp_jax.languages.inventory import Inventory, TableIds
 
 
 class Batch(NamedTuple):
-    """Rows of one step, on the host or on the devices. Every row is in one language-script."""
+    """Holds the rows of one step, on the host or on the devices; each in one language-script."""
 
     tokens: jax.Array | np.ndarray  # int32 [batch, length]
     attention_mask: jax.Array | np.ndarray  # bool [batch, length], False on padding
@@ -22,20 +22,20 @@ class Batch(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Which rows of a split a step reads: int64 [batch] each, in batch order."""
+    """Names the rows of a split that a step reads: int64 [batch] each, in batch order."""
 
     language: np.ndarray
     row: np.ndarray
 
     def describe(self, split: Split, positions: np.ndarray, limit: int = 8) -> str:
-        """``deu_Latn:17, ...``: the rows at ``positions`` of the batch, for an error message."""
+        """Returns ``deu_Latn:17, ...``: the rows at ``positions`` of the batch, for a message."""
         named = [f"{split.names[self.language[i]]}:{self.row[i]}" for i in positions[:limit]]
         more = len(positions) - len(named)
         return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 class Feed:
-    """The training rows of any step, in O(1).
+    """Gives the training rows of any step, in O(1).
 
     The global batch is a function of (sampler, step) alone. Each process reads only the rows that
     its own devices hold under ``sharding``.
@@ -55,16 +55,17 @@ class Feed:
         self._local = local_positions(sharding, batch_size)
 
     def rows(self, step: int) -> Rows:
+        """Returns which rows ``step`` reads, on all processes together."""
         return Rows(*self.sampler.batch(step, self.batch_size))
 
     def batch(self, step: int) -> Batch:
-        """The global batch of ``step`` on the devices; this process reads its share only."""
+        """Returns the global batch of ``step`` on the devices; reads this process's share only."""
         language, row = self.rows(step)
         local = Rows(language[self._local], row[self._local])
         return place(read(self.split, self._ids, local), self._sharding)
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
-        """The batches of ``start <= step < stop``; ``ahead`` of them are read in the background."""
+        """Yields the batches of ``start <= step < stop``; a thread reads ``ahead`` of them."""
         with ThreadPoolExecutor(1, thread_name_prefix="feed") as reader:
             pending = collections.deque(
                 reader.submit(self.batch, step) for step in range(start, min(start + ahead, stop))
@@ -94,7 +95,7 @@ def table_ids(split: Split, inventory: Inventory) -> TableIds:
 
 
 def local_positions(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:
-    """int64 [local]: the positions of the global batch that this process's devices hold."""
+    """Returns int64 [local], the positions of the global batch that this process's devices hold."""
     slices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 

@@ -19,12 +19,9 @@ from langsamp_jax.data.sampling import (
 )
 from langsamp_jax.data.store import Manifest
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.progress import table
 from langsamp_jax.languages.inventory import seen_by_xlmr
 
 _OTHERS = "*"  # in maximum_count: every language-script that is not named
-_COLUMNS_OF_RATES = 4  # of a longer schedule the table shows as many, evenly spaced
-_REPEATED_MOST = 10
 
 
 @configurable("mixture")
@@ -75,7 +72,7 @@ class MixtureConfig:
             self.phases()
 
     def phases(self) -> list[tuple[int, "MixtureConfig"]]:
-        """The step from which each mixture holds, and the mixture: the first from step 0."""
+        """Returns each mixture and the step from which it holds; the first holds from step 0."""
         phases = [(0, dataclasses.replace(self, schedule=None))]
         for entry in self.schedule or []:
             where = f"mixture.schedule: {entry!r}"
@@ -94,7 +91,7 @@ class MixtureConfig:
         return phases
 
     def rates(self, manifest: Manifest) -> np.ndarray:
-        """float64 [names]: the rates before the limit on repetitions, summing to 1."""
+        """Returns the rates before the limit on repetitions, float64 [names], summing to 1."""
         rows = manifest.column("train", "rows")
         if not rows.any():
             raise UserError("the store has no training rows: its text is shorter than one row")
@@ -114,7 +111,7 @@ class MixtureConfig:
         return quota / quota.sum()
 
     def left_out(self, manifest: Manifest) -> dict[str, str]:
-        """The language-scripts that the rule does not draw from, and why."""
+        """Returns the language-scripts that the rule does not draw from, and why."""
         rows, lines = manifest.column("train", "rows"), manifest.column("train", "lines")
         reasons = {}
         if self.rule == "langsamp":
@@ -128,7 +125,7 @@ class MixtureConfig:
         return reasons | {manifest.names[index]: empty for index in np.flatnonzero(rows == 0)}
 
     def sampler(self, manifest: Manifest, seed: int, num_steps: int, batch_size: int) -> Sampler:
-        """The stream of rows for a run of ``num_steps`` batches.
+        """Returns the stream of rows for a run of ``num_steps`` batches.
 
         Without ``maximum_epochs`` it does not depend on ``num_steps``, but for the entries of the
         schedule that no step reaches.
@@ -142,7 +139,7 @@ class MixtureConfig:
         rates = np.array([config.rates(manifest) for _, config in phases])
         rows = manifest.column("train", "rows")
         if self.maximum_epochs is None:
-            weights = [integer_rates(of_phase) for of_phase in rates]
+            weights = [integer_rates(phase_rates) for phase_rates in rates]
         else:
             weights = self._limited(rows, rates, np.diff([*starts, num_steps * batch_size]))
         return Sampler.in_phases(rows, starts, weights, seed)
@@ -150,7 +147,7 @@ class MixtureConfig:
     def _limited(
         self, rows: np.ndarray, rates: np.ndarray, lengths: np.ndarray
     ) -> list[np.ndarray]:
-        """The rows that each phase draws from each language-script: int64 [names] a phase.
+        """Returns the rows that each phase draws, int64 [names] a phase.
 
         A phase may use up as much of a limit as has been wanted up to its end of all that the
         phases want: none is left without by the ones before it.
@@ -161,9 +158,11 @@ class MixtureConfig:
         given, weights = np.zeros_like(rows), []
         for rate, length, part in zip(rates, lengths.tolist(), share, strict=True):
             most = np.floor(limit * part).astype(np.int64) - given
-            there = int(most[rate > 0].sum())
-            if there < length or length > PERIOD:
-                can = f"the store can give {there:,}" if there < length else f"{PERIOD:,} can be"
+            available = int(most[rate > 0].sum())
+            if available < length or length > PERIOD:
+                can = f"{PERIOD:,} can be"
+                if available < length:
+                    can = f"the store can give {available:,}"
                 which = f"phase {len(weights) + 1} of the schedule" if len(rates) > 1 else "the run"
                 raise UserError(
                     f"mixture.maximum_epochs = {self.maximum_epochs}: {which} plans {length:,} "
@@ -183,97 +182,6 @@ class MixtureConfig:
         _require_known("maximum_count", caps.keys() - {_OTHERS}, manifest)
         others = caps.get(_OTHERS, np.inf)
         return np.array([caps.get(name, others) for name in manifest.names])
-
-
-def mixture_table(
-    manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
-) -> list[dict[str, Any]]:
-    """One record a language-script: what it has, and what the planned run draws.
-
-    ``rates``: p by the step from which it holds; ``rate``: their mean over the run; ``drawn``:
-    rows; ``epochs``: passes over its rows.
-    """
-    planned = num_steps * batch_size
-    steps = [start // batch_size for start in sampler.starts]
-    rates = np.array([allocation.rates for allocation in sampler.allocations])
-    mean = np.diff([*sampler.starts, planned]) @ rates / planned
-    columns = zip(manifest.names, sampler.rows, mean, rates.T, sampler.drawn(planned), strict=True)
-    return [
-        {
-            "language": name,
-            "lines": manifest.counts["train"][name].lines,
-            "rows": int(rows),
-            "tokens": manifest.counts["train"][name].tokens,
-            "rate": float(rate),
-            "rates": dict(zip(steps, of_phases.tolist(), strict=True)),
-            "drawn": int(drawn),
-            "epochs": float(drawn / max(1, rows)),
-        }
-        for name, rows, rate, of_phases, drawn in columns
-    ]
-
-
-def mixture_report(
-    config: MixtureConfig, manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
-) -> str:
-    """The table for people: every language-script, those repeated most, sums, who is left out."""
-    records = mixture_table(manifest, sampler, num_steps, batch_size)
-    steps = list(records[0]["rates"])
-    shown = np.linspace(0, len(steps) - 1, min(len(steps), _COLUMNS_OF_RATES)).round().astype(int)
-    headers = {"language": "language", "lines": "lines:,", "rows": "rows:,", "tokens": "tokens:,"}
-    for step in (steps[index] for index in shown):
-        headers[f"p{step}"] = f"p from {step:,}:.6f" if len(steps) > 1 else "p:.6f"
-    headers["epochs"] = "epochs:,.2f"
-    flat = [
-        {**record, **{f"p{step}": p for step, p in record["rates"].items()}} for record in records
-    ]
-    parts = [table(flat, headers), ""]
-
-    repeated = [record for record in flat if record["epochs"] > 1]
-    repeated.sort(key=lambda record: (-record["epochs"], -record["rows"]))
-    if repeated:
-        most = table(repeated[:_REPEATED_MOST], {**headers, "drawn": "drawn:,"})
-        parts += [f"{len(repeated):,} of {len(flat):,} are repeated, these most of all:", most, ""]
-
-    lines, rows, tokens = (
-        sum(record[field] for record in records) for field in ("lines", "rows", "tokens")
-    )
-    planned = num_steps * batch_size
-    parts += [
-        f"{len(records):,} language-scripts: {lines:,} lines, {rows:,} rows, {tokens:,} tokens",
-        f"{num_steps:,} steps of {batch_size:,} rows: {planned:,} rows, "
-        f"{planned / rows:,.2f} times the store",
-    ]
-    return "\n".join([*parts, *mixture_warnings(config, manifest, sampler, num_steps, batch_size)])
-
-
-def mixture_warnings(
-    config: MixtureConfig, manifest: Manifest, sampler: Sampler, num_steps: int, batch_size: int
-) -> list[str]:
-    """What a user may not expect of the planned run, a line each.
-
-    Language-scripts that get no row, by reason and name; how many stand at the limit on
-    repetitions; entries of the schedule that come too late.
-    """
-    drawn = sampler.drawn(num_steps * batch_size)
-    phases = config.phases()
-    left_out = [phase.left_out(manifest) for step, phase in phases if step < num_steps]
-    by_reason: dict[str, list[str]] = {}
-    for index in np.flatnonzero(drawn == 0):
-        name = manifest.names[index]
-        why = {reasons.get(name, "less than one row of the plan") for reasons in left_out}
-        by_reason.setdefault("; ".join(sorted(why)), []).append(name)
-    number = f"of {len(drawn):,}"
-    lines = [
-        f"never drawn, {why}: {len(names):,} {number}: {', '.join(names)}"
-        for why, names in by_reason.items()
-    ]
-    if config.maximum_epochs is not None:
-        at_limit = (drawn > 0) & (drawn == np.floor(config.maximum_epochs * sampler.rows))
-        limit = f"{config.maximum_epochs:g} epochs"
-        lines.append(f"at the limit of {limit}: {at_limit.sum():,} {number}")
-    behind = [step for step, _ in phases if step >= num_steps]
-    return [*lines, *(f"mixture.schedule: step {step:,} is behind the last one" for step in behind)]
 
 
 def _seen(manifest: Manifest) -> np.ndarray:

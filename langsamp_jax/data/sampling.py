@@ -20,7 +20,7 @@ INFINITE = 1 << 40  # rows of a language that is a stream: they come in their ow
 def temperature_rates(
     examples: np.ndarray, temperature: float, maximum: np.ndarray | int | None = None
 ) -> np.ndarray:
-    """p_l proportional to min(n_l, maximum)^(1/T): seqio's ``mixing_rate_num_examples``.
+    """Returns p_l in proportion to min(n_l, maximum)^(1/T): seqio's ``mixing_rate_num_examples``.
 
     T = 1 is proportional to size, T = 1/0.3 is the alpha = 0.3 of XLM-R and Glot500, T -> inf is
     uniform. A language without examples has rate 0.
@@ -44,7 +44,7 @@ def reference_sentences(
     scale: int = 30,
     minimum: int = 30_000,
 ) -> np.ndarray:
-    """Sentences an epoch of the published LangSAMP code draws from each language-script.
+    """Returns the sentences that an epoch of the published code draws from each language-script.
 
     Languages that XLM-R has seen get ``int(scale * min_c)`` each; unseen ones get
     ``int(scale * min_c * p_l / min p)`` with p_l proportional to c_l^factor, where min_c is the
@@ -65,7 +65,7 @@ def reference_sentences(
 
 
 def integer_rates(rates: np.ndarray) -> np.ndarray:
-    """Integers W_l with sum 2^31, by largest remainder; no rate above 0 becomes 0."""
+    """Returns integers W_l with sum 2^31, by largest remainder; no rate above 0 becomes 0."""
     exact = rates / rates.sum() * PERIOD
     weights = np.where(rates > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
     missing = PERIOD - int(weights.sum())
@@ -78,7 +78,7 @@ def integer_rates(rates: np.ndarray) -> np.ndarray:
 
 
 def limited_rows(rates: np.ndarray, total: int, most: np.ndarray) -> np.ndarray:
-    """Whole rows of each language that sum to ``total``: in proportion to rates, within limits.
+    """Returns rows of each language that sum to ``total``: in proportion to rates, within limits.
 
     What a language would have above its limit goes to those below theirs, in proportion to their
     rates, until none is above (water filling); fractions go by largest remainder.
@@ -106,7 +106,7 @@ def limited_rows(rates: np.ndarray, total: int, most: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """Which language each of an endless sequence of rows belongs to, at constant rates.
+    """Gives each of an endless sequence of rows to a language, at constant rates.
 
     Allocation is by nested two-way splits. The languages are the leaves of a Huffman tree over
     their weights; of m rows that reach a node with weights W = W_left + W_right, the left child
@@ -124,12 +124,12 @@ class Allocation:
 
     @property
     def rates(self) -> np.ndarray:
-        """float64 [languages]: the rates as drawn."""
-        return self.weights / self._turn
+        """Returns the rates as drawn, float64 [languages]."""
+        return self.weights / self._period
 
     @property
     def deviation_bound(self) -> np.ndarray:
-        """float64 [languages]: no count is ever further than this from its expectation, in rows."""
+        """Returns float64 [languages]: how far, in rows, a count can be from its expectation."""
         tree, total = self._tree, np.zeros(len(self._tree.weight))
         for node, left, right in tree.levels:
             for child in (left, right):
@@ -138,7 +138,7 @@ class Allocation:
         return total[: len(self.weights)]
 
     def drawn(self, row: np.ndarray | int) -> np.ndarray:
-        """How many rows of each language come before a row.
+        """Counts the rows of each language that come before a row.
 
         Args:
           row: int or int64 [...].
@@ -147,17 +147,17 @@ class Allocation:
           int64 [..., languages], summing to ``row``.
         """
         tree = self._tree
-        turns, rest = np.divmod(np.asarray(row, np.int64), self._turn)
+        periods, rest = np.divmod(np.asarray(row, np.int64), self._period)
         count = np.zeros((*rest.shape, len(tree.weight)), np.int64)
         count[..., tree.root] = rest
         for node, left, right in tree.levels:
             reached, weight = count[..., node], tree.weight[node]
             count[..., left] = (reached * tree.weight[left] + weight // 2) // weight
             count[..., right] = reached - count[..., left]
-        return turns[..., None] * self.weights + count[..., : len(self.weights)]
+        return periods[..., None] * self.weights + count[..., : len(self.weights)]
 
     @functools.cached_property
-    def _turn(self) -> int:
+    def _period(self) -> int:
         return int(self.weights.sum())
 
     @functools.cached_property
@@ -167,7 +167,7 @@ class Allocation:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """The stream of rows: global row g belongs to a language and is one of its rows.
+    """Gives the stream of rows: global row g belongs to a language and is one of its rows.
 
     A mixture that changes is several allocations, each from a global row on. A language's running
     count goes on through all of them and is its own position, which runs through its rows in
@@ -187,7 +187,7 @@ class Sampler:
 
     @staticmethod
     def create(rows: np.ndarray, rates: np.ndarray, seed: int) -> "Sampler":
-        """A sampler of constant rates. Raises as ``in_phases``."""
+        """Makes a sampler of constant rates; raises UserError where all are zero."""
         if not np.any(np.asarray(rates) > 0):
             raise UserError("the mixture draws from no language: every rate is zero")
         return Sampler.in_phases(rows, (0,), [integer_rates(np.asarray(rates, np.float64))], seed)
@@ -196,7 +196,7 @@ class Sampler:
     def in_phases(
         rows: np.ndarray, starts: Sequence[int], weights: Sequence[np.ndarray], seed: int
     ) -> "Sampler":
-        """A sampler that has the integer rates ``weights[k]`` from global row ``starts[k]`` on.
+        """Makes a sampler of the integer rates ``weights[k]`` from global row ``starts[k]`` on.
 
         Raises ValueError where a language without rows has a weight.
         """
@@ -206,7 +206,7 @@ class Sampler:
         return Sampler(rows, tuple(starts), tuple(map(Allocation, weights)), seed)
 
     def drawn(self, row: np.ndarray | int) -> np.ndarray:
-        """How many rows of each language come before a global row.
+        """Counts the rows of each language that come before a global row.
 
         Args:
           row: int or int64 [...].
@@ -223,7 +223,7 @@ class Sampler:
         return counts
 
     def span(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows ``start <= g < stop``, in language order.
+        """Returns the rows ``start <= g < stop``, in language order.
 
         Returns:
           int64 [stop - start] language indices and int64 [stop - start] row indices.
@@ -239,21 +239,21 @@ class Sampler:
         return language, np.where(rows == INFINITE, position, permuted)
 
     def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of one step, shuffled, so that every slice of the batch is a mix."""
+        """Returns the rows of one step, shuffled, so that every slice of the batch is a mix."""
         language, row = self.span(step * size, (step + 1) * size)
         order = permute(np.arange(size), np.full(size, size), self.seed, -1, step)
         return language[order], row[order]
 
     @functools.cached_property
     def _before(self) -> np.ndarray:
-        """int64 [allocations, languages]: what has been drawn when each of them begins."""
+        """Returns the rows drawn before each allocation, int64 [allocations, languages]."""
         lengths = np.diff(self.starts).tolist()
         whole = [phase.drawn(rows) for phase, rows in zip(self.allocations, lengths, strict=False)]
         return np.cumsum([np.zeros_like(self.rows), *whole], axis=0)
 
 
 class _Tree(NamedTuple):
-    """Nodes 0 .. languages - 1 are the leaves; ``levels`` go down from the root."""
+    """Holds a Huffman tree: nodes 0 .. languages - 1 are the leaves; ``levels`` go down."""
 
     root: int
     weight: np.ndarray  # int64 [nodes]
@@ -286,7 +286,7 @@ def permute(
     stream: np.ndarray | int,
     epoch: np.ndarray | int,
 ) -> np.ndarray:
-    """Element ``index`` of the pseudo-random permutation of ``range(size)`` named by the key.
+    """Returns element ``index`` of a pseudo-random permutation of ``range(size)``.
 
     A Feistel network over the next power of two, walked along its cycle until it lands inside
     the range (Black and Rogaway, 2002). Elementwise; nothing is stored.
@@ -310,12 +310,12 @@ def permute(
 
 
 def _feistel(value: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """A bijection of ``[0, 2^bits)``; an even number of rounds gives both halves their width."""
+    """Maps ``[0, 2^bits)`` onto itself; an even number of rounds gives both halves their width."""
     right_bits = bits - bits // np.uint64(2)
     left_bits = bits - right_bits
     left, right = value >> right_bits, value & _mask(right_bits)
-    for turn in range(6):
-        mixed = _hash(key ^ _hash(right + (np.uint64(turn) << np.uint64(56))))
+    for round_number in range(6):
+        mixed = _hash(key ^ _hash(right + (np.uint64(round_number) << np.uint64(56))))
         left, right = right, left ^ (mixed & _mask(left_bits))
         left_bits, right_bits = right_bits, left_bits
     return (left << right_bits) | right
@@ -330,7 +330,7 @@ def _uint64(value: np.ndarray | int) -> np.ndarray:
 
 
 def _hash(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014), elementwise modulo 2^64."""
+    """Hashes by SplitMix64's finaliser (Steele, Lea and Flood, 2014), elementwise modulo 2^64."""
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

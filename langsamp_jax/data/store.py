@@ -40,7 +40,7 @@ _REQUESTS = 128  # at once to an object store, where a row is a request of tens 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What one split holds of one language-script.
+    """Counts what one split holds of one language-script.
 
     ``tokens`` are those of the text with ``<s>`` and ``</s>``; what is left after the last full
     row is dropped from training and kept as a shorter last row for validation.
@@ -54,7 +54,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What the store holds: ``counts[split][name]``, ``skipped[name]`` = why, and
+    """Describes the store: ``counts[split][name]``, ``skipped[name]`` = why, and
     ``files[path]`` = bytes and ``file_digest``."""
 
     sequence_length: int
@@ -67,16 +67,16 @@ class Manifest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The language-scripts, sorted; every array of the store follows this order."""
+        """Returns the language-scripts, sorted; every array of the store follows this order."""
         return tuple(self.counts["train"])
 
     def column(self, split: str, field: str) -> np.ndarray:
-        """int64 [names]: one count of every language-script."""
+        """Returns one count of every language-script, int64 [names]."""
         return np.array([getattr(self.counts[split][n], field) for n in self.names], np.int64)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that stands here: other rows or another tokenizer give another."""
+        """Returns the SHA-256 of it all: other rows or another tokenizer give another."""
         return _seal(self._body())
 
     def save(self, store: Path) -> None:
@@ -88,7 +88,7 @@ class Manifest:
 
 
 class Store:
-    """An open store.
+    """Opens a store.
 
     Raises:
       UserError: the folder is no store, or a file of it is missing, truncated or changed.
@@ -97,12 +97,12 @@ class Store:
     def __init__(self, path: Path):
         self.path = location(path)
         self.manifest = _read_manifest(self.path)
-        found_size = sizes(self.path).get if is_remote(self.path) else self._file_size
+        size_of = sizes(self.path).get if is_remote(self.path) else self._file_size
         for name, (size, _) in self.manifest.files.items():
-            if (found := found_size(name)) != size:
+            if (actual := size_of(name)) != size:
                 file = f"{self.path}/{name}"
-                what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise UserError(f"the store is damaged: {file} {what}; {_MEND}")
+                fault = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+                raise UserError(f"the store is damaged: {file} {fault}; {_MEND}")
 
     def _file_size(self, name: str) -> int | None:
         try:
@@ -111,6 +111,7 @@ class Store:
             return None
 
     def tokenizer(self) -> Tokenizer:
+        """Reads the tokenizer; raises UserError where it is another than at preparation."""
         tokenizer = open_tokenizer(self.path)
         if tokenizer.fingerprint != self.manifest.tokenizer:
             file = self.path / tokenizer.file_name
@@ -122,7 +123,7 @@ class Store:
 
 
 class Split:
-    """The rows of one split, addressed by (language index, row index).
+    """Reads the rows of one split, addressed by (language index, row index).
 
     Attributes:
       names: the language-scripts, in manifest order.
@@ -181,12 +182,12 @@ class Split:
             if re.match("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE", str(error)):
                 raise UserError(f"{where} cannot be read: {_reason(error)}") from error
             raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
-        left = self._tokens[language] - row * self.sequence_length
-        return tokens.view(np.int32), np.minimum(left, self.sequence_length).astype(np.int32)
+        remaining = self._tokens[language] - row * self.sequence_length
+        return tokens.view(np.int32), np.minimum(remaining, self.sequence_length).astype(np.int32)
 
 
 class Data(Protocol):
-    """What a run is trained on: a ``Store``, or a seqio Mixture that is packed meanwhile."""
+    """Names what a run is trained on: a ``Store``, or a seqio Mixture that is packed meanwhile."""
 
     path: Path
     manifest: Manifest
@@ -199,7 +200,7 @@ class Data(Protocol):
 def array_spec(
     path: Path, rows: int, sequence_length: int, rows_per_file: int = ROWS_PER_FILE
 ) -> dict[str, Any]:
-    """The TensorStore spec of one language-script's array."""
+    """Returns the TensorStore spec of one language-script's array."""
     inner = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {"name": "zstd", "configuration": {"level": 3}},
@@ -227,12 +228,12 @@ def array_spec(
 
 
 def file_digest(file: Path) -> str:
-    """A hash of the bytes of a file of rows."""
+    """Returns a hash of the bytes of a file of rows."""
     return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
 
 
 def row_files(rows: int) -> list[str]:
-    """The files, relative to an array's folder, that hold its rows."""
+    """Returns the files, relative to an array's folder, that hold its rows."""
     return [f"c/{shard}/0" for shard in range(math.ceil(rows / ROWS_PER_FILE))]
 
 
@@ -266,6 +267,6 @@ def _seal(body: dict[str, Any]) -> str:
 
 
 def _reason(error: ValueError) -> str:
-    """The innermost of TensorStore's nested messages, without its annotations."""
+    """Returns the innermost of TensorStore's nested messages, without its annotations."""
     text = re.split(r" \[(?:source locations|http_response_\w+)=|\n", str(error))[0]
     return re.sub(rf"^.*{_FILE}:? ?", "", text) or text

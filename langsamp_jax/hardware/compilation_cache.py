@@ -1,4 +1,4 @@
-"""What has been compiled is kept between commands, so that a run starts sooner the second time."""
+"""The compilation cache: what was compiled is kept, so that a run starts sooner the next time."""
 
 import hashlib
 import os
@@ -26,8 +26,10 @@ def keep_compiled() -> None:
 
 
 def processor() -> str:
-    """Tells kinds of processors apart: what is compiled for one may crash another, and the hosts of
-    a cluster often share a home."""
+    """Returns a name of this kind of processor.
+
+    What is compiled for one kind may crash another, and hosts of a cluster often share a home.
+    """
     instructions = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:

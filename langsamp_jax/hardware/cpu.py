@@ -25,17 +25,17 @@ _ROOM = 5  # times what a run holds between steps
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y for matrices of one dtype, in that dtype; summed in float32 where that is quicker."""
+    """Returns x @ y for matrices of one dtype, in it; summed in float32 where that is quicker."""
     return _product(x, y) if _needs_cpu_layout(x) else x @ y
 
 
 def matmul_nt(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y.T for matrices of one dtype, in float32."""
+    """Returns x @ y.T for matrices of one dtype, in float32."""
     return _dot(x, y, 1, 1)
 
 
 def matmul_tn(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x.T @ y for matrices of one dtype, in float32."""
+    """Returns x.T @ y for matrices of one dtype, in float32."""
     return _dot(_by_rows(x.T), y, 1, 0) if _needs_cpu_layout(x) else _dot(x, y, 0, 0)
 
 
@@ -50,8 +50,8 @@ def _product_forward(x, y):
 
 def _product_backward(saved, gradient):
     x, y = saved
-    of_x = matmul_nt(gradient, y)
-    return of_x.astype(x.dtype), matmul_tn(x, gradient).astype(y.dtype)
+    x_gradient, y_gradient = matmul_nt(gradient, y), matmul_tn(x, gradient)
+    return x_gradient.astype(x.dtype), y_gradient.astype(y.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -68,7 +68,7 @@ def _by_rows(x: jax.Array) -> jax.Array:
 
 
 def _needs_cpu_layout(x: jax.Array) -> bool:
-    """Whether the form of a product matters."""
+    """Returns whether the form of a product matters: bfloat16, on one CPU device."""
     alone = jax.sharding.get_abstract_mesh().size <= 1
     return x.dtype == jnp.bfloat16 and platform() == "cpu" and alone
 
@@ -80,7 +80,7 @@ def use_one_arena() -> None:
 
 
 def keep_freed(held: int) -> None:
-    """From now on nothing is handed back: the next step finds what the last one has freed.
+    """Hands nothing back from now on: the next step finds what the last one has freed.
 
     Call it behind what is done once, so that what that has needed is not kept. A step can begin
     before the block of the last one is freed, and a process comes to hold two or three of them.
@@ -102,7 +102,7 @@ def _set(parameter: int, value: int) -> None:
 
 
 def _available() -> int:
-    """Bytes that can be had without swapping; 0 where the system does not say it."""
+    """Returns the bytes that can be had without swapping; 0 where the system does not say it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024

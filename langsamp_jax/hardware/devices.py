@@ -1,5 +1,4 @@
-"""What accelerators can do, from their makers' data sheets: the denominators of MFU and rooflines;
-and which kind is compiled for.
+"""What accelerators can do, by their makers' data sheets, for MFU and rooflines; the platform.
 
 A device that is not listed is unknown, not guessed: a utilisation of an unknown peak says nothing.
 """
@@ -11,7 +10,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """One device as JAX counts them. Data sheet values; what is reached in practice is lower.
+    """Describes one device as JAX counts them, by its data sheet; practice reaches less.
 
     ``links`` are the ways out of the device, each of ``link_bandwidth`` in one direction: the
     torus neighbours of a TPU, the one switch (NVLink, else PCIe) of a GPU.
@@ -56,12 +55,12 @@ DEVICES = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of one device by JAX's name of its kind; None where it is unknown."""
+    """Returns bfloat16 FLOP/s of one device by JAX's name of its kind; None where it is unknown."""
     device = DEVICES.get(device_kind)
     return None if device is None else device.peak_flops
 
 
 def platform() -> str:
-    """cpu, gpu or tpu: of the devices that are compiled for, which need not be attached."""
+    """Returns cpu, gpu or tpu: the devices that are compiled for, which need not be attached."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()

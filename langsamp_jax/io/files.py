@@ -99,12 +99,12 @@ def promote(partial: Path, path: Path) -> None:
 
 
 def require_absent(path: Path) -> None:
-    """Refuses an output folder that already holds something."""
+    """Raises UserError where an output folder already holds something."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{path} already holds something else; name another --output or remove it")
 
 
 def partial_path(path: Path) -> Path:
-    """Where the unfinished form of ``path`` is written: beside it, on the same file system."""
+    """Returns where the unfinished form of ``path`` is written: beside it, on the same disk."""
     path = path.absolute()  # "." has no name of its own
     return path.with_name(path.name + ".partial")

@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str, start: int = 0):
         self._label, self._total, self._unit, self._done = label, total, unit, start
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
@@ -35,8 +35,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update(amount)
-        elif time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
             shown = "".join(f"  {name} {value}" for name, value in facts.items())
             self.say(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}{shown}")
 
@@ -49,7 +49,7 @@ class Progress:
 
 
 def table(records: Sequence[Mapping[str, object]], headers: Mapping[str, str]) -> str:
-    """A table for people. ``headers`` maps the keys to show, in order, to ``title:format``."""
+    """Formats a table. ``headers`` maps the keys to show, in order, to ``title:format``."""
     titles, formats = zip(*(header.partition(":")[::2] for header in headers.values()), strict=True)
     rows = [
         [_cell(record.get(key), form) for key, form in zip(headers, formats, strict=True)]

@@ -26,7 +26,9 @@ _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
 
 
 def location(text: str | PurePath) -> Path:
-    """A local path or a place in an object store, as it was typed.
+    """Returns a local path or a place in an object store, as it was typed.
+
+    For the border: the types of the command line, and what opens a store, a run or a model.
 
     Raises:
       UserError: the kind of store is not supported, or its package is not installed.
@@ -55,23 +57,24 @@ def location(text: str | PurePath) -> Path:
 
 
 def local(text: str) -> Path:
-    """A local path, as it was typed; raises UserError for anything else."""
+    """Returns a local path, as it was typed; raises UserError for anything else."""
     if "://" in text:
         raise UserError(f"{text}: expected a local path (a copy of it can be in an object store)")
     return Path(text)
 
 
 def is_remote(path: PurePath) -> bool:
+    """Returns whether ``path`` is in an object store."""
     return not isinstance(path, Path)
 
 
 def absolute(path: Path) -> Path:
+    """Returns ``path`` from the root on; in an object store every path is."""
     return path if is_remote(path) else path.absolute()
 
 
 def require_reachable(arguments: Iterable[Any]) -> None:
-    """Asks the object stores for what is at those of ``arguments`` that are there; there may be
-    nothing.
+    """Asks each object store that one of ``arguments`` names; there need be nothing at the place.
 
     Raises:
       UserError: no such bucket, no credentials, no permission, or nobody answers.
@@ -95,15 +98,16 @@ def _require_answer(path: Path) -> None:
 
 
 def storage_failure(error: Exception) -> str | None:
-    """What an object store's client says has gone wrong; None for any other error."""
+    """Returns what an object store's client says has gone wrong; None for any other error."""
     client = type(error).__module__.partition(".")[0] in _CLIENTS
     return " ".join(str(error).split()) if client or isinstance(error, OSError) else None
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """The bytes of every object below ``folder``, by its name there: one listing."""
-    found = _file_system(folder).find(str(folder), detail=True)
-    return {name.removeprefix(_key(folder) + "/"): facts["size"] for name, facts in found.items()}
+    """Lists the bytes of every object below ``folder``, by its name there."""
+    objects = _file_system(folder).find(str(folder), detail=True)
+    prefix = _key(folder) + "/"
+    return {name.removeprefix(prefix): facts["size"] for name, facts in objects.items()}
 
 
 def download(files: Sequence[Path], folder: Path) -> list[Path]:
@@ -118,8 +122,10 @@ def download(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def upload(folder: Path, path: Path) -> None:
-    """Copies the files of a local folder below ``path`` in the order in which they were written:
-    the last one shows that all are there. What fails takes back what it has copied."""
+    """Copies the files of a local folder below ``path`` in the order in which they were written.
+
+    The last one shows that all are there. Where a copy fails, those before it are removed.
+    """
     store, copied = _file_system(path), []
     files = [file for file in folder.rglob("*") if file.is_file()]
     try:
@@ -146,7 +152,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 class GrowingObject:
-    """A file to append to, in a store whose objects do not grow: ``flush`` writes it anew."""
+    """Appends to a file in a store whose objects do not grow: ``flush`` writes it anew."""
 
     def __init__(self, path: Path, content: bytes):
         self._path, self._content = path, bytearray(content)
@@ -161,12 +167,12 @@ class GrowingObject:
 
 
 def kvstore(path: Path) -> dict[str, Any]:
-    """The TensorStore key-value store of all that is below ``path``."""
+    """Returns the TensorStore key-value store of all that is below ``path``."""
     return kvstore_at(f"{path}/")
 
 
 def kvstore_at(prefix: str) -> dict[str, Any]:
-    """The TensorStore key-value store of the names that begin with ``prefix``."""
+    """Returns the TensorStore key-value store of the names that begin with ``prefix``."""
     scheme, mark, rest = prefix.partition("://")
     if not mark:
         return {"driver": "file", "path": prefix}
@@ -177,7 +183,7 @@ def kvstore_at(prefix: str) -> dict[str, Any]:
 
 
 def address(path: Path, name: str) -> str:
-    """The full name of the file that TensorStore calls ``name``, in the store where ``path`` is."""
+    """Returns the full name of what TensorStore calls ``name``, in the store where ``path`` is."""
     if not is_remote(path):
         return name
     scheme, _, key = str(path).partition("://")
@@ -186,8 +192,10 @@ def address(path: Path, name: str) -> str:
 
 @functools.cache
 def _s3_settings() -> dict[str, Any]:
-    """What s3fs finds in the environment and in ~/.aws, for TensorStore: a region, and an endpoint
-    if it is not Amazon's own."""
+    """Returns for TensorStore what s3fs finds in the environment and in ~/.aws.
+
+    A region, and an endpoint if it is not Amazon's own.
+    """
     import botocore.session
 
     client = botocore.session.get_session().create_client("s3")
@@ -206,5 +214,5 @@ def _file_system(path: Path) -> Any:
 
 
 def _key(path: Path) -> str:
-    """BUCKET/NAME, as fsspec calls it."""
+    """Returns BUCKET/NAME, as fsspec calls it."""
     return str(path).partition("://")[2]

@@ -7,7 +7,7 @@ from langsamp_jax.languages.inventory import check_language_script
 
 
 def corpus_files(corpus: Path) -> dict[str, Path]:
-    """The text files of a corpus by language-script, sorted. Files of other kinds are left alone.
+    """Finds the text files of a corpus by language-script, sorted. Other files are left alone.
 
     Raises:
       UserError: the folder is missing, has no ``.txt`` file, or has one whose name is no
@@ -28,7 +28,7 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
 
 
 def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The lines of ``pivot`` and of every language that is aligned with it.
+    """Reads the lines of ``pivot`` and of every language that is aligned with it.
 
     Returns:
       the lines by language-script, sorted, of one length (see ``aligned_lines``), and the reason
@@ -46,19 +46,19 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
         raise UserError(f"{corpus}/{pivot}.txt is empty")
     for name, file in files.items():
         try:
-            found = aligned_lines(file)
+            translations = aligned_lines(file)
         except UserError as error:
             skipped[name] = str(error)
             continue
-        if len(found) == expected:
-            lines[name] = found
+        if len(translations) == expected:
+            lines[name] = translations
         else:
-            skipped[name] = f"{file} has {len(found):,} lines, {pivot}.txt {expected:,}"
+            skipped[name] = f"{file} has {len(translations):,} lines, {pivot}.txt {expected:,}"
     return dict(sorted(lines.items())), skipped
 
 
 def aligned_lines(file: Path) -> list[str]:
-    """Every line of a file, stripped; an empty one stands for a missing translation.
+    """Reads every line of a file, stripped; an empty one stands for a missing translation.
 
     Raises:
       UserError: bytes that are not UTF-8; the file and line are named.
@@ -67,7 +67,7 @@ def aligned_lines(file: Path) -> list[str]:
 
 
 def text_lines(file: Path) -> list[str]:
-    """Every line of a UTF-8 file without its line end; raises as ``aligned_lines``."""
+    """Reads every line of a UTF-8 file without its line end; raises as ``aligned_lines``."""
     with open(file, "rb") as stream:
         return [_decode(raw, file, number).rstrip("\r\n") for number, raw in enumerate(stream, 1)]
 

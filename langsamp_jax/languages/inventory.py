@@ -13,7 +13,7 @@ from langsamp_jax.errors import UserError
 
 
 class TableIds(NamedTuple):
-    """Which row of the language table and of the script table: a number each, or int32 [batch]."""
+    """Names rows of the language table and of the script table: a number each, or int32 [batch]."""
 
     language: Any
     script: Any
@@ -21,7 +21,7 @@ class TableIds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """The row order of the language and script tables.
+    """Holds the row order of the language and script tables.
 
     A language written in two scripts has one language row. Rows are never reordered:
     new codes are appended, so a trained table keeps its meaning. ``language_scripts`` says, sorted,
@@ -33,7 +33,7 @@ class Inventory:
     language_scripts: tuple[str, ...] = ()
 
     def extended(self, language_scripts: Iterable[str]) -> "Inventory":
-        """This inventory with the codes it lacks appended in sorted order."""
+        """Returns this inventory with the codes it lacks appended in sorted order."""
         names = sorted({*self.language_scripts, *language_scripts})
         pairs = [split_language_script(name) for name in names]
         languages = sorted({language for language, _ in pairs} - set(self.languages))
@@ -54,7 +54,7 @@ class Inventory:
 
     @functools.cached_property
     def _rows(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The row of each language code and of each script code."""
+        """Returns the row of each language code and of each script code."""
         return _numbered(self.languages), _numbered(self.scripts)
 
     def to_json(self) -> str:
@@ -68,7 +68,7 @@ class Inventory:
 
     @staticmethod
     def published() -> "Inventory":
-        """The 610 languages and 30 scripts of the published LangSAMP tables, in their order."""
+        """Returns the 610 languages and 30 scripts of the published tables, in their order."""
         return Inventory.from_json(_published_text())
 
 
@@ -76,17 +76,17 @@ EMPTY = Inventory((), ())
 
 
 def seen_by_xlmr() -> frozenset[str]:
-    """The 100 language-scripts that the published code counts as XLM-R's."""
+    """Returns the 100 language-scripts that the published code counts as XLM-R's."""
     return frozenset(json.loads(_published_text())["xlmr_language_scripts"])
 
 
 def is_language_script(name: str) -> bool:
-    """Whether ``name`` has the form of ``deu_Latn``; its codes may not exist."""
+    """Returns whether ``name`` has the form of ``deu_Latn``; its codes may not exist."""
     return re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", name) is not None
 
 
 def split_language_script(name: str) -> tuple[str, str]:
-    """``deu_Latn`` -> ``("deu", "Latn")``; raises UserError where the form is another."""
+    """Splits ``deu_Latn`` into ``("deu", "Latn")``; raises UserError where the form is another."""
     if not is_language_script(name):
         raise UserError(f"{name!r} is not of the form iso639-3_Script, for example deu_Latn")
     language, script = name.split("_")
@@ -94,11 +94,11 @@ def split_language_script(name: str) -> tuple[str, str]:
 
 
 def scripts_by_language(names: Iterable[str]) -> dict[str, str]:
-    """Language code -> what it is written in: ``Latn``, or ``Cyrl, Latn``."""
-    found: dict[str, list[str]] = {}
+    """Returns what each language code is written in: ``Latn``, or ``Cyrl, Latn``."""
+    scripts_of: dict[str, list[str]] = {}
     for language, script in sorted(map(split_language_script, names)):
-        found.setdefault(language, []).append(script)
-    return {language: ", ".join(scripts) for language, scripts in found.items()}
+        scripts_of.setdefault(language, []).append(script)
+    return {language: ", ".join(scripts) for language, scripts in scripts_of.items()}
 
 
 def check_language_script(name: str) -> None:
@@ -122,7 +122,7 @@ def check_language_script(name: str) -> None:
 
 @functools.cache
 def language_name(name: str) -> str:
-    """The English name, in ISO 639-3, of ``deu_Latn`` or ``deu``; without one, what was given."""
+    """Returns the English name, in ISO 639-3, of ``deu_Latn`` or ``deu``; else what was given."""
     import pycountry
 
     language = pycountry.languages.get(alpha_3=name.partition("_")[0])
@@ -159,7 +159,7 @@ def _row(code: str, rows: Mapping[str, int], kind: str) -> int:
     return rows[code]
 
 
-def suggest(code: str, known: Iterable[str]) -> str:
-    """``; did you mean deu, den?``: the end of a message, or nothing where no code is close."""
-    close = difflib.get_close_matches(code, sorted(known), n=3, cutoff=0.5)
+def suggest(code: str, codes: Iterable[str]) -> str:
+    """Returns ``; did you mean deu, den?``, the end of a message; nothing if no code is close."""
+    close = difflib.get_close_matches(code, sorted(codes), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""

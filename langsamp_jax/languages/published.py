@@ -37,7 +37,7 @@ _SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Kore": "Hang"}
 
 
 def published_languages(task: str) -> dict[str, str]:
-    """The languages that the published evaluation averages over.
+    """Returns the languages that the published evaluation averages over.
 
     Args:
       task: ``sr_bible``, ``sr_tatoeba``, ``taxi1500``, ``sib200``, ``ner`` or ``pos``.
@@ -50,7 +50,7 @@ def published_languages(task: str) -> dict[str, str]:
 
 
 def is_head(language_script: str) -> bool:
-    """Whether a language-script is one of XLM-R's, as the published lists count them.
+    """Returns whether a language-script is one of XLM-R's, as the published lists count them.
 
     The six lists agree where they overlap, so a name that one of them holds is what it says. Any
     other is head if XLM-R has seen it (``seen_by_xlmr``) or a list counts it as head under
@@ -67,7 +67,7 @@ def is_head(language_script: str) -> bool:
 def averages(
     records: Sequence[Mapping[str, Any]], metrics: Sequence[str], task: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Means over languages, each counting the same, for all and for every group.
+    """Averages over languages, each counting the same, for all and for every group.
 
     Args:
       records: one a language-script: ``language`` and, for each of ``metrics``, a number or None.
@@ -89,10 +89,10 @@ def averages(
         in_group["published"] = [record["language"] in published for record in records]
     return {
         group: _means(
-            [record for record, is_in in zip(records, chosen, strict=True) if is_in], metrics
+            [record for record, is_in in zip(records, members, strict=True) if is_in], metrics
         )
-        for group, chosen in in_group.items()
-        if any(chosen)
+        for group, members in in_group.items()
+        if any(members)
     }
 
 

@@ -53,7 +53,7 @@ _FAMILY_COLUMNS = ("family_glottolog", "family")
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Distances between languages that no model was asked for: float [n, n], in order of ``codes``.
+    """Holds distances between languages, of no model: float [n, n], in the order of ``codes``.
 
     Only their order is used, so the unit is free.
     """
@@ -63,19 +63,20 @@ class Reference:
     distances: np.ndarray
 
     def between(self, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
-        """The distances from each of ``rows`` to each of ``columns``; NaN where a code is unknown.
+        """Returns the distances from each of ``rows`` to each of ``columns``; NaN: an unknown code.
 
         Returns:
           float64 [rows, columns].
         """
         index = {code: number for number, code in enumerate(self.codes)}
-        known = np.pad(self.distances.astype(np.float64), (0, 1), constant_values=np.nan)
+        padded = np.pad(self.distances.astype(np.float64), (0, 1), constant_values=np.nan)
         unknown = len(self.codes)  # the row and column of NaN
-        return known[np.ix_(*([index.get(code, unknown) for code in of] for of in (rows, columns)))]
+        places = ([index.get(code, unknown) for code in codes] for codes in (rows, columns))
+        return padded[np.ix_(*places)]
 
 
 def read_references(file: Path) -> list[Reference]:
-    """The distances that a file gives.
+    """Reads the distances that a file gives.
 
     Args:
       file: ``world.json`` of a synthetic corpus: ``tree``, the number of sound changes between two
@@ -93,7 +94,7 @@ def read_references(file: Path) -> list[Reference]:
 
 
 def read_families(file: Path) -> dict[str, str]:
-    """Language code -> name of its family. Languages without a family are left out.
+    """Reads the name of the family of each language code; languages without one are left out.
 
     Args:
       file: text with a language code, a tab and the name of a family on each line; or a table with
@@ -118,7 +119,7 @@ def read_families(file: Path) -> dict[str, str]:
 
 
 def _family_lines(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Number of the line, language and family."""
+    """Yields the number of the line, the language and the family."""
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -154,13 +155,13 @@ def _uriel(file: Path) -> list[Reference]:
         raise UserError(
             f"{file} is damaged or no .npz file of arrays, and no world.json ({error})"
         ) from None
-    known = dict.fromkeys(languages.ravel().tolist())
+    codes = dict.fromkeys(languages.ravel().tolist())
     for features in (knn, fam):
         if not (
             languages.dtype.kind == "U"
             and features.dtype.kind in "bif"
             and features.ndim == 2
-            and len(known) == len(languages) == len(features)
+            and len(codes) == len(languages) == len(features)
             and np.isfinite(features).all()
         ):
             raise UserError(f"{file}: expected a row of finite numbers for each of its languages")
@@ -177,26 +178,30 @@ def _by_cosine(name: str, languages: np.ndarray, features: np.ndarray) -> Refere
 
 
 def _aliases(known: Collection[str]) -> list[tuple[str, str]]:
-    """(code that is not known, known code of the same language)."""
-    pairs = [*_MACROLANGUAGES.items(), *((one, macro) for macro, one in _MACROLANGUAGES.items())]
+    """Returns pairs of a code that is not known, and the known code of the same language."""
+    pairs = [
+        *_MACROLANGUAGES.items(),
+        *((member, macro) for macro, member in _MACROLANGUAGES.items()),
+    ]
     return [(code, same) for code, same in pairs if code not in known and same in known]
 
 
 def _tree(file: Path) -> Reference:
     world = _read_world(file)
-    within = {one: others for family in world.values() for one, others in family.items()}
+    within = {code: others for family in world.values() for code, others in family.items()}
     unrelated = 1 + max(distance for others in within.values() for distance in others.values())
     distances = [[others.get(code, unrelated) for code in within] for others in within.values()]
     return Reference("tree", tuple(within), np.array(distances, np.float64))
 
 
 def _read_world(file: Path) -> dict[str, dict[str, dict[str, int]]]:
-    """Family -> language -> language of the same family -> sound changes between the two."""
+    """Reads the sound changes between two languages, by family, language and language."""
     try:
         families = json.loads(file.read_text("utf-8"))["families"]
         world = {
             family: {
-                one: {other: int(distances[one][other]) for other in distances} for one in distances
+                code: {other: int(distances[code][other]) for other in distances}
+                for code in distances
             }
             for family, fields in families.items()
             for distances in [fields["distances"]]

@@ -16,7 +16,7 @@ from langsamp_jax.text.tokenizer import Vocabulary
 
 
 class MaskedExamples(NamedTuple):
-    """What the loss reads: the fields of ``Masking``, and what the model takes beside tokens."""
+    """Holds what the loss reads: the fields of ``Masking``, and what the model takes with them."""
 
     inputs: jax.Array
     attention_mask: jax.Array
@@ -28,7 +28,7 @@ class MaskedExamples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLm:
-    """Cross-entropy of hidden tokens. See ``objectives/base.py`` for the contract.
+    """Sums the cross-entropy of hidden tokens. See ``objectives/base.py`` for the contract.
 
     Attributes:
       shuffle_ids: the control that gives each row the table rows of a random row of its batch.
@@ -59,7 +59,7 @@ class MaskedLm:
             rngs={"dropout": dropout_key} if dropout else None,
             method=self.model.predict,
         )
-        total, each = decoder_loss(
+        total, losses = decoder_loss(
             features.reshape(-1, features.shape[-1]),
             table,
             bias,
@@ -68,7 +68,7 @@ class MaskedLm:
             self.model.vocab_size,
             self.config.logits_at_once,
         )
-        row_sums = each.reshape(examples.weights.shape).sum(axis=1)
+        row_sums = losses.reshape(examples.weights.shape).sum(axis=1)
         return total, (row_sums, examples.weights.sum(axis=1).astype(jnp.float32))
 
     def step_flops(self, rows: int, length: int) -> float:
@@ -77,7 +77,7 @@ class MaskedLm:
 
 
 def _shuffled(keys: jax.Array, ids: TableIds) -> TableIds:
-    """The ids of the rows in a random order, which every row's key has a part in."""
+    """Returns the ids of the rows in a random order, which every row's key has a part in."""
     shuffle_keys = jax.vmap(lambda key: jax.random.split(key, 4)[3])(keys)
     order = jnp.argsort(jax.vmap(jax.random.uniform)(shuffle_keys))
     return jax.tree.map(lambda rows: rows[order], ids)

@@ -32,12 +32,12 @@ class ObjectiveConfig:
         require(self.logits_at_once > 0, self, "logits_at_once", "a whole number above 0")
 
     def num_targets(self, length: int) -> int:
-        """K: how many positions of a row of ``length`` valid tokens are predicted."""
+        """Returns K: how many positions of a row of ``length`` valid tokens are predicted."""
         return max(1, round(self.mask_rate * length))
 
 
 class Masking(NamedTuple):
-    """Rows with some positions hidden. K is the same for all rows, so that shapes are static."""
+    """Holds rows with some positions hidden. K is the same for all, so that shapes are static."""
 
     inputs: jax.Array  # int32 [batch, length]
     positions: jax.Array  # int32 [batch, K], distinct in a row
@@ -64,14 +64,14 @@ def mask_rows(
     """
     num_targets = config.num_targets(tokens.shape[1])
     specials = jnp.array(sorted(vocabulary.special_ids), jnp.int32)
-    wanted = jnp.array([config.num_targets(n) for n in range(tokens.shape[1] + 1)])
+    targets_by_length = jnp.array([config.num_targets(n) for n in range(tokens.shape[1] + 1)])
 
     def mask_row(key: jax.Array, row: jax.Array, valid: jax.Array) -> Masking:
         choice_key, action_key, random_key, _ = jax.random.split(key, 4)
         allowed = valid & ~jnp.isin(row, specials)
         score = jnp.where(allowed, jax.random.uniform(choice_key, row.shape), -1.0)
         score, positions = jax.lax.top_k(score, num_targets)
-        weights = (score >= 0) & (jnp.arange(num_targets) < wanted[valid.sum()])
+        weights = (score >= 0) & (jnp.arange(num_targets) < targets_by_length[valid.sum()])
 
         targets = row[positions]
         action = jax.random.uniform(action_key, (num_targets,))
@@ -88,7 +88,7 @@ def mask_rows(
 
 
 def _random_pieces(key: jax.Array, count: int, vocabulary: Vocabulary) -> jax.Array:
-    """int32 [count], uniform over the pieces that are not special."""
+    """Draws int32 [count], uniform over the pieces that are not special."""
     specials = sorted(vocabulary.special_ids)
     piece = jax.random.randint(key, (count,), 0, vocabulary.size - len(specials))
     for special in specials:  # step over each special id in turn

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from langsamp_jax import __version__
+import langsamp_jax
 from langsamp_jax.errors import UserError
 from langsamp_jax.parallel.rendezvous import Cluster, Rendezvous
 from langsamp_jax.parallel.signals import Stopped
@@ -29,7 +29,7 @@ _HEAR_FIRST_SECONDS = 2.0
 def find_cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None, time_limit: float
 ) -> Cluster | None:
-    """What the arguments say, else ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    """Returns what the arguments say, else ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
     ``JAX_PROCESS_ID``, else what JAX finds on a TPU pod, under Slurm, Open MPI or in a Kubernetes
     Job; None where this process is alone.
 
@@ -68,29 +68,31 @@ def _detected(time_limit: float) -> Cluster | None:
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
     from jax._src.clusters import ClusterEnv
 
-    for found in ClusterEnv._cluster_types:
-        in_kubernetes = found.__name__ == "K8sCluster"
-        if found.opt_in_only_method or (in_kubernetes and "JOB_COMPLETION_INDEX" not in os.environ):
+    for method in ClusterEnv._cluster_types:
+        in_kubernetes = method.__name__ == "K8sCluster"
+        if method.opt_in_only_method or (
+            in_kubernetes and "JOB_COMPLETION_INDEX" not in os.environ
+        ):
             continue  # a pod that is not one of an indexed Job is alone
         try:
-            if not found.is_env_present():
+            if not method.is_env_present():
                 continue
-            if (total := found.get_process_count()) < 2:
+            if (total := method.get_process_count()) < 2:
                 return None
-            address = os.environ.get("JAX_COORDINATOR_ADDRESS") or found.get_coordinator_address(
+            address = os.environ.get("JAX_COORDINATOR_ADDRESS") or method.get_coordinator_address(
                 timeout_secs=int(time_limit),
                 override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
             )
-            local = None if running_in_cloud_tpu_vm else found.get_local_process_id()
+            local = None if running_in_cloud_tpu_vm else method.get_local_process_id()
             if "JAX_LOCAL_DEVICE_IDS" in os.environ or local is None:
                 devices = None
             else:
                 devices = [local]
-            return Cluster(address, total, found.get_process_id(), devices)
+            return Cluster(address, total, method.get_process_id(), devices)
         except (RuntimeError, ValueError, LookupError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the other processes cannot be found as {found.__name__} finds them ({reason}); "
+                f"the other processes cannot be found as {method.__name__} finds them ({reason}); "
                 "give --coordinator, --num_processes and --process_id"
             ) from error
     return None
@@ -102,7 +104,7 @@ def cluster_session(
     time_limit: float,
     ending: Callable[[BaseException], tuple[int, str] | None],
 ) -> Iterator[None]:
-    """Within the block the processes of ``cluster`` are one; None: this process is alone.
+    """Makes one of the processes of ``cluster`` within the block; None: this process is alone.
 
     Only process 0 speaks; what makes a process fail is said by that process, and the others end
     with it. An exception other than ``Stopped``, which reaches all processes at the same step,
@@ -118,7 +120,7 @@ def cluster_session(
     if cluster is None:
         yield
         return
-    roll_call = Rendezvous(cluster, _versions(), time_limit)
+    rendezvous = Rendezvous(cluster, _versions(), time_limit)
     # JAX's own listener for SIGTERM would come after ours and be overridden by it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -135,36 +137,44 @@ def cluster_session(
     try:
         yield
     except Stopped:
-        roll_call.done()
+        rendezvous.done()
         raise
     except BaseException as error:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        known = ending(error)
-        if known is None:
+        status = ending(error)
+        if status is None:
             time.sleep(_HEAR_FIRST_SECONDS)  # if another is gone, this one ends here, in one line
             traceback.print_exc()
-            known = 1, f"{type(error).__name__}: {error}"
-        code, line = known
+            status = 1, f"{type(error).__name__}: {error}"
+        code, line = status
         print(f"langsamp: process {cluster.process_id}: {line}", file=sys.stderr)
-        roll_call.fail(line, code)
+        rendezvous.fail(line, code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     else:
-        roll_call.done()
+        rendezvous.done()
 
 
 def _versions() -> dict[str, str]:
-    """What computes the same step everywhere: the libraries, and the code to the byte."""
-    folder, digest = Path(__file__).parents[1], hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.read_bytes())
-    code = f"{__version__} (code {digest.hexdigest()[:12]})"
+    """Returns what must be the same for every process to compute the same step."""
+    code = (
+        f"{langsamp_jax.__version__} (code {code_digest(Path(langsamp_jax.__file__).parent)[:12]})"
+    )
     return {"langsamp_jax": code, "jax": jax.__version__, "NumPy": np.__version__}
 
 
+def code_digest(package: Path) -> str:
+    """Returns the SHA-256 of all Python files below the folder of a package, names and bytes."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(package).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
 def is_primary() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Returns whether this process writes and speaks for all."""
     return jax.process_index() == 0
 
 
@@ -175,7 +185,7 @@ def barrier(name: str) -> None:
 
 
 def broadcast_from_primary(number: int) -> int:
-    """The number that process 0 has."""
+    """Returns the number that process 0 has."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
@@ -194,7 +204,7 @@ def require_same(facts: Mapping[str, Any]) -> None:
 
 
 def _gathered(text: str) -> list[str]:
-    """The texts of all processes."""
+    """Returns the texts of all processes, by their numbers."""
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     rows = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - len(data))))
@@ -202,10 +212,10 @@ def _gathered(text: str) -> list[str]:
 
 
 def compile_with_barrier(function: jax.stages.Wrapped) -> Callable[..., Any]:
-    """``function``, whose first call runs when all processes have compiled it.
+    """Returns ``function``; its first call waits until all processes have compiled it.
 
-    Who has it from the compilation cache must not wait inside of a collective for who compiles:
-    that ends after 30 s on CPUs.
+    A process that has it from the compilation cache must not wait inside a collective for one
+    that compiles: on CPUs that fails after 30 s.
     """
     if jax.process_count() == 1:
         return function
@@ -221,10 +231,10 @@ def compile_with_barrier(function: jax.stages.Wrapped) -> Callable[..., Any]:
 
 
 class AllReduceMax:
-    """The largest of the numbers that the processes say at each step, known one step later.
+    """Finds the largest of the numbers that the processes give at each step, one step later.
 
     It travels behind the step on the devices, so nobody waits for it, and all processes read the
-    same number at the same step, whenever the numbers were said.
+    same number at the same step, whenever it was given.
     """
 
     def __init__(self, mesh: Mesh):
@@ -234,11 +244,11 @@ class AllReduceMax:
         self._previous = None
 
     def __call__(self, number: int) -> int:
-        """Says ``number`` for this step; gives what was agreed on at the previous one."""
+        """Gives ``number`` for this step; returns the largest of the previous one."""
         if jax.process_count() == 1:
             return number
-        agreed = 0 if self._previous is None else int(self._previous)
+        largest = 0 if self._previous is None else int(self._previous)
         local = np.full(jax.local_device_count(), number, np.int32)
-        said = jax.make_array_from_process_local_data(self._places, local)
-        self._previous = self._largest(said)
-        return agreed
+        numbers = jax.make_array_from_process_local_data(self._places, local)
+        self._previous = self._largest(numbers)
+        return largest

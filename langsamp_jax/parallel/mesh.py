@@ -29,7 +29,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over ``devices``, all of this run where none are given.
+    """Makes the mesh over ``devices``, all of this run where none are given.
 
     Raises:
       UserError: the mesh's shape does not fit their number.
@@ -66,9 +66,10 @@ def require_model_fits(mesh: Mesh, model: ModelConfig) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that keeps a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def data_parallelism(mesh: Mesh) -> int:
-    """Into how many parts a batch is cut."""
+    """Returns into how many parts a batch is cut."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -20,14 +20,14 @@ from langsamp_jax.errors import UserError
 
 _LAST_WORDS_SECONDS = 10.0  # process 0 waits so long for the others when the run fails
 _PORT_SECONDS = 10.0  # a run that is just ending may hold the port so long
-_HELLO_SECONDS = 5.0  # who connects and says nothing for so long is not one of us
+_IDENTITY_SECONDS = 5.0  # what connects and says nothing for so long is no process of ours
 _PAUSE_SECONDS = 0.25
 _GONE = "it is gone without a word (killed, or its machine is)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Which one of how many processes this is, and where process 0 is found (``host:port``)."""
+    """Says which of how many processes this is, and where process 0 is (``host:port``)."""
 
     coordinator: str
     num_processes: int
@@ -41,7 +41,7 @@ class Cluster:
 
 
 class Rendezvous:
-    """The connections of a process: of process 0 to all others, of any other to process 0."""
+    """Holds the connections of a process: of process 0 to all others, of any other to process 0."""
 
     def __init__(self, cluster: Cluster, facts: dict[str, str], time_limit: float):
         """Waits until all processes are there.
@@ -54,14 +54,14 @@ class Rendezvous:
           UserError: some processes are missing, or do not belong together.
         """
         self._number = cluster.process_id
-        meet = _gather if self._number == 0 else _report
-        self._others = meet(cluster, facts, time_limit)
+        connect = _gather if self._number == 0 else _report
+        self._connections = connect(cluster, facts, time_limit)
         self._ending = threading.Lock()
-        for number in self._others:
+        for number in self._connections:
             threading.Thread(target=self._listen, args=(number,), daemon=True).start()
 
     def done(self) -> None:
-        """Says that this process ends as it should."""
+        """Tells all others that this process ends as it should."""
         self._tell({"done": True})
 
     def fail(self, line: str, code: int) -> None:
@@ -73,18 +73,18 @@ class Rendezvous:
             time.sleep(_LAST_WORDS_SECONDS)  # another thread is ending this process
 
     def _tell(self, message: dict[str, Any]) -> None:
-        for connection in list(self._others.values()):
+        for connection in list(self._connections.values()):
             connection.send(message)
 
     def _listen(self, number: int) -> None:
         """Hears what process ``number`` says, and when it is gone."""
-        connection, done = self._others[number], False
+        connection, done = self._connections[number], False
         while message := connection.receive():
             if "done" in message:
                 done = True
             else:
                 self._end(message)
-        self._others.pop(number, None)
+        self._connections.pop(number, None)
         if not done:
             self._end({"process": number, "line": _GONE, "code": 1})
 
@@ -93,34 +93,37 @@ class Rendezvous:
         if self._ending.acquire(blocking=False):
             why = f"ends because of process {message['process']}: {message['line']}"
             print(f"langsamp: process {self._number}: {why}", file=sys.__stderr__, flush=True)
-            self._others.pop(message["process"], None)
+            self._connections.pop(message["process"], None)
             self._tell(message)
             self._outlive_others()
             os._exit(message["code"])
 
     def _outlive_others(self) -> None:
-        """JAX's service ends with process 0, and aborts who still needs it: the last to go."""
+        """Waits, on process 0, until the others are gone.
+
+        JAX's service ends with process 0, and aborts the processes that still need it.
+        """
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while self._number == 0 and self._others and time.monotonic() < deadline:
+        while self._number == 0 and self._connections and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 class _Connection:
-    """Messages, JSON objects of one line each, over a socket."""
+    """Sends and receives messages, JSON objects of one line each, over a socket."""
 
     def __init__(self, connected: socket.socket):
         self.socket = connected
         self._lines = connected.makefile("r", encoding="utf-8")
 
     def send(self, message: dict[str, Any]) -> None:
-        """Who is gone hears nothing: that shows when reading."""
+        """Sends ``message``; if the other side is gone, ``receive`` shows it."""
         try:
             self.socket.sendall((json.dumps(message) + "\n").encode())
         except OSError:
             pass
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message; None where there is none, or it is not of our kind."""
+        """Returns the next message; None where there is none, or it is not of our kind."""
         try:
             message = json.loads(self._lines.readline())
         except (OSError, ValueError):
@@ -128,7 +131,7 @@ class _Connection:
         return message if isinstance(message, dict) else None
 
     def is_open(self) -> bool:
-        """Whether the other side is still there."""
+        """Returns whether the other side is still there."""
         try:
             return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
@@ -142,7 +145,7 @@ class _Connection:
 
 
 def _gather(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[int, _Connection]:
-    """Process 0: one connection to each of the others."""
+    """Accepts, on process 0, one connection from each of the others."""
     present: dict[int, _Connection] = {}
     try:
         with _listen_at(cluster.address[1]) as server:
@@ -153,19 +156,19 @@ def _gather(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[
                     connection = _Connection(server.accept()[0])
                 except TimeoutError:
                     raise UserError(_missing(cluster, present, time_limit)) from None
-                connection.socket.settimeout(_HELLO_SECONDS)
-                hello = connection.receive()
-                if hello is None or "process" not in hello:
+                connection.socket.settimeout(_IDENTITY_SECONDS)
+                identity = connection.receive()
+                if identity is None or "process" not in identity:
                     connection.close()
                     continue
                 connection.socket.settimeout(None)
-                for gone in [n for n, one in present.items() if not one.is_open()]:
+                for gone in [n for n, other in present.items() if not other.is_open()]:
                     present.pop(gone).close()  # it may be started anew: here now, or yet to come
-                if misfit := _misfit(cluster, facts, hello, present):
+                if misfit := _misfit(cluster, facts, identity, present):
                     message = f"{misfit}: start all processes with the same command"
                     connection.send({"error": message})
                     raise UserError(message)
-                present[hello["process"]] = connection
+                present[identity["process"]] = connection
     except UserError as error:
         for connection in present.values():
             connection.send({"error": str(error)})
@@ -176,12 +179,16 @@ def _gather(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[
 
 
 def _report(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[int, _Connection]:
-    """Any other process: its connection to process 0."""
-    hello = {"process": cluster.process_id, "processes": cluster.num_processes, "facts": facts}
+    """Connects any other process to process 0."""
+    identity = {
+        "process": cluster.process_id,
+        "processes": cluster.num_processes,
+        "facts": facts,
+    }
     deadline, reason = time.monotonic() + time_limit, "no answer"
     while time.monotonic() < deadline:
         try:
-            connected = socket.create_connection(cluster.address, timeout=_HELLO_SECONDS)
+            connected = socket.create_connection(cluster.address, timeout=_IDENTITY_SECONDS)
         except OSError as error:
             reason = error.strerror or str(error)
             time.sleep(_PAUSE_SECONDS)
@@ -191,7 +198,7 @@ def _report(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[
         # A port that nobody listens at can be given to the very socket that asks for it.
         answer = None
         if connected.getsockname() != connected.getpeername():
-            connection.send(hello)
+            connection.send(identity)
             answer = connection.receive()
         if answer and "go" in answer:
             connected.settimeout(None)
@@ -208,7 +215,7 @@ def _report(cluster: Cluster, facts: dict[str, str], time_limit: float) -> dict[
 
 
 def _listen_at(port: int) -> socket.socket:
-    """A socket that listens on every interface of this machine."""
+    """Opens a socket that listens on every interface of this machine."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     deadline = time.monotonic() + _PORT_SECONDS
@@ -225,6 +232,7 @@ def _listen_at(port: int) -> socket.socket:
 
 
 def _missing(cluster: Cluster, present: dict[int, _Connection], time_limit: float) -> str:
+    """Returns the line that says which processes have not come."""
     absent = [n for n in range(1, cluster.num_processes) if n not in present]
     shown = ", ".join(map(str, absent[:20])) + (", ..." if len(absent) > 20 else "")
     return (
@@ -234,15 +242,20 @@ def _missing(cluster: Cluster, present: dict[int, _Connection], time_limit: floa
 
 
 def _misfit(
-    cluster: Cluster, facts: dict[str, str], hello: dict[str, Any], present: dict[int, _Connection]
+    cluster: Cluster,
+    facts: dict[str, str],
+    identity: dict[str, Any],
+    present: dict[int, _Connection],
 ) -> str | None:
-    """Why a process does not belong to this run, or None."""
-    number, total = hello["process"], hello.get("processes")
+    """Returns why a process does not belong to this run, or None."""
+    number, total = identity["process"], identity.get("processes")
     if total != cluster.num_processes:
         return f"process {number} is one of {total}, process 0 one of {cluster.num_processes}"
     if number == 0 or number in present:
         return f"two processes say that they are process {number}"
     for name, value in facts.items():
-        if hello["facts"].get(name) != value:
-            return f"process {number} has {name} {hello['facts'].get(name)}, process 0 has {value}"
+        if identity["facts"].get(name) != value:
+            return (
+                f"process {number} has {name} {identity['facts'].get(name)}, process 0 has {value}"
+            )
     return None

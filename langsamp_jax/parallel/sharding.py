@@ -24,16 +24,16 @@ RULES = (
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh) -> Iterator[None]:
-    """Within the block the logical names of activations mean axes of ``mesh``."""
+    """Lets the logical names of activations mean axes of ``mesh`` within the block."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over the devices."""
+    """Returns the sharding of a batch: its rows over the devices."""
     return NamedSharding(mesh, nn.logical_to_mesh_axes(("batch",), RULES))
 
 
 def shardings(abstract: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of every leaf of a tree whose leaves carry logical axis names."""
+    """Returns the NamedSharding of every leaf of a tree whose leaves carry logical axis names."""
     return nn.logical_to_mesh_sharding(nn.get_partition_spec(abstract), mesh, RULES)

@@ -5,7 +5,7 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """A run that was asked to stop has saved and stopped."""
+    """Says that a run was asked to stop, has saved and has stopped."""
 
     def __init__(self, step: int, number: int):
         super().__init__(f"stopped at step {step:,} and saved; the same command goes on from there")
@@ -13,7 +13,7 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Within the block SIGTERM and SIGINT set ``requested``; a second SIGINT interrupts."""
+    """Lets SIGTERM and SIGINT set ``requested`` within the block; a second SIGINT interrupts."""
 
     def __init__(self) -> None:
         self.requested: int | None = None

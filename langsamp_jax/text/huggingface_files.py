@@ -12,7 +12,6 @@ from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import write_bytes, write_text
-from langsamp_jax.io.storage import location
 from langsamp_jax.text.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -40,7 +39,7 @@ _BERT_SPECIAL = {
 
 
 class Pieces(NamedTuple):
-    """The vocabulary of a model folder.
+    """Holds the vocabulary of a model folder.
 
     Attributes:
       pieces: the text of every id, in the order of the ids.
@@ -81,7 +80,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None
 
 
 def read_pieces(folder: Path) -> Pieces | None:
-    """The vocabulary of any Hugging Face model folder with a unigram or WordPiece tokenizer.
+    """Reads the vocabulary of any Hugging Face model folder with a unigram or WordPiece tokenizer.
 
     Returns:
       None where there is no tokenizer.
@@ -89,7 +88,6 @@ def read_pieces(folder: Path) -> Pieces | None:
     Raises:
       UserError: its file is broken or of another kind.
     """
-    folder = location(folder)
     if (file := folder / "sentencepiece.bpe.model").exists():
         return xlmr_pieces(load_tokenizer(file), str(file))
     if (file := folder / "tokenizer.json").exists():
@@ -107,7 +105,7 @@ def read_pieces(folder: Path) -> Pieces | None:
 
 
 def xlmr_pieces(tokenizer: SentencePieceTokenizer, source: str) -> Pieces:
-    """The vocabulary of a SentencePiece model; ``source`` says where it is from."""
+    """Returns the vocabulary of a SentencePiece model; ``source`` says where it is from."""
     return Pieces(tokenizer.pieces, lambda: _speller(_xlmr_backend(tokenizer, source)))
 
 
@@ -119,7 +117,7 @@ def _speller(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
 def _xlmr_backend(
     tokenizer: SentencePieceTokenizer, source: str = "the tokenizer"
 ) -> tokenizers.Tokenizer:
-    """The same unigram model in the tokenizers library, arranged as XLM-R publishes it."""
+    """Builds the same unigram model in the tokenizers library, arranged as XLM-R publishes it."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
     require_like_xlmr(proto, source)
     scores = [0.0] * 4 + [piece.score for piece in proto.pieces[3:]] + [0.0]
@@ -143,7 +141,7 @@ def _xlmr_backend(
 
 
 def require_like_xlmr(proto: sentencepiece_model_pb2.ModelProto, source: str) -> None:
-    """Refuses a SentencePiece model of a kind that XLM-R's tokenizer class cannot hold."""
+    """Raises UserError where XLM-R's tokenizer class cannot hold a SentencePiece model."""
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     plain = {sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL}
     checks = {
@@ -154,13 +152,13 @@ def require_like_xlmr(proto: sentencepiece_model_pb2.ModelProto, source: str) ->
         "does not write a space as ▁": normalizer.escape_whitespaces,
         "has user-defined pieces": {piece.type for piece in proto.pieces[3:]} <= plain,
     }
-    for what, fits in checks.items():
+    for fault, fits in checks.items():
         if not fits:
-            raise UserError(f"{source} {what}; XLM-R's tokenizer in Hugging Face's form cannot")
+            raise UserError(f"{source} {fault}; XLM-R's tokenizer in Hugging Face's form cannot")
 
 
 def _bert_class(backend: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer class and its switches; BERT's own where it splits text as this file says."""
+    """Returns the tokenizer class and its switches; BERT's if it splits text as this file does."""
     normalizer = backend["normalizer"] or {}
     kinds = normalizer.get("type"), (backend["pre_tokenizer"] or {}).get("type")
     if kinds != ("BertNormalizer", "BertPreTokenizer") or not normalizer["clean_text"]:

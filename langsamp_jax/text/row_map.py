@@ -17,7 +17,7 @@ _UNKNOWN = {"<unk>", "[UNK]"}
 
 
 class OldPieces(Protocol):
-    """A vocabulary in id order, and what makes a function that spells a string as its ids."""
+    """Has a vocabulary in id order, and makes a function that spells a string as its ids."""
 
     pieces: Sequence[str]
 
@@ -26,7 +26,7 @@ class OldPieces(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RowMap:
-    """Where the rows of a new table come from.
+    """Says where the rows of a new table come from.
 
     Attributes:
       carried: int32 [new_size], the old row of the same piece, -1 for a new piece.
@@ -42,7 +42,7 @@ class RowMap:
 
     @property
     def unspelled(self) -> int:
-        """How many new pieces have an unknown part."""
+        """Counts the new pieces that have an unknown part."""
         return int(np.count_nonzero(self.carried < 0)) - len(self.spelled)
 
 
@@ -92,7 +92,7 @@ def new_rows(
     seed: int,
     columns: tuple[int, slice] | None,
 ) -> np.ndarray:
-    """Any part of the new table; carried rows bit for bit.
+    """Makes any part of the new table; carried rows bit for bit.
 
     New rows are the mean of the old rows that spell them (``mean``), or drawn from N(0, 0.02)
     (``normal``, and with ``mean`` where a part is unknown). Elements of a bias (``columns``
@@ -118,12 +118,12 @@ def new_rows(
         values[old] = read_old_rows(carried[old])
     groups = {}
     for row in np.flatnonzero(~old).tolist():
-        if init == "mean" and (known := rows.spelled.get(part.start + row)):
-            groups[row] = known
+        if init == "mean" and (parts := rows.spelled.get(part.start + row)):
+            groups[row] = parts
         elif columns is not None:
-            width, wanted = columns
+            width, selected = columns
             drawn = np.random.default_rng((seed, part.start + row)).standard_normal(width, "f4")
-            values[row] = NEW_ROW_SCALE * drawn[wanted]
+            values[row] = NEW_ROW_SCALE * drawn[selected]
     if groups:
         values[list(groups)] = _means(list(groups.values()), read_old_rows)
         if columns is None:
@@ -134,7 +134,7 @@ def new_rows(
 def _means(
     groups: Sequence[tuple[int, ...]], read_old_rows: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The mean of the old rows of each group."""
+    """Returns the mean of the old rows of each group."""
     lengths = np.array([len(group) for group in groups])
     needed, position = np.unique(np.concatenate(groups), return_inverse=True)
     sums = np.add.reduceat(read_old_rows(needed)[position], np.cumsum(lengths) - lengths)

@@ -20,14 +20,13 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import location
 from langsamp_jax.text.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
 
 
 class Vocabulary(NamedTuple):
-    """The number of ids, and those that stand for no text."""
+    """Holds the number of ids, and those that stand for no text."""
 
     size: int
     bos_id: int
@@ -38,12 +37,12 @@ class Vocabulary(NamedTuple):
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Never masked, never a random replacement."""
+        """Returns the ids that are never masked, and never a random replacement."""
         return self[1:]
 
 
 class Tokenizer(abc.ABC):
-    """What the two kinds share.
+    """Turns text into ids; what the two kinds share.
 
     Attributes:
       file_name: under which a store and a run keep the tokenizer.
@@ -81,8 +80,10 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def surfaces(self) -> list[str]:
-        """What every id reads as in a text, with a space where a word begins: those of a line,
-        joined, are its text as the tokenizer has normalised it."""
+        """Returns what every id reads as in a text, with a space where a word begins.
+
+        Those of a line, joined, are its text as the tokenizer has normalised it.
+        """
         surfaces = [self._surface(piece) for piece in self.pieces]
         for special in self.vocabulary.special_ids:
             surfaces[special] = self.pieces[special]
@@ -96,7 +97,7 @@ class Tokenizer(abc.ABC):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model in XLM-R's id layout.
+    """Encodes by a SentencePiece model, in XLM-R's id layout.
 
     Raises:
       UserError: ``model`` is no such model; ``source`` says where it is from.
@@ -144,7 +145,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 class WordPieceTokenizer(Tokenizer):
-    """A ``tokenizer.json`` whose model is WordPiece, with BERT's special pieces.
+    """Encodes by a ``tokenizer.json`` whose model is WordPiece, with BERT's special pieces.
 
     Raises:
       UserError: ``model`` is no such file; ``source`` says where it is from.
@@ -187,7 +188,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
       UserError: the file is missing, or none of these.
     """
-    path = location(path)
     try:
         model = path.read_bytes()
     except FileNotFoundError:
@@ -208,7 +208,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that a store or a run keeps."""
+    """Reads the tokenizer that a store or a run keeps."""
     wordpiece = folder / WordPieceTokenizer.file_name
     return load_tokenizer(
         wordpiece if wordpiece.exists() else folder / SentencePieceTokenizer.file_name
@@ -216,7 +216,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_backend(model: bytes, source: str) -> tokenizers.Tokenizer:
-    """A ``tokenizer.json`` in the library that it is made for. ``source`` says where it is from."""
+    """Reads a ``tokenizer.json`` by its own library. ``source`` says where it is from."""
     try:
         return tokenizers.Tokenizer.from_str(model.decode("utf-8"))
     except Exception as error:  # the library raises nothing narrower
@@ -224,7 +224,7 @@ def read_backend(model: bytes, source: str) -> tokenizers.Tokenizer:
 
 
 def backend_pieces(backend: tokenizers.Tokenizer, source: str) -> list[str]:
-    """The pieces of a ``tokenizer.json``, added ones too, in the order of the ids."""
+    """Returns the pieces of a ``tokenizer.json``, added ones too, in the order of the ids."""
     ids = backend.get_vocab(with_added_tokens=True)
     pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
@@ -233,7 +233,7 @@ def backend_pieces(backend: tokenizers.Tokenizer, source: str) -> list[str]:
 
 
 def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:
-    """The ``tokenizer.json`` of a ``vocab.txt``, as bert-base-multilingual-cased splits text."""
+    """Makes the ``tokenizer.json`` of a ``vocab.txt``, as bert-base-multilingual-cased does."""
     try:
         pieces = vocabulary.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:

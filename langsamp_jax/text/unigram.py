@@ -21,7 +21,7 @@ _SPACES = (  # SentencePiece does so by itself
 
 
 def sentencepiece_model(backend: dict[str, Any], source: str) -> bytes:
-    """A SentencePiece model that splits text as a Unigram ``tokenizer.json`` does.
+    """Makes a SentencePiece model that splits text as a Unigram ``tokenizer.json`` does.
 
     Args:
       backend: the content of the file, as the tokenizers library writes it.
@@ -41,8 +41,8 @@ def sentencepiece_model(backend: dict[str, Any], source: str) -> bytes:
         )
     steps = [*_steps(backend["normalizer"]), *_steps(backend["pre_tokenizer"])]
     charsmaps = [step["precompiled_charsmap"] for step in steps if step["type"] == "Precompiled"]
-    known = all(step["type"] == "Precompiled" or step in (_WORDS, *_SPACES) for step in steps)
-    if not known or _WORDS not in steps or len(charsmaps) > 1:
+    supported = all(step["type"] == "Precompiled" or step in (_WORDS, *_SPACES) for step in steps)
+    if not supported or _WORDS not in steps or len(charsmaps) > 1:
         kinds = ", ".join(step["type"] for step in steps)
         raise UserError(
             f"{source} is a Unigram model that prepares text in another way than XLM-R ({kinds}): "
@@ -62,8 +62,8 @@ def sentencepiece_model(backend: dict[str, Any], source: str) -> bytes:
 
 
 def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer as the list of what it does."""
+    """Lists what a normalizer or pre-tokenizer does, one step after the other."""
     if part is None:
         return []
     inner = part.get("normalizers", part.get("pretokenizers"))
-    return [part] if inner is None else [step for each in inner for step in _steps(each)]
+    return [part] if inner is None else [step for nested in inner for step in _steps(nested)]

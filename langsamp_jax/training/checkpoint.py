@@ -22,7 +22,7 @@ _local_kvstore = tensorstore_utils.build_kvstore_tspec
 
 
 def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
-    """Orbax's own, and for s3:// what it would be for files, in that bucket.
+    """Returns Orbax's own spec, and for s3:// the one it would be for files, in that bucket.
 
     Orbax knows gs:// and files. It reads and writes arrays through TensorStore, which knows s3://
     too, and asks this one function where.
@@ -37,12 +37,12 @@ def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs what it also raises, through absl's logger, which others share."""
+    """Returns False for what Orbax logs: it also raises it, and absl's logger is others' too."""
     return "/orbax/" not in record.pathname
 
 
 def latest_step(folder: Path) -> int:
-    """The last complete step in a folder of checkpoints, 0 where there is none."""
+    """Returns the last complete step in a folder of checkpoints, 0 where there is none."""
     if not folder.is_dir():
         return 0
     with contextlib.closing(Checkpoints.reader(folder)) as checkpoints:
@@ -50,7 +50,7 @@ def latest_step(folder: Path) -> int:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest few, and the one with the lowest validation loss.
+    """Keeps the latest few checkpoints of a run, and the one with the lowest validation loss.
 
     Saves run in the background and become visible all at once: by a rename, or in an object store,
     which has none, by a last object that says so. A save that fails raises at the next call of any
@@ -73,7 +73,7 @@ class Checkpoints:
 
     @classmethod
     def reader(cls, folder: Path) -> "Checkpoints":
-        """The same for reading: it leaves alone what another process is saving there."""
+        """Opens a folder for reading; what another process is saving there is left alone."""
         checkpoints = cls.__new__(cls)
         checkpoints._open(folder, ocp.CheckpointManagerOptions(read_only=True))
         return checkpoints
@@ -96,17 +96,17 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The last complete step, or None."""
+        """Returns the last complete step, or None."""
         return self._manager.latest_step()
 
     @property
     def steps(self) -> list[int]:
-        """All complete steps, ascending."""
+        """Returns all complete steps, ascending."""
         return sorted(self._manager.all_steps())
 
     @property
     def best(self) -> int | None:
-        """The step with the lowest validation loss, or None where none was evaluated."""
+        """Returns the step with the lowest validation loss, or None where none was evaluated."""
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], loss: float | None) -> None:
@@ -133,7 +133,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        """The state (onto the shardings of ``abstract``) and the progress saved at ``step``.
+        """Reads the state (onto the shardings of ``abstract``) and the progress saved at ``step``.
 
         Raises:
           UserError: the checkpoint is damaged.
@@ -145,11 +145,11 @@ class Checkpoints:
         return restored.state, restored.progress
 
     def restore_params(self, step: int, abstract: Any) -> Any:
-        """The parameters saved at ``step``, without the optimiser's state."""
-        wanted = {"params": abstract}
+        """Reads the parameters saved at ``step``, without the optimizer's state."""
+        item = {"params": abstract}
         args = ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
         return self._restore(step, ocp.args.Composite(state=args)).state["params"]
@@ -173,7 +173,7 @@ class Checkpoints:
                 self._manager.close()
 
     def _require_room(self, state: Any) -> None:
-        """Asked on process 0 alone: others ask too late, when the first has begun to write."""
+        """Raises OSError where the disk is too full; on process 0 alone, as others ask too late."""
         if jax.process_index() > 0 or is_remote(self._folder):
             return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from langsamp_jax.data.mixture import mixture_report
+from langsamp_jax.data.mixture_report import mixture_report
 from langsamp_jax.data.store import Store
 from langsamp_jax.huggingface.loading import describe, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained
@@ -29,7 +29,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
     sizes = Sizes.of(store, inventory)
     setup = set_up(configs, sizes, manifest.vocabulary, mesh=None)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.state.params))
-    held = 4 * parameters + sum(
+    state_bytes = 4 * parameters + sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(setup.state)
     )
     rows = train.global_batch_size // train.accumulation_steps
@@ -60,7 +60,7 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
             f"scripts: {sizes.scripts}",
             f"plan: {train.num_steps:,} steps, {planned:,} rows, "
             f"{planned * manifest.sequence_length:,} tokens",
-            f"memory: {held / 1e9:.2f} GB for parameters, gradients and moments; about "
+            f"memory: {state_bytes / 1e9:.2f} GB for parameters, gradients and moments; about "
             f"{activations / 1e9:.2f} GB of activations, divided by the data-parallel devices",
         ]
     )

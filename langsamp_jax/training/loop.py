@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from langsamp_jax.data.feed import Feed
-from langsamp_jax.data.mixture import mixture_warnings
+from langsamp_jax.data.mixture_report import mixture_warnings
 from langsamp_jax.data.store import Data
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.cpu import keep_freed, use_one_arena

@@ -20,13 +20,13 @@ _SECONDS_BETWEEN_OBJECTS = 30.0  # a long run's metrics are a megabyte or two
 
 
 class MetricsLog:
-    """One JSON object a line in ``metrics.jsonl``, and the same scalars for TensorBoard.
+    """Writes one JSON object a line to ``metrics.jsonl``, and the same scalars for TensorBoard.
 
     Lines after ``step`` are of work that was lost with an interrupted run, and are dropped; so
     are TensorBoard's, by the session that starts here. Writing is not in the background: a disk
     that fills up raises here. In an object store a file is written anew to grow: not for every
     line, but before a checkpoint. ``mirror`` is called with all that is written. Of several
-    processes the first one writes.
+    processes the primary writes.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class MetricsLog:
         if not self._writes:
             return
         file = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(file) if line["step"] <= step]
-        self._stream = growing_file(file, b"".join(map(_line, kept)))
+        earlier = [line for line in read_metrics(file) if line["step"] <= step]
+        self._stream = growing_file(file, b"".join(map(_line, earlier)))
         events = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._board = RecordWriter(growing_file(run / "tensorboard" / events))
         self._pause = _SECONDS_BETWEEN_OBJECTS if is_remote(run) else 0.0
@@ -50,6 +50,7 @@ class MetricsLog:
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step, by name."""
         if not self._writes:
             return
         self._stream.write(_line({"step": step, **values}))
@@ -61,7 +62,7 @@ class MetricsLog:
             self._mirror(step, values)
 
     def flush(self) -> None:
-        """All that was written outlives the process from here on; a checkpoint needs that."""
+        """Makes all that was written outlive the process; a checkpoint needs that."""
         if not self._writes:
             return
         self._stream.flush()
@@ -69,6 +70,7 @@ class MetricsLog:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
+        """Flushes and closes the files."""
         if not self._writes:
             return
         self._stream.close()

@@ -39,7 +39,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """The rate of update ``step`` (from 0): linear warmup, then constant or linear to 0.
+    """Returns the rate as a function of the update, from 0: warmup, then constant or linear to 0.
 
     Counted in updates, whatever the accumulation; the same values as Hugging Face's
     ``get_linear_schedule_with_warmup``.
@@ -67,6 +67,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 
 
 def _decays(params: Any) -> Any:
+    """Returns which parameters decay: a tree of bools."""
     spared = {"bias", "scale", "decoder_bias"}
     return jax.tree_util.tree_map_with_path(
         lambda path, _: spared.isdisjoint(getattr(entry, "key", None) for entry in path), params

@@ -21,7 +21,7 @@ from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.text.tokenizer import Tokenizer, open_tokenizer
 
-# What may differ when a run is taken up again: it changes what a step computes by rounding at most.
+# What may differ when a run is resumed: it changes what a step computes by rounding at most.
 RESUMABLE_SETTINGS = {
     "train.checkpoint_every",
     "train.eval_every",
@@ -41,7 +41,7 @@ RESUMABLE_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The record of a run: what is needed to rebuild its model and read its text.
+    """Holds the record of a run: what is needed to rebuild its model and read its text.
 
     Opening one loads neither Flax nor Orbax; ``setup.py`` builds the model and reads checkpoints.
     """
@@ -63,7 +63,7 @@ class Run:
         return self.path / "checkpoints"
 
     def config(self, cls: type) -> Any:
-        """The frozen config of class ``cls`` that the run was started with."""
+        """Returns the frozen config of class ``cls`` that the run was started with."""
         prefix = cls.gin_name + "."
         fields = {
             k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)
@@ -94,7 +94,11 @@ def require_rows_fit(where: str | Path, length: int, model: ModelConfig) -> None
 
 
 def open_run(path: Path) -> Run:
-    """Raises UserError where ``path`` is no run or its files do not fit together."""
+    """Opens the run in the folder ``path``.
+
+    Raises:
+      UserError: it is no run, or its files do not fit together.
+    """
     path = location(path)
     if not (path / "run.json").exists():
         raise UserError(f"{path} is no run (it has no run.json)")
@@ -114,12 +118,11 @@ def open_run(path: Path) -> Run:
 
 
 def reopen_run(path: Path, store: Data, configs: list[Any], init_from: Path | None) -> Run | None:
-    """Opens a run for the same command given again; None where there is no run yet.
+    """Opens a run for the same command given again; returns None where there is no run yet.
 
     Raises:
       UserError: ``path`` holds something else, or a run of another model, data or setting.
     """
-    path = location(path)
     if not (path / "run.json").exists():
         require_absent(path)
         return None
@@ -173,7 +176,7 @@ def _train_counts(manifest: Manifest, field: str) -> dict[str, int]:
 
 
 def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
-    """Every setting by its gin name, and what the run starts from."""
+    """Returns every setting by its gin name, and what the run starts from."""
     settings = {
         f"{config.gin_name}.{name}": value
         for config in configs
@@ -183,9 +186,10 @@ def settings_of(configs: list[Any], init_from: Path | None) -> dict[str, Any]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; the last may be half written, or cut by a kill.
+    """Reads the whole lines of ``metrics.jsonl``; the last may be half written, or cut by a kill.
 
-    Raises ValueError where another line is no JSON.
+    Raises:
+      ValueError: another line is no JSON.
     """
     text = file.read_bytes().decode() if file.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

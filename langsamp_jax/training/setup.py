@@ -40,7 +40,7 @@ from langsamp_jax.training.step import TrainState, jit_train_step, make_initiali
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What comes from the data. The defaults are the published run's."""
+    """Holds the sizes that come from the data. The defaults are the published run's."""
 
     vocab_size: int = 401_145
     languages: int = 610
@@ -49,14 +49,14 @@ class Sizes:
 
     @staticmethod
     def of(data: Data, inventory: Inventory) -> "Sizes":
-        """Returns those of ``data``, with the rows of the two tables that ``inventory`` names."""
+        """Returns the sizes of ``data``, with a table row for each code of ``inventory``."""
         manifest, tables = data.manifest, (len(inventory.languages), len(inventory.scripts))
         return Sizes(manifest.vocabulary.size, *tables, manifest.sequence_length)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a step is compiled from. Nothing of it is on a device.
+    """Holds what a step is compiled from. Nothing of it is on a device.
 
     Attributes:
       mesh: None for a dry run, which asks no device.
@@ -72,6 +72,7 @@ class Setup:
 
     @property
     def shardings(self) -> TrainState:
+        """Returns the sharding of every leaf of the state; there must be a mesh."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.state)
 
 
@@ -201,6 +202,6 @@ def restore_params(run: Run, step: int | None = None) -> tuple[int, Any]:
         if step is None:
             chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
         if chosen not in checkpoints.steps:
-            known = ", ".join(map(str, checkpoints.steps)) or "none"
-            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {known}")
+            steps = ", ".join(map(str, checkpoints.steps)) or "none"
+            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {steps}")
         return chosen, checkpoints.restore_params(chosen, abstract)

@@ -17,7 +17,7 @@ from langsamp_jax.parallel.sharding import batch_sharding
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a checkpoint holds. ``step`` counts finished updates."""
+    """Holds what a checkpoint keeps. ``step`` counts finished updates."""
 
     step: jax.Array
     params: Any
@@ -27,7 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
 def make_initialise(
     model: LangSamp, optimizer: optax.GradientTransformation, seed: int
 ) -> Callable[[], TrainState]:
-    """A function that makes the first state, its leaves boxed with their logical axis names."""
+    """Returns what makes the first state, its leaves boxed with their logical axis names."""
 
     def initialise() -> TrainState:
         params = init_params(model, jax.random.key(seed))
@@ -88,7 +88,7 @@ def jit_train_step(
     state_shardings: TrainState,
     mesh: jax.sharding.Mesh,
 ) -> jax.stages.Wrapped:
-    """The compiled step; the state that goes in is used up. ``plan`` lowers the very same."""
+    """Returns the jitted step; it donates the state that goes in. ``plan`` lowers the same."""
     return jax.jit(
         train_step,
         donate_argnums=0,
@@ -98,6 +98,6 @@ def jit_train_step(
 
 
 def _split(leaf: jax.Array, parts: int) -> jax.Array:
-    """[batch, ...] -> [parts, batch / parts, ...], every part spread over all devices."""
+    """Cuts [batch, ...] into [parts, batch / parts, ...], each part spread over all devices."""
     strided = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
     return nn.with_logical_constraint(strided, (None, "batch", *[None] * (leaf.ndim - 1)))

@@ -1,4 +1,4 @@
-"""Watching a run: where its time goes, how fast it is, and how much of its time was of use."""
+"""Where the time of a run goes, how fast it is, and how much of its time was of use."""
 
 import contextlib
 import datetime
@@ -61,12 +61,12 @@ class PhaseTimer:
           started: when the run was started, in seconds since the epoch.
           seconds: what ``seconds`` said at the checkpoint that the run goes on from.
         """
-        kept = {phase: spent for phase, spent in seconds.items() if phase != "lost"}
-        self._seconds |= kept
-        self._seconds["lost"] = max(0.0, self.began - started - sum(kept.values()))
+        saved = {phase: spent for phase, spent in seconds.items() if phase != "lost"}
+        self._seconds |= saved
+        self._seconds["lost"] = max(0.0, self.began - started - sum(saved.values()))
 
     def started(self) -> str:
-        """Ends the start, the first step being done; gives the line that says so."""
+        """Ends the start, the first step being done; returns the line that says so."""
         seconds = time.time() - self.began
         self.switch("step")
         jax.monitoring.unregister_event_duration_listener(self._on_event)
@@ -80,7 +80,7 @@ class PhaseTimer:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Within the block it is ``name``, afterwards again what it was before."""
+        """Makes ``name`` the phase within the block; then it is again what it was before."""
         before = self._phase
         self.switch(name)
         try:
@@ -89,7 +89,7 @@ class PhaseTimer:
             self.switch(before)
 
     def inputs(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """``batches``; the waiting for each is ``input``, for the first it is part of the start."""
+        """Yields ``batches``; waiting for one is ``input``, for the first a part of the start."""
         iterator = iter(batches)
         while True:
             with self.phase("start" if self._phase == "start" else "input"):
@@ -100,7 +100,7 @@ class PhaseTimer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase since the run was started, all sessions together."""
+        """Returns the seconds of each phase since the run was started, all sessions together."""
         self.switch(self._phase)
         return dict(self._seconds)
 
@@ -109,14 +109,14 @@ class PhaseTimer:
 
 
 class Meter:
-    """What ``metrics.jsonl`` says of speed, memory and use, over the steps since the last line.
+    """Measures speed, memory and use for ``metrics.jsonl``, over the steps since the last line.
 
     ``time/PHASE``              seconds a step, of the four phases that a run consists of
     ``tokens_per_second``       positions of the rows, padding too; not counting the time of
                                 validation and checkpoints, as in the next two
     ``real_tokens_per_second``  the same without padding
-    ``mfu``                     useful FLOPs (see ``flops.py``) over what the devices could have
-                                done at their bf16 peak; absent where that is unknown
+    ``mfu``                     useful FLOPs (see ``models/costs.py``) over what the devices could
+                                have done at their bf16 peak; absent where that is unknown
     ``memory/device_gb``        the most so far on the fullest device, in 1e9 bytes, where it tells
     ``memory/host_gb``          the most so far of this process
     ``goodput``                 share of the time since the run was started that went into steps
@@ -150,7 +150,7 @@ class Meter:
             self._say(self.summary())
 
     def count(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes what a dispatched step will give. The first is waited for, and not timed."""
+        """Counts a dispatched step by its metrics. The first is waited for, and not timed."""
         if self._started:
             self._real.append(metrics["tokens"])
         else:
@@ -159,7 +159,7 @@ class Meter:
             self._started = True
 
     def read(self) -> dict[str, float]:
-        """The values, at a step that is done; those of speed only where one was counted."""
+        """Returns the values, at a step that is done; those of speed only if one was counted."""
         seconds = self._timer.seconds
         spent = {phase: seconds[phase] - self._before[phase] for phase in _LOOP}
         steps, real = len(self._real), int(np.sum(jax.device_get(self._real)))
@@ -173,11 +173,14 @@ class Meter:
         return values
 
     def summary(self) -> str:
-        """Where the time of the run went, and how fast this session was."""
+        """Returns lines that say where the time of the run went, and how fast this session was."""
         seconds = self._timer.seconds
         total = sum(seconds.values())
-        spent = {name: seconds[phase] for phase, name in _SHOWN.items() if seconds[phase]}
-        shares = [f"{name} {each / total:.1%}" for name, each in spent.items()]
+        shares = [
+            f"{name} {seconds[phase] / total:.1%}"
+            for phase, name in _SHOWN.items()
+            if seconds[phase]
+        ]
         span = datetime.timedelta(seconds=round(total))
         lines = [f"{span} since the run was started: {', '.join(shares)}"]
         if self._session.any():
@@ -200,7 +203,7 @@ class Meter:
 
 
 def memory() -> dict[str, float]:
-    """The most memory that was in use until now, in 1e9 bytes."""
+    """Returns the most memory that was in use until now, in 1e9 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     used = {"memory/host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
     devices = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
@@ -222,7 +225,7 @@ class Trace:
 
     @contextlib.contextmanager
     def step(self, number: int, previous: Any) -> Iterator[None]:
-        """Within the block ``number`` is dispatched; ``previous`` is what the step before gave."""
+        """Marks the block as step ``number``; ``previous``: the metrics of the step before."""
         if (number in self._steps) != (self._recording is not None):
             jax.block_until_ready(previous)  # its work is no part of what comes now
             if self._recording:

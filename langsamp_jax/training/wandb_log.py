@@ -23,7 +23,8 @@ def wandb_log(
     run: Run, project: str | None
 ) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
     """Yields what writes the values of a step to ``project``; a run continues its own record.
-    Without a project, and on other processes than the primary, there is nothing to write to: None.
+
+    Yields None without a project, and on other processes than the primary.
 
     Where to and whether at all is decided by W&B's own variables, such as ``WANDB_MODE=offline``.
 

@@ -1,8 +1,6 @@
-"""The mixture: rates from the counts of a store, limits, schedules, and what is said of them."""
+"""The mixture: rates from the counts of a store, limits, schedules, and who is left out."""
 
 import dataclasses
-import json
-import types
 
 import numpy as np
 import pytest
@@ -10,9 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from langsamp_jax.config import from_gin, parse_gin
-from langsamp_jax.data.mixture import MixtureConfig, mixture_report, mixture_table, mixture_warnings
+from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.data.mixture_report import mixture_report, mixture_warnings
 from langsamp_jax.data.sampling import Sampler
-from langsamp_jax.data.store import Counts, Manifest, Store
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.training.run import reopen_run
@@ -20,26 +19,6 @@ from langsamp_jax.training.setup import start_run
 
 SEEN = "deu_Latn"  # one of XLM-R's
 PLAN = {"num_steps": 200, "batch_size": 25}
-
-
-def with_train_counts(manifest: Manifest, counts: dict[str, tuple[int, int]]) -> Manifest:
-    """``manifest`` with these lines and rows by language-script; a row has 100 tokens."""
-    train = {
-        name: Counts(lines, 100 * rows, 0, rows) for name, (lines, rows) in sorted(counts.items())
-    }
-    return dataclasses.replace(manifest, counts={**manifest.counts, "train": train})
-
-
-@pytest.fixture(scope="module")
-def manifest(store_path) -> Manifest:
-    return Store(store_path).manifest
-
-
-@pytest.fixture
-def four(manifest) -> Manifest:
-    """Rows 4, 40, 400 and none; lines the other way round."""
-    counts = {"aaa_Latn": (900, 4), "bbb_Latn": (90, 40), "ccc_Latn": (9, 400), "ddd_Latn": (3, 0)}
-    return with_train_counts(manifest, counts)
 
 
 # Rules
@@ -68,25 +47,6 @@ def test_temperature_rule_counts_rows_lines_or_tokens(four, count, sizes, temper
     np.testing.assert_allclose(found, expected / expected.sum())
 
 
-@pytest.mark.parametrize("maximum", [None, 300, {"qaa_Latn": 200, "*": 100}])
-@pytest.mark.parametrize("temperature", [1, 2, 1 / 0.3, 100])
-def test_p_of_the_table_is_that_of_seqio(manifest, temperature, maximum):
-    """Of tasks with as many examples as there are lines; to the rounding to 2^-31."""
-    import seqio  # seconds, of TensorFlow: for this test alone
-
-    def rate(name: str) -> float:
-        stats = {"examples": manifest.counts["train"][name].lines}
-        task = types.SimpleNamespace(cache_dir="cached", get_cached_stats=lambda split: stats)
-        cap = maximum.get(name, maximum["*"]) if isinstance(maximum, dict) else maximum
-        return seqio.mixing_rate_num_examples(task, cap, temperature=temperature)
-
-    config = MixtureConfig(temperature=temperature, count="lines", maximum_count=maximum)
-    records = mixture_table(manifest, config.sampler(manifest, seed=0, **PLAN), **PLAN)
-    rates = np.array([rate(record["language"]) for record in records])
-    found = [record["rate"] for record in records]
-    np.testing.assert_allclose(found, rates / rates.sum(), rtol=0, atol=2**-30)
-
-
 def test_single_language_scripts_can_have_their_own_maximum(four):
     found = MixtureConfig(temperature=1, maximum_count={"ccc_Latn": 100}).rates(four)
     np.testing.assert_allclose(found, np.array([4, 40, 100, 0]) / 144)
@@ -94,7 +54,7 @@ def test_single_language_scripts_can_have_their_own_maximum(four):
     np.testing.assert_allclose(found, np.array([4, 10, 100, 0]) / 114)
 
 
-def test_langsamp_rule_counts_lines_and_knows_what_xlmr_has_seen(manifest):
+def test_langsamp_rule_counts_lines_and_knows_what_xlmr_has_seen(manifest, with_train_counts):
     """Of language-scripts that XLM-R has not seen, small ones are left out, and named."""
     counts = {
         SEEN: (10, 7),
@@ -118,7 +78,7 @@ def test_langsamp_rule_counts_lines_and_knows_what_xlmr_has_seen(manifest):
     assert line.endswith("2 of 5: deu_Cyrl, qaa_Latn")
 
 
-def test_langsamp_rule_leaves_out_whose_text_is_shorter_than_a_row(manifest):
+def test_langsamp_rule_leaves_out_whose_text_is_shorter_than_a_row(manifest, with_train_counts):
     made = with_train_counts(manifest, {SEEN: (10, 7), "fra_Latn": (3, 0)})
     config = MixtureConfig(rule="langsamp")
     assert config.rates(made).tolist() == [1, 0]
@@ -190,7 +150,9 @@ def filled(wanted: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(st.integers(1, 300), min_size=2, max_size=20), st.floats(0.5, 30), st.data())
-def test_no_language_passes_over_its_rows_more_often_than_allowed(manifest, rows, epochs, data):
+def test_no_language_passes_over_its_rows_more_often_than_allowed(
+    manifest, with_train_counts, rows, epochs, data
+):
     names = [f"q{chr(97 + index)}a_Latn" for index in range(len(rows))]
     made = with_train_counts(manifest, {n: (1, r) for n, r in zip(names, rows, strict=True)})
     limit = np.floor(epochs * np.array(rows))
@@ -253,57 +215,6 @@ def test_a_plan_of_more_rows_than_the_limit_gives_is_refused(four):
         MixtureConfig(maximum_epochs=2, schedule=schedule).sampler(four, 0, 110, 8)
     with pytest.raises(UserError, match="2,147,483,648 can be at that limit"):
         MixtureConfig(maximum_epochs=1e9).sampler(four, 0, 10**9, 8)
-
-
-# What is said of it
-
-
-def test_table_says_what_will_be_drawn(manifest):
-    sampler = MixtureConfig().sampler(manifest, seed=0, **PLAN)
-    records = mixture_table(manifest, sampler, **PLAN)
-    assert [record["language"] for record in records] == sorted(manifest.names)
-    drawn = np.bincount(sampler.span(0, 5000)[0], minlength=len(records))
-    for record, number in zip(records, drawn, strict=True):
-        counts = manifest.counts["train"][record["language"]]
-        assert (record["lines"], record["rows"]) == (counts.lines, counts.rows)
-        assert (record["tokens"], record["drawn"]) == (counts.tokens, number)
-        assert record["epochs"] == pytest.approx(number / counts.rows)
-        assert record["rate"] == pytest.approx(number / 5000, abs=2 / 5000)
-        assert record["rates"] == {0: record["rate"]}
-    assert sum(record["rate"] for record in records) == pytest.approx(1)
-    assert [record["language"] for record in json.loads(json.dumps(records))] == [*manifest.names]
-
-
-def test_table_has_the_rates_of_every_phase(manifest):
-    schedule = [{"from_step": step, "temperature": 1.0 + step} for step in (50, 60, 70, 80)]
-    config = MixtureConfig(temperature=1, schedule=schedule)
-    sampler = config.sampler(manifest, seed=0, **PLAN)
-    for index, record in enumerate(mixture_table(manifest, sampler, **PLAN)):
-        phases = [phase.rates(manifest)[index] for _, phase in config.phases()]
-        assert [*record["rates"].values()] == pytest.approx(phases, abs=1e-8)
-        assert [*record["rates"]] == [0, 50, 60, 70, 80]
-        assert record["rate"] == pytest.approx(np.dot([50, 10, 10, 10, 120], phases) / 200)
-    titles = mixture_report(config, manifest, sampler, **PLAN).splitlines()[0].split("  ")
-    shown = [title.strip() for title in titles if title.strip().startswith("p from")]
-    assert shown == ["p from 0", "p from 50", "p from 70", "p from 80"]
-
-
-def test_report_shows_who_is_repeated_most_and_the_sums(four):
-    config = MixtureConfig()
-    sampler = config.sampler(four, seed=0, **PLAN)
-    lines = mixture_report(config, four, sampler, **PLAN).splitlines()
-    assert lines[0].split() == ["language", "lines", "rows", "tokens", "p", "epochs"]
-    assert [line.split()[0] for line in lines[2:6]] == [*four.names]
-    most = lines.index("3 of 4 are repeated, these most of all:")
-    assert [line.split()[0] for line in lines[most + 3 : most + 6]] == [*four.names[:3]]
-    assert "4 language-scripts: 1,002 lines, 444 rows, 44,400 tokens" in lines
-    assert "200 steps of 25 rows: 5,000 rows, 11.26 times the store" in lines
-    assert lines[-1].endswith("1 of 4: ddd_Latn")
-    few = mixture_report(config, four, config.sampler(four, 0, 2, 50), 2, 50).splitlines()
-    most = few.index("1 of 4 are repeated, these most of all:")
-    assert few[most + 3].split()[0] == "aaa_Latn" and not few[most + 4]
-    none = mixture_report(config, four, config.sampler(four, 0, 1, 4), 1, 4)
-    assert "repeated" not in none
 
 
 # Settings
@@ -375,7 +286,7 @@ def test_names_that_the_store_does_not_have_are_refused(four, field):
         MixtureConfig(**rule, **{field: {"ddd_Latn": 1}}).sampler(four, seed=0, **PLAN)
 
 
-def test_a_mixture_that_draws_from_no_language_is_refused(manifest):
+def test_a_mixture_that_draws_from_no_language_is_refused(manifest, with_train_counts):
     made = with_train_counts(manifest, {"qaa_Latn": (100, 10)})
     with pytest.raises(UserError, match="mixture.minimum_sentences"):
         MixtureConfig(rule="langsamp").sampler(made, seed=0, **PLAN)

@@ -4,17 +4,20 @@ import os
 import signal
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
 from jax._src import cloud_tpu_init
 from jax._src.clusters import cloud_tpu_cluster
 
+import langsamp_jax
 from langsamp_jax.cli.exit_status import exit_status
 from langsamp_jax.errors import UserError
 from langsamp_jax.parallel.distributed import (
     AllReduceMax,
     broadcast_from_primary,
+    code_digest,
     find_cluster,
     require_same,
 )
@@ -153,3 +156,23 @@ def test_the_exit_code_says_whether_to_start_again(error, expected):
 
 def test_a_defect_keeps_its_traceback():
     assert exit_status(ValueError("x")) is None and exit_status(SystemExit(0)) is None
+
+
+def test_the_digest_of_the_code_notices_a_change_in_any_room(tmp_path):
+    package = Path(langsamp_jax.__file__).parent
+    rooms = sorted(file.parent.relative_to(package) for file in package.rglob("__init__.py"))
+    assert len(rooms) > 10
+    for file in package.rglob("*.py"):
+        copy = tmp_path / file.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    same = code_digest(package)
+    assert code_digest(tmp_path) == same
+    for room in rooms:
+        file = tmp_path / room / "__init__.py"
+        content = file.read_bytes()
+        file.write_bytes(content + b"#")
+        assert code_digest(tmp_path) != same, room
+        file.write_bytes(content)
+    (tmp_path / "io" / "files.py").rename(tmp_path / "io" / "other.py")
+    assert code_digest(tmp_path) != same

@@ -22,16 +22,16 @@ FACTS = {"jax": "1.0"}
 # Arguments: the coordinator's address, the number of processes, this one's number, what it does.
 MEMBER = """
 import os, sys, time
-from langsamp_jax.parallel.rendezvous import Cluster, RollCall
-address, total, number, deed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-roll_call = RollCall(Cluster(address, total, number), {}, 60)
+from langsamp_jax.parallel.rendezvous import Cluster, Rendezvous
+address, total, number, action = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+rendezvous = Rendezvous(Cluster(address, total, number), {}, 60)
 print("go", flush=True)
 sys.stdin.readline()
-if deed == "fail":
-    roll_call.fail("the disk is full", 2)
+if action == "fail":
+    rendezvous.fail("the disk is full", 2)
     os._exit(2)
-if deed == "done":
-    roll_call.done()
+if action == "done":
+    rendezvous.done()
     time.sleep(float(sys.argv[5]))
     os._exit(0)
 time.sleep(60)
@@ -48,7 +48,7 @@ def port() -> int:
 def meet(
     port: int, numbers: list[int], total: int = 4, time_limit: float = 30, **changes: object
 ) -> list[Future]:
-    """The roll call of some processes, here as threads; ``changes``: ``p2={"jax": "2.0"}``."""
+    """The rendezvous of some processes, here as threads; ``changes``: ``p2={"jax": "2.0"}``."""
 
     def one(position: int) -> Rendezvous:
         number = numbers[position]
@@ -150,13 +150,13 @@ def test_processes_that_do_not_belong_together(port, numbers, changes, expected)
 @pytest.mark.parametrize("next_one", [1, 2])
 def test_a_process_that_is_started_anew_takes_its_place(port, next_one):
     """Whether it is back before the others are there or after: who is gone does not count."""
-    hello = {"process": 1, "processes": 3, "facts": FACTS}
+    identity = {"process": 1, "processes": 3, "facts": FACTS}
     pool = ThreadPoolExecutor(2)
     waiting = [pool.submit(meet, port, [0], total=3)]
     while True:
         with contextlib.suppress(ConnectionRefusedError):
             with socket.create_connection(("127.0.0.1", port)) as early:
-                early.sendall((json.dumps(hello) + "\n").encode())
+                early.sendall((json.dumps(identity) + "\n").encode())
             break
     waiting.append(pool.submit(meet, port, [next_one], total=3))
     time.sleep(0.5)
@@ -171,22 +171,31 @@ def environment() -> dict[str, str]:
     }
 
 
-def member(port: int, total: int, number: int, deed: str, *more: str) -> list[str]:
-    return [sys.executable, "-c", MEMBER, f"127.0.0.1:{port}", str(total), str(number), deed, *more]
+def member(port: int, total: int, number: int, action: str, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-c",
+        MEMBER,
+        f"127.0.0.1:{port}",
+        str(total),
+        str(number),
+        action,
+        *more,
+    ]
 
 
-def start(port: int, *deeds: str) -> list[subprocess.Popen]:
-    """One process for each deed; all have met."""
+def start(port: int, *actions: str) -> list[subprocess.Popen]:
+    """One process for each action; all have met."""
     processes = [
         subprocess.Popen(
-            member(port, len(deeds), number, *deed.split()),
+            member(port, len(actions), number, *action.split()),
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number, deed in enumerate(deeds)
+        for number, action in enumerate(actions)
     ]
     for process in processes:
         assert process.stdout.readline() == "go\n"

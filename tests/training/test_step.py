@@ -22,10 +22,9 @@ from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.config import TrainConfig
 from langsamp_jax.training.loop import check_finite
 from langsamp_jax.training.run import require_rows_fit
-from langsamp_jax.training.setup import set_up_mesh
 from langsamp_jax.training.step import TrainState, make_initialise, make_train_step
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
@@ -198,14 +197,6 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(loss, norm, feed):
 def test_a_finite_loss_is_returned(feed):
     metrics = {"loss": np.float32(2.5), "grad_norm": np.float32(1), "row_loss": np.zeros(4)}
     assert check_finite(1, metrics, feed) == 2.5
-
-
-def test_a_batch_must_be_cut_evenly():
-    (device,) = jax.devices()
-    set_up_mesh(Configs(TrainConfig(global_batch_size=24, accumulation_steps=8)), [device])
-    configs = Configs(TrainConfig(global_batch_size=24, accumulation_steps=16))
-    with pytest.raises(UserError, match=r"train\.global_batch_size = 24: .* multiple of 16"):
-        set_up_mesh(configs, [device])
 
 
 def test_rows_must_fit_the_positions(store_path):

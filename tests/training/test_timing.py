@@ -1,14 +1,18 @@
-"""Every second of a run is in one phase, and speed and use are worked out from them alone."""
+"""Every second of a run is in one phase; speed and use come from them; a profile has its steps."""
 
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.profiler import ProfileData
 
 from langsamp_jax.data.store import Store
+from langsamp_jax.errors import UserError
 from langsamp_jax.training import timing
+from langsamp_jax.training.config import TrainConfig
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.timing import Meter, PhaseTimer, memory
 
@@ -42,52 +46,52 @@ def batches(clock: Clock, waits: list[float]):
 
 
 def test_every_second_is_in_one_phase(clock):
-    stopwatch = PhaseTimer()
+    timer = PhaseTimer()
     clock.sleep(5)
-    for number in stopwatch.inputs(batches(clock, [7, 2, 3])):
+    for number in timer.inputs(batches(clock, [7, 2, 3])):
         if number == 0:
             clock.sleep(11)  # compilation
-            assert "after 23.0 s" in stopwatch.started()
+            assert "after 23.0 s" in timer.started()
         clock.sleep(0.5)
         if number == 1:
-            with stopwatch.phase("validation"):
+            with timer.phase("validation"):
                 clock.sleep(4)
-        with stopwatch.phase("checkpoint"):
+        with timer.phase("checkpoint"):
             clock.sleep(1)
     expected = {"start": 23, "input": 5, "step": 1.5, "validation": 4, "checkpoint": 3}
-    assert stopwatch.seconds == {**expected, "profile": 0, "lost": 0}
+    assert timer.seconds == {**expected, "profile": 0, "lost": 0}
     assert sum(expected.values()) == clock.now - 1000
 
 
 def test_a_phase_ends_with_an_error_too(clock):
-    stopwatch = PhaseTimer()
-    with pytest.raises(OSError), stopwatch.phase("checkpoint"):
+    timer = PhaseTimer()
+    with pytest.raises(OSError), timer.phase("checkpoint"):
         clock.sleep(2)
         raise OSError
     clock.sleep(1)
-    assert stopwatch.seconds["checkpoint"] == 2 and stopwatch.seconds["start"] == 1
+    assert timer.seconds["checkpoint"] == 2 and timer.seconds["start"] == 1
 
 
 def test_what_no_checkpoint_holds_is_lost(clock):
     """Work after the checkpoint, the pause, and sessions that saved nothing, however many."""
     started, saved = clock.now, {"start": 10.0, "step": 50.0, "checkpoint": 2.0, "lost": 8.0}
     clock.sleep(70 + 25 + 300 + 40)
-    stopwatch = PhaseTimer()
+    timer = PhaseTimer()
     clock.sleep(6)
-    stopwatch.resume(started, saved)
+    timer.resume(started, saved)
     clock.sleep(1)
-    seconds = stopwatch.seconds
+    seconds = timer.seconds
     assert seconds["lost"] == 8 + 25 + 300 + 40
     assert seconds["start"] == 10 + 7 and seconds["step"] == 50
     assert sum(seconds.values()) == clock.now - started
 
 
 def test_a_new_run_has_lost_nothing(clock):
-    stopwatch = PhaseTimer()
+    timer = PhaseTimer()
     clock.sleep(3)
-    stopwatch.resume(stopwatch.began, {})
+    timer.resume(timer.began, {})
     clock.sleep(2)
-    assert {phase: s for phase, s in stopwatch.seconds.items() if s} == {"start": 5}
+    assert {phase: s for phase, s in timer.seconds.items() if s} == {"start": 5}
 
 
 @pytest.fixture
@@ -97,26 +101,26 @@ def meter(clock, monkeypatch):
     def meter(peak: float | None) -> tuple[PhaseTimer, Meter, list[str]]:
         monkeypatch.setattr(timing, "peak_flops", lambda kind: peak)
         said: list[str] = []
-        stopwatch = PhaseTimer()
+        timer = PhaseTimer()
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-        meter = Meter(stopwatch, 1000, 6e9, mesh, said.append)
+        meter = Meter(timer, 1000, 6e9, mesh, said.append)
         clock.sleep(30)
         meter.count({"tokens": jnp.int32(1)})
-        return stopwatch, meter, said
+        return timer, meter, said
 
     return meter
 
 
 def test_values_are_those_of_the_steps_since_the_last_line(clock, meter):
-    stopwatch, meter, said = meter(peak=2e10)
+    timer, meter, said = meter(peak=2e10)
     assert meter.read().keys() == {"goodput"} | memory().keys()  # no step has been timed yet
     for interval in range(2):
         for _ in range(4):
-            with stopwatch.phase("input"):
+            with timer.phase("input"):
                 clock.sleep(0.25)
             clock.sleep(0.5 + interval)
             meter.count({"tokens": jnp.int32(600 + 100 * interval)})
-        with stopwatch.phase("validation"):
+        with timer.phase("validation"):
             clock.sleep(8)
         values = meter.read()
         step = 0.5 + interval
@@ -140,7 +144,7 @@ def test_values_are_those_of_the_steps_since_the_last_line(clock, meter):
 
 
 def test_no_mfu_on_a_device_whose_peak_is_unknown(clock, meter):
-    stopwatch, meter, _ = meter(peak=None)
+    timer, meter, _ = meter(peak=None)
     clock.sleep(1)
     meter.count({"tokens": jnp.int32(5)})
     assert "mfu" not in meter.read() and "MFU" not in meter.summary()
@@ -180,3 +184,35 @@ def test_a_run_says_where_its_time_went(store_path, tmp_path, tiny_configs, caps
         assert 0 < line["real_tokens_per_second"] <= line["tokens_per_second"]
         assert 0 < line["goodput"] < 1
         assert "mfu" not in line and "memory/device_gb" not in line  # a CPU tells neither
+
+
+# Profiles
+
+
+def profiled(run: Path) -> list[set[int]]:
+    """The numbers of the steps in each profile of a run."""
+    profiles = []
+    for file in sorted((run / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")):
+        events = [
+            dict(event.stats)
+            for plane in ProfileData.from_file(str(file)).planes
+            for line in plane.lines
+            for event in line.events
+            if event.name == "train"
+        ]
+        profiles.append({int(stats["step_num"]) for stats in events})
+    return profiles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "expected"), [([2, 3], {2, 3}), ([4, 99], {4, 5})])
+def test_the_chosen_steps_are_recorded(steps, expected, store_path, tmp_path, tiny_configs):
+    configs = tiny_configs(num_steps=5, profile_steps=steps)
+    run = train(Store(store_path), tmp_path / "run", configs)
+    assert profiled(run.path) == [expected]
+
+
+@pytest.mark.parametrize("steps", [[3], [3, 2], [0, 2], [1, 2, 3]])
+def test_steps_that_are_no_range(steps):
+    with pytest.raises(UserError, match=r"train.profile_steps = .* expected \[first, last\]"):
+        TrainConfig(profile_steps=steps)
