@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.config import ModelConfig

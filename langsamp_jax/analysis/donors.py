@@ -1,26 +1,35 @@
-"""Which language to fine-tune on: do the two tables find good donors for zero-shot transfer?
+"""Protocol: do the two tables find good languages to fine-tune on, for zero-shot transfer?
 
 For a target language without labelled data, a donor with such data is chosen, and the model that
-was fine-tuned on the donor is tested on the target. Here are the statistics of the choices; the
-scores come from elsewhere. The definitions are ours (docs/analyses.md): the published languages,
-formula and table cannot be recovered.
+was fine-tuned on the donor is tested on the target. The definitions are ours (docs/analyses.md):
+the published languages, formula and table cannot be recovered.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata
 
-from langsamp_jax.analysis.geometry import Tables
+from langsamp_jax.analysis.geometry import Tables, trained_tables
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.statistics import cosines
-from langsamp_jax.io.progress import Progress
+from langsamp_jax.evaluation.datasets.layout import TaskData
+from langsamp_jax.evaluation.finetune import FineTuneConfig
+from langsamp_jax.evaluation.jobs import Journal, say, show_skipped
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.evaluation.statistics import (
+    bootstrap_interval,
+    cosines,
+    rank_correlations,
+    relabelling_test,
+)
+from langsamp_jax.evaluation.transfer import METRICS, evaluate_transfer, read_task
+from langsamp_jax.io.progress import table
 from langsamp_jax.languages.inventory import split_language_script
-from langsamp_jax.languages.typology import Reference
-
-_FEWEST = 3  # donors that a target's rank correlation needs
+from langsamp_jax.languages.typology import Reference, read_references
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +45,95 @@ class Transfer:
     scores: np.ndarray
 
     def zero_shot(self) -> np.ndarray:
-        """The scores that count, float64 [targets, donors]; NaN for the others."""
+        """Returns the scores that count, float64 [targets, donors]; NaN for the others."""
         own = np.array(self.targets)[:, None] == np.array(self.donors)[None, :]
         return np.where(own, np.nan, self.scores)
+
+
+def evaluate(
+    model: LoadedModel,
+    data: Path,
+    journal: Journal,
+    on: str,
+    pivot: str,
+    names: Sequence[str] | None,
+    references: Sequence[Path],
+    config: FineTuneConfig,
+) -> dict[str, Any]:
+    """Measures which donor each way of choosing takes, and how its model does on the targets.
+
+    Args:
+      on: the task: ``sib200``, ``taxi1500``, ``ner`` or ``pos``.
+      names: donors to choose from, beside the pivot; None: all that the model was trained on.
+      references: files, see ``read_references``.
+
+    Returns:
+      ``on``, ``metric``, the fields of ``donor_selection`` and ``skipped``.
+    """
+    known = [reference for file in references for reference in read_references(file)]
+    read, tables = functools.partial(read_task, data, on), trained_tables(model)
+    others = names or model.inventory.language_scripts
+    transfer, skipped = transfer_matrix(model, on, read, pivot, others, config, journal, say)
+    near = similarities(transfer.targets, transfer.donors, tables, known)
+    selection = donor_selection(transfer, near, model.tokens, pivot)
+    return {"on": on, "metric": METRICS[on][0], **selection, "skipped": skipped}
+
+
+def show(record: Mapping[str, Any]) -> str:
+    interval = {"low": "from:.3f", "high": "to:.3f"}
+    choices = {"choice": "donor by", "targets": "targets:,", "mean": f"{record['metric']}:.3f"}
+    correlations = {"similarity": "similarity", "rho": "rank correlation:.3f", "p": "p:.4f"}
+    tables = [
+        table(record["choices"], {**choices, **interval}),
+        "",
+        table(record["correlations"], {**correlations, **interval}),
+    ]
+    return "\n".join([*tables, *show_skipped(record)])
+
+
+def measures(record: Mapping[str, Any]) -> dict[str, float]:
+    choices = [one for one in record["choices"] if one["mean"] is not None]
+    return {f"{one['choice']}/{record['metric']}": one["mean"] for one in choices}
+
+
+def transfer_matrix(
+    trained: LoadedModel,
+    task: str,
+    read: Callable[[str], TaskData[Any]],
+    pivot: str,
+    others: Iterable[str],
+    config: FineTuneConfig,
+    journal: Journal,
+    say: Callable[[str], None],
+) -> tuple[Transfer, dict[str, str]]:
+    """Fine-tunes on each donor, and tests every language with each: means over seeds.
+
+    Args:
+      read: the data of ``task`` with a source language.
+      pivot: the donor that the others are compared with.
+
+    Returns:
+      the scores, and why a donor or a target is not among them.
+
+    Raises:
+      UserError: nothing can be trained on the pivot.
+    """
+    columns, skipped, metric = {}, {}, METRICS[task][0]
+    for donor in dict.fromkeys([pivot, *others]):
+        try:
+            data = read(donor)
+            record = evaluate_transfer(trained, task, data, donor, config, journal, say)
+        except UserError as error:
+            if donor == pivot:
+                raise
+            skipped[donor] = str(error)
+            continue
+        columns[donor] = {one["language"]: one[metric] for one in record["languages"]}
+        skipped |= record["skipped"]
+        say(f"{donor}: {statistics.fmean(columns[donor].values()):.3f} over all")
+    targets = tuple(sorted(set().union(*columns.values())))
+    scores = [[column.get(name, np.nan) for column in columns.values()] for name in targets]
+    return Transfer(targets, tuple(columns), np.array(scores, np.float64)), skipped
 
 
 def similarities(
@@ -47,7 +142,7 @@ def similarities(
     tables: Tables,
     references: Sequence[Reference] = (),
 ) -> dict[str, np.ndarray]:
-    """How near each donor is to each target, by name: float [targets, donors], NaN where unknown.
+    """Returns how near donors are to targets, by name: float [targets, donors], NaN where unknown.
 
     ``language vectors`` is cos(E_lang[t], E_lang[d]), and ``language + script vectors`` the same of
     E_lang + E_script, as far as ``tables`` has them; each reference gives its distance, negated.
@@ -55,17 +150,17 @@ def similarities(
     (target_codes, target_scripts), (donor_codes, donor_scripts) = (
         zip(*map(split_language_script, names), strict=True) for names in (targets, donors)
     )
-    found = {}
+    by_name = {}
     if "language" in tables:
         of_targets, of_donors = map(tables["language"].rows, (target_codes, donor_codes))
-        found["language vectors"] = cosines(of_targets, of_donors)
+        by_name["language vectors"] = cosines(of_targets, of_donors)
         if "script" in tables:
             of_targets = of_targets + tables["script"].rows(target_scripts)
             of_donors = of_donors + tables["script"].rows(donor_scripts)
-            found["language + script vectors"] = cosines(of_targets, of_donors)
+            by_name["language + script vectors"] = cosines(of_targets, of_donors)
     for reference in references:
-        found[reference.name] = -reference.between(target_codes, donor_codes)
-    return found
+        by_name[reference.name] = -reference.between(target_codes, donor_codes)
+    return by_name
 
 
 def choose(
@@ -74,7 +169,7 @@ def choose(
     sizes: Mapping[str, float],
     pivot: str,
 ) -> dict[str, np.ndarray]:
-    """The donor that each way of choosing takes for every target.
+    """Returns the donor that each way of choosing takes for every target.
 
     One choice for each of ``similarities``, the most similar donor; ``size``, the donor with the
     most training text; ``English`` (the name of the pivot, where that is another), always the
@@ -111,7 +206,7 @@ def donor_selection(
     resamples: int = 10_000,
     permutations: int = 9999,
 ) -> dict[str, Any]:
-    """How good the choices of ``choose`` are, and how each similarity goes with the scores.
+    """Measures how good the choices of ``choose`` are, and how similarities go with the scores.
 
     Beside the choices stand ``random``, a donor drawn at random, and ``same script``, one drawn
     from those that are written as the target is: not one draw but the expectation, the mean over
@@ -174,11 +269,11 @@ def donor_selection(
 
     def correlation(name: str) -> dict[str, Any]:
         rho = rank_correlations(similarities[name], scores)
-        found = _mean(rho, "rho", seed, resamples)
+        record = _mean(rho, "rho", seed, resamples)
         p = None
-        if found["rho"] is not None:
+        if record["rho"] is not None:
             p = relabelling_test(similarities[name], scores, permutations, seed)
-        return {"similarity": name, **found, "p": p}
+        return {"similarity": name, **record, "p": p}
 
     return {
         "targets": list(transfer.targets),
@@ -190,74 +285,25 @@ def donor_selection(
     }
 
 
-def rank_correlations(similarity: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Spearman's rho along each row, over the entries that both have.
-
-    Args:
-      similarity, scores: float [targets, donors], NaN where there is no value.
-
-    Returns:
-      float64 [targets]; NaN where fewer than 3 entries are left, or all are equal.
-    """
-    missing = np.isnan(similarity) | np.isnan(scores)
-    count = (~missing).sum(axis=1, keepdims=True)
-    first, second = (
-        np.where(missing, 0, rankdata(masked, axis=1, nan_policy="omit") - (count + 1) / 2)
-        for masked in (np.where(missing, np.nan, values) for values in (similarity, scores))
-    )
-    with np.errstate(invalid="ignore"):  # 0 / 0: all equal
-        rho = (first * second).sum(axis=1) / np.sqrt(
-            (first**2).sum(axis=1) * (second**2).sum(axis=1)
-        )
-    return np.where(count[:, 0] < _FEWEST, np.nan, rho)
-
-
-def relabelling_test(
-    similarity: np.ndarray, scores: np.ndarray, permutations: int = 9999, seed: int = 0
-) -> float:
-    """p of the mean of ``rank_correlations``, one-sided, by relabelling the donors.
-
-    A donor that is good for all targets makes the correlations of the targets depend on each other,
-    so each permutation moves the donors of all targets together: the same donors, their
-    similarities exchanged. Flipping the signs of the targets' correlations would take one lucky
-    donor for as many findings as there are targets. p is (1 + permutations whose mean is at least
-    that found) / (1 + permutations); with d donors it cannot fall below about 1 / d!.
-    """
-    similarity = np.where(np.isnan(scores), np.nan, similarity)  # a language's own goes nowhere
-    found = np.nanmean(rank_correlations(similarity, scores))
-    rng = np.random.default_rng(seed)
-    lower = 0
-    with Progress("relabelling donors", permutations, "permutations") as progress:
-        for _ in range(permutations):
-            order = rng.permutation(similarity.shape[1])
-            rho = rank_correlations(similarity[:, order], scores)
-            rho = rho[~np.isnan(rho)]
-            lower += bool(len(rho)) and rho.mean() < found - 1e-10
-            progress.advance(1)
-    return float((1 + permutations - lower) / (1 + permutations))
-
-
 def _first_best(preference: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     known = np.where(allowed & ~np.isnan(preference), preference, -np.inf)
     return np.where(np.isfinite(known.max(axis=1)), known.argmax(axis=1), -1)
 
 
 def _mean(values: np.ndarray, name: str, seed: int, resamples: int) -> dict[str, Any]:
-    """The mean over the targets that have a value, with its interval."""
+    """Returns the mean over the targets that have a value, with its interval."""
     values = values[~np.isnan(values)]
-    found = {name: None, "low": None, "high": None, "targets": len(values)}
+    record = {name: None, "low": None, "high": None, "targets": len(values)}
     if len(values):
-        found[name] = float(values.mean())
+        record[name] = float(values.mean())
     if len(values) > 1:
-        sample = bootstrap(
-            (values,), np.mean, n_resamples=resamples, method="percentile", rng=seed
-        ).confidence_interval
-        found |= {"low": float(sample.low), "high": float(sample.high)}
-    return found
+        low, high = bootstrap_interval(values, seed, resamples)
+        record |= {"low": low, "high": high}
+    return record
 
 
 def _mean_where(chosen: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """float64 [targets]: the mean over a target's chosen donors, NaN where it has none."""
+    """Returns float64 [targets]: the mean over a target's chosen donors, NaN where it has none."""
     with np.errstate(invalid="ignore"):  # 0 / 0
         return np.where(chosen, scores, 0).sum(axis=1) / chosen.sum(axis=1)
 

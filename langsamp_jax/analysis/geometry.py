@@ -1,4 +1,4 @@
-"""What the language and script tables have learned: where their rows lie, and what that goes with.
+"""Protocol: where the rows of the language and script tables lie, and what that goes with.
 
 Everything is a function of the two tables; no model is run. The definitions are ours
 (docs/analyses.md): the paper reports such an analysis, but neither its data nor its formulas.
@@ -7,17 +7,17 @@ Everything is a function of the two tables; no model is run. The definitions are
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
-from langsamp_jax.evaluation.statistics import cosines
-from langsamp_jax.io.progress import Progress
-from langsamp_jax.languages.inventory import split_language_script
-from langsamp_jax.languages.typology import Reference
+from langsamp_jax.evaluation.statistics import centred_ranks, cosines, mantel
+from langsamp_jax.languages.inventory import scripts_by_language, split_language_script
+from langsamp_jax.languages.typology import Reference, read_families, read_references
 
 _FEWEST = 4  # languages; three have three distances, and six permutations
 
@@ -33,7 +33,7 @@ class Table:
     vectors: np.ndarray
 
     def rows(self, codes: Sequence[str]) -> np.ndarray:
-        """The vectors of ``codes``, float64 [codes, hidden]; NaN for a code without one."""
+        """Returns the vectors of ``codes``, float64 [codes, hidden]; NaN for a code without one."""
         index = {code: number for number, code in enumerate(self.codes)}
         missing = np.full((1, self.vectors.shape[1]), np.nan)
         return np.concatenate([self.vectors, missing])[[index.get(code, -1) for code in codes]]
@@ -42,8 +42,44 @@ class Table:
 Tables = Mapping[str, Table]  # "language" and "script"; a model may have only one of the two
 
 
+def evaluate(
+    model: LoadedModel,
+    data: None,
+    journal: Journal,
+    references: Sequence[Path],
+    families: Path | None,
+) -> dict[str, Any]:
+    """Returns ``geometry`` of the tables of a model; no text is read.
+
+    Args:
+      references, families: files, see ``read_references`` and ``read_families``.
+    """
+    known = [reference for file in references for reference in read_references(file)]
+    family_of = {} if families is None else read_families(families)
+    scripts = scripts_by_language(model.inventory.language_scripts)
+    return geometry(trained_tables(model), known, family_of, scripts)
+
+
+def show(record: Mapping[str, Any]) -> str:
+    lines = []
+    for kind, table in record["tables"].items():
+        shares = " and ".join(f"{share:.0%}" for share in table["explained"])
+        lines.append(f"{len(table['names'])} {kind} vectors; two components explain {shares}")
+    for correlation in _correlations(record):
+        agreement = correlation.get("reason")
+        if agreement is None:
+            agreement = "rho {rho:.3f}, p {p:.4f}, {languages} languages".format(**correlation)
+        lines.append(f"{correlation['with']}: {agreement}")
+    return "\n".join(lines)
+
+
+def measures(record: Mapping[str, Any]) -> dict[str, float]:
+    correlations = [one for one in _correlations(record) if one["rho"] is not None]
+    return {f"{one['with']}/rho": one["rho"] for one in correlations}
+
+
 def trained_tables(trained: LoadedModel) -> dict[str, Table]:
-    """The rows that were trained of the two tables of a model; all, where it does not say which.
+    """Returns the trained rows of the two tables of a model; all, where it does not say which.
 
     Raises:
       UserError: it has no tables.
@@ -52,13 +88,13 @@ def trained_tables(trained: LoadedModel) -> dict[str, Table]:
         raise UserError(f"{trained.path} has no language and script vectors")
     inventory, known = trained.inventory, trained.inventory.language_scripts
     codes = {"language": inventory.languages, "script": inventory.scripts}
-    found = {}
+    tables = {}
     for kind, vectors in sorted(trained.params["conditioning"].items()):
         place = ("language", "script").index(kind)  # in the name of a language-script
         seen = {split_language_script(name)[place] for name in known} if known else codes[kind]
         rows = [row for row, code in enumerate(codes[kind]) if code in seen]
-        found[kind] = Table(tuple(codes[kind][row] for row in rows), np.asarray(vectors)[rows])
-    return found
+        tables[kind] = Table(tuple(codes[kind][row] for row in rows), np.asarray(vectors)[rows])
+    return tables
 
 
 def geometry(
@@ -70,7 +106,7 @@ def geometry(
     seed: int = 0,
     neighbours: int = 5,
 ) -> dict[str, Any]:
-    """Coordinates and neighbours of the rows, and how the language table agrees with references.
+    """Describes where the rows lie, and how the language table agrees with references.
 
     Args:
       tables: ``language`` and ``script``, or one of them.
@@ -116,7 +152,7 @@ def geometry(
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates on the first two principal components, and the shares of variance they explain.
+    """Returns coordinates on two principal components and the shares of variance they explain.
 
     A component points to where its weight of greatest magnitude is positive (as in scikit-learn),
     so that the same table gives the same picture. Components that a table does not have are 0.
@@ -131,14 +167,14 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     left, scales, right = np.linalg.svd(centred, full_matrices=False)
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
     coordinates, variances = np.zeros((len(vectors), 2)), np.zeros(2)
-    found = min(2, len(scales))
-    coordinates[:, :found] = (left * signs * scales)[:, :found]
-    variances[:found] = scales[:found] ** 2
+    kept = min(2, len(scales))
+    coordinates[:, :kept] = (left * signs * scales)[:, :kept]
+    variances[:kept] = scales[:kept] ** 2
     return coordinates, variances / max((scales**2).sum(), np.finfo(np.float64).tiny)
 
 
 def nearest(table: Table, count: int) -> dict[str, list[tuple[str, float]]]:
-    """For every code the ``count`` others of greatest cosine and these; ties in table order."""
+    """Returns for each code the ``count`` others of greatest cosine and it; ties in table order."""
     similarity = cosines(table.vectors, table.vectors)
     np.fill_diagonal(similarity, -np.inf)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(table.codes) - 1)]
@@ -148,55 +184,8 @@ def nearest(table: Table, count: int) -> dict[str, list[tuple[str, float]]]:
     }
 
 
-def mantel(
-    first: np.ndarray,
-    second: np.ndarray,
-    permutations: int = 9999,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """Spearman's rank correlation of two distance matrices, and its p (Mantel 1967).
-
-    The distances of a matrix depend on each other, so p comes from relabelling: the rows and
-    columns of ``second`` are permuted together. p is one-sided, (1 + permutations whose rho is at
-    least that found) / (1 + permutations).
-
-    Args:
-      first, second: float [n, n], of which what lies above the diagonal counts; neither may be
-        constant there.
-      strata: int [n]; only pairs within one count then, each with its rank less the mean rank of
-        the stratum's pairs, and rows are relabelled within their stratum.
-
-    Returns:
-      rho and p.
-    """
-    strata = np.zeros(len(first), int) if strata is None else strata
-    first, second = (_centred_ranks(matrix, strata) for matrix in (first, second))
-    together = np.argsort(strata, kind="stable")
-    order = np.empty(len(strata), int)
-    found = np.einsum("ij,ij", first, second)
-    scale = np.linalg.norm(first) * np.linalg.norm(second)
-    rng = np.random.default_rng(seed)
-    as_high = 0
-    with Progress("Mantel test", permutations, "permutations") as progress:
-        for _ in range(permutations):
-            order[together] = np.lexsort((rng.random(len(strata)), strata))
-            permuted = second[order].take(order, axis=1)
-            # The margin: permutations that change nothing may not be lost to rounding.
-            as_high += np.einsum("ij,ij", first, permuted) >= found - 1e-10 * scale
-            progress.advance(1)
-    return float(found / scale), float((1 + as_high) / (1 + permutations))
-
-
-def _centred_ranks(distances: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Ranks less their stratum's mean as a symmetric matrix, 0 where a pair does not count; so
-    relabelling keeps them."""
-    within, ranks = np.triu(strata[:, None] == strata, 1), np.zeros(distances.shape)
-    ranks[within] = rankdata(distances[within])
-    for stratum in np.unique(strata):
-        pairs = within & (strata == stratum)[:, None]
-        ranks[pairs] -= ranks[pairs].mean() if pairs.any() else 0
-    return ranks + ranks.T
+def _correlations(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return record["tables"].get("language", {}).get("correlations", ())
 
 
 def _layout(table: Table, neighbours: int) -> dict[str, Any]:
@@ -219,7 +208,7 @@ def _correlation(
     permutations: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Over all pairs, or over those within one of ``scripts``."""
+    """Correlates over all pairs, or over those within one of ``scripts``."""
     everywhere = dict.fromkeys(table.codes, "") if scripts is None else scripts
     known = everywhere.keys() & reference.codes
     sizes = Counter(everywhere[code] for code in table.codes if code in known)
@@ -232,7 +221,7 @@ def _correlation(
     vectors = table.rows(common)
     pair = 1 - cosines(vectors, vectors), reference.between(common, common)
     strata = np.unique([everywhere[code] for code in common], return_inverse=True)[1]
-    if not all(_centred_ranks(matrix, strata).any() for matrix in pair):
+    if not all(centred_ranks(matrix, strata).any() for matrix in pair):
         return record | {"reason": "all languages are equally far from each other"}
     rho, p = mantel(*pair, permutations, seed, strata)
     return record | {"rho": rho, "p": p}

@@ -1,4 +1,4 @@
-"""Language neutrality: how alike translations are, beyond how alike all sentences are.
+"""Protocol: language neutrality, how alike translations are, beyond how alike all sentences are.
 
 For languages A and B with n sentences in common, at every layer: ``matched`` is the mean cosine
 of the n translations, ``random`` the mean over all other pairs of one sentence of A and one of B,
@@ -11,6 +11,7 @@ its translation, the mean of both directions. The definitions are ours; the pape
 import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,13 +19,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.encoder import Encode
-from langsamp_jax.evaluation.journal import Journal
-from langsamp_jax.io.progress import Progress
+from langsamp_jax.evaluation.encoder import Encode, sentence_encoder
+from langsamp_jax.evaluation.jobs import Journal, show_skipped
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.io.progress import Progress, table
+from langsamp_jax.languages.aligned_text import aligned_corpus
 
 MEASURES = ("matched", "random", "gap", "matched_centred", "random_centred", "gap_centred", "top1")
 _TIE = 1e-6  # cosines of float32 states that differ by less are the same
 _ROUNDING = 1e-5  # of a vector's length: without its language's mean, less than that is nothing
+
+
+def evaluate(
+    model: LoadedModel, data: Path, journal: Journal, pivot: str, sentences: int | None
+) -> dict[str, Any]:
+    """Returns ``evaluate_neutrality`` of a folder of files that are aligned with that of ``pivot``.
+
+    Args:
+      sentences: only the first so many lines; None: all.
+
+    Raises:
+      UserError: no file is aligned with that of the pivot, or as ``evaluate_neutrality``.
+    """
+    lines, skipped = aligned_corpus(data, pivot)
+    if len(lines) < 2:
+        raise UserError(f"{data} has no file that is aligned with {pivot}.txt")
+    lines = {name: text[:sentences] for name, text in lines.items()}
+    layers = range(model.config.num_hidden_layers + 1)
+    encode, size = sentence_encoder(model, layers), model.config.hidden_size
+    record = evaluate_neutrality(encode, len(layers), size, lines, journal)
+    return {**record, "skipped": {**skipped, **record["skipped"]}}
+
+
+def show(record: Mapping[str, Any]) -> str:
+    rows = [
+        {"layer": layer, **{name: record["mean"][name][layer] for name in MEASURES}}
+        for layer in range(record["num_layers"])
+    ]
+    headers = {name: f"{name.replace('_', ' ')}:.3f" for name in MEASURES}
+    counts = len(record["pairs"]), len(record["languages"])
+    lines = [
+        table(rows, {"layer": "layer:d", **headers}),
+        "means of {:,} pairs of {} languages".format(*counts),
+    ]
+    return "\n".join([*lines, *show_skipped(record)])
+
+
+def measures(record: Mapping[str, Any]) -> dict[str, float]:
+    return {f"last layer/{name}": layers[-1] for name, layers in record["mean"].items()}
 
 
 def evaluate_neutrality(
@@ -34,7 +76,7 @@ def evaluate_neutrality(
     lines: Mapping[str, Sequence[str]],
     journal: Journal,
 ) -> dict[str, Any]:
-    """Every measure of every pair of languages at every layer.
+    """Takes every measure of every pair of languages at every layer.
 
     Args:
       encode: for all layers, see ``sentence_encoder``.
@@ -58,13 +100,13 @@ def evaluate_neutrality(
             for index, name in enumerate(names):
                 present = np.flatnonzero([bool(line) for line in lines[name]])
                 try:
-                    found = encode([lines[name][i] for i in present], name)
+                    encoded = encode([lines[name][i] for i in present], name)
                 except UserError as error:
                     skipped[name] = str(error)
                 else:
-                    vectors[index][:, present] = found.vectors
+                    vectors[index][:, present] = encoded.vectors
                     there[index, present] = True
-                    truncated += int(found.truncated.sum())
+                    truncated += int(encoded.truncated.sum())
                 progress.advance(1)
         kept = [index for index in range(len(names)) if names[index] not in skipped]
         if not any((there[a] & there[b]).sum() > 1 for a, b in itertools.combinations(kept, 2)):
@@ -73,21 +115,21 @@ def evaluate_neutrality(
 
         def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
             first = kept.index(names.index(name))
-            a, found = kept[first], []
+            a, pairs = kept[first], []
             mine = jnp.asarray(vectors[a])  # on the device, once for all pairs
             for second in range(first + 1, len(kept)):
                 b = kept[second]
                 both = there[a] & there[b]
                 if both.sum() > 1:
                     measured = np.asarray(_compare(mine, vectors[b], there[a], there[b]))
-                    found.append((first, second, int(both.sum()), measured.round(6).tolist()))
-            return found
+                    pairs.append((first, second, int(both.sum()), measured.round(6).tolist()))
+            return pairs
 
         rows, _ = journal.each([names[index] for index in kept], row)
     return {
         "languages": [names[index] for index in kept],
         "num_layers": num_layers,
-        **_columns([pair for found in rows for pair in found]),
+        **_columns([pair for pairs in rows for pair in pairs]),
         "truncated": truncated,
         "skipped": skipped,
     }
@@ -96,22 +138,26 @@ def evaluate_neutrality(
 @jax.jit
 @jax.default_matmul_precision("highest")  # else accelerators keep 8 or 10 bits of each number
 def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> jax.Array:
-    """float32 [measures, layers] of states [layers, n, hidden]; bool [n] says what there is."""
+    """Returns float32 [measures, layers] of states [layers, n, hidden].
+
+    Args:
+      in_a, in_b: bool [n], which sentences there are.
+    """
     both = (in_a & in_b).astype(jnp.float32)
     count = both.sum()
 
     def layer(states: tuple[jax.Array, jax.Array]) -> jax.Array:
-        found = []
+        measured = []
         for centred in (False, True):
             x, y = (_unit(x, here, centred) for x, here in zip(states, (in_a, in_b), strict=True))
             matched = (both * (x * y).sum(axis=-1)).sum()
             everything = (both @ x) @ (both @ y)
             random = (everything - matched) / (count * (count - 1))
-            found += [matched / count, random, matched / count - random]
+            measured += [matched / count, random, matched / count - random]
         x, y = (_unit(x, here, False) for x, here in zip(states, (in_a, in_b), strict=True))
         cosine = x @ y.T
         right = (_nearest(cosine, both) + _nearest(cosine.T, both)) / 2
-        return jnp.stack([*found, right])
+        return jnp.stack([*measured, right])
 
     return jax.lax.map(layer, (a, b)).T
 
@@ -126,7 +172,7 @@ def _unit(x: jax.Array, here: jax.Array, centred: bool) -> jax.Array:
 
 
 def _nearest(cosine: jax.Array, both: jax.Array) -> jax.Array:
-    """The share of the rows whose own column is above all others; a tie is none."""
+    """Returns the share of the rows whose own column is above all others; a tie is none."""
     others = jnp.where(jnp.eye(len(cosine), dtype=bool) | (both[None] == 0), -jnp.inf, cosine)
     return (both * (jnp.diag(cosine) > others.max(axis=1) + _TIE)).sum() / both.sum()
 

@@ -9,10 +9,11 @@ from typing import Any
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.synthetic.world import synthesize
 from data_pipelines.tokenizers.training import train_tokenizer
+from langsamp_jax.analysis import geometry, neutrality
 from langsamp_jax.data.store import Store
-from langsamp_jax.evaluation import tasks
+from langsamp_jax.evaluation import jobs, loss, retrieval, transfer
 from langsamp_jax.evaluation.finetune import FineTuneConfig
-from langsamp_jax.evaluation.tasks import Job
+from langsamp_jax.evaluation.jobs import Job
 from langsamp_jax.io.files import write_text
 from langsamp_jax.io.progress import table
 from langsamp_jax.report.page import write_report
@@ -50,19 +51,22 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     say("5/6", "validation loss; held-out sentences: retrieval, topics, neutrality; the tables")
     held_out, tree = corpus / "held_out", corpus / "world.json"
-    masked_lm = tasks.masked_lm(Job("mlm", run.path, output / "store"))
-    retrieval = tasks.retrieval(Job("retrieval-bible", run.path, held_out), PIVOT)
+    masked_lm = jobs.run(Job("mlm", run.path, output / "store"), loss)
+    job = Job("retrieval-bible", run.path, held_out)
+    retrieved = jobs.run(job, retrieval, task=job.task, pivot=PIVOT)
+    job = Job("sib200", run.path, held_out)
     quick = FineTuneConfig(learning_rate=1e-3, num_epochs=5, num_seeds=1)  # for so small a model
-    tasks.transfer(Job("sib200", run.path, held_out), PIVOT, quick)
-    tasks.neutrality(Job("neutrality", run.path, held_out), PIVOT, sentences=300)
+    jobs.run(job, transfer, task=job.task, source=PIVOT, config=quick)
+    job = Job("neutrality", run.path, held_out)
+    jobs.run(job, neutrality, pivot=PIVOT, sentences=300)
     if configs.model.placement != "none":
-        tasks.geometry(Job("geometry", run.path), [tree], tree)
+        jobs.run(Job("geometry", run.path), geometry, references=[tree], families=tree)
 
     results = {
         "step": masked_lm["step"],
         "training_seconds": seconds,
         "masked_lm": masked_lm,
-        "retrieval": retrieval,
+        "retrieval": retrieved,
     }
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     print(report(world, results))

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 from langsamp_jax import __version__
 from langsamp_jax.cli import verbs
-from langsamp_jax.cli.evaluation_arguments import add_tasks
 from langsamp_jax.io.storage import local, location
 
 _GIN_HINT = "; any setting can be given as --gin.NAME=VALUE"
@@ -217,9 +216,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of random values")
     verb.add_argument("--output", type=local, required=True, metavar="HF_DIR")
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
-    tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
-    add_tasks(tasks, _verb, _gin)
+    from langsamp_jax.cli import evaluation  # it imports this module
+
+    evaluation.add(commands)
 
     verb = _verb(
         commands,

@@ -255,11 +255,12 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
+    from langsamp_jax.cli.evaluation import measures_of
     from langsamp_jax.io.files import write_text
     from langsamp_jax.io.progress import table
     from langsamp_jax.report.compare import compare
 
-    found = compare(args.runs)
+    found = compare(args.runs, measures_of)
     headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
     records = [one for one in found["measures"] if args.measures in one["measure"]]

@@ -1,6 +1,7 @@
 """Sentences to vectors: the mean over the tokens of what some layers give."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,20 +11,23 @@ import numpy as np
 
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
 from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.parallel.sharding import use_mesh
 
 
 class Encoded(NamedTuple):
+    """What an ``Encode`` gives of some sentences."""
+
     vectors: np.ndarray  # float32 [layers, sentences, hidden_size]
     truncated: np.ndarray  # bool [sentences]: which were longer than the model
 
 
-Encode = Callable[[Sequence[str], str], Encoded]
+Encode = Callable[[Sequence[str], str], Encoded]  # of sentences of a language-script
 
 
 def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
-    """A function from sentences of a language-script to their vectors at ``layers``.
+    """Returns a function from sentences of a language-script to their vectors at ``layers``.
 
     A vector is the mean over all of a sentence's tokens, specials included. Layer 0 is the
     embeddings; layers above the highest that is asked for are not computed. Longer sentences are
@@ -32,35 +36,45 @@ def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
     model, params = lower_layers(trained.model, trained.params, max(layers))
     vocabulary = trained.tokenizer.vocabulary
 
-    @jax.jit
-    def mean_states(params: Any, tokens, attention_mask, ids) -> jax.Array:
-        inputs = tokens, attention_mask, ids
-        states = model.apply({"params": params}, *inputs, method=model.hidden_states)
-        weight = attention_mask[..., None].astype(jnp.float32)
-        sums = (states[jnp.array(layers)] * weight).sum(axis=2)
-        return sums / jnp.maximum(weight.sum(axis=1), 1)
-
     def encode(lines: Sequence[str], language_script: str) -> Encoded:
         sentences = split_lines(*trained.tokenizer.encode(lines))
         sentences, truncated = truncate(sentences, trained.max_length, vocabulary.eos_id)
         tables = trained.encoder_ids(language_script)
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
-        found = []
+        batches = []
         with use_mesh(trained.mesh):
             for batch in bucketed_batches(sentences, vocabulary.pad_id, *limits):
                 ids = repeat_ids(tables, len(batch.tokens))
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids))
-                found.append((batch.chosen, mean_states(params, *arguments)))
+                means = _mean_states(model, tuple(layers), params, *arguments)
+                batches.append((batch.chosen, means))
         vectors = np.zeros((len(layers), len(lines), model.config.hidden_size), np.float32)
-        for chosen, means in found:  # now, so that the devices never waited for the host
+        for chosen, means in batches:  # now, so that the devices never waited for the host
             vectors[:, chosen] = np.asarray(means, np.float32)[:, : len(chosen)]
         return Encoded(vectors, truncated)
 
     return encode
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once for all checkpoints
+def _mean_states(
+    model: LangSamp,
+    layers: tuple[int, ...],
+    params: Any,
+    tokens: jax.Array,
+    attention_mask: jax.Array,
+    ids: TableIds,
+) -> jax.Array:
+    """Returns float32 [layers, rows, hidden_size]; 0 for a row without tokens."""
+    inputs = tokens, attention_mask, ids
+    states = model.apply({"params": params}, *inputs, method=model.hidden_states)
+    weight = attention_mask[..., None].astype(jnp.float32)
+    sums = (states[jnp.array(layers)] * weight).sum(axis=2)
+    return sums / jnp.maximum(weight.sum(axis=1), 1)
+
+
 def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, Any]:
-    """The model cut off above a layer, whose states stay what they were.
+    """Returns the model cut off above a layer, whose states stay what they were.
 
     An encoder that normalises in front of its blocks does so behind the last one too: it keeps one
     block more, so that what was in the middle is not taken for the end.

@@ -1,5 +1,7 @@
-"""The objective's loss on every validation row of a store, beside what unigram frequencies give."""
+"""Protocol: the objective's loss on every validation row of a store, beside that of unigrams."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,22 +9,45 @@ import numpy as np
 from langsamp_jax.data.feed import Rows
 from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.jobs import Journal
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.io.progress import table
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.run import Run
+from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.setup import model_of
 from langsamp_jax.training.validation import LossEvaluator
 
 _ROWS_AT_ONCE = 4096
 
 
+def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]:
+    """Returns ``evaluate_masked_lm`` of a run and the store ``data``; it is one part, unrecorded.
+
+    Raises:
+      UserError: the model is no run, or the store has other tokens or no validation rows.
+    """
+    return evaluate_masked_lm(open_run(model.path), model.params, Store(data))
+
+
+def show(record: Mapping[str, Any]) -> str:
+    headers = {"language": "language", "rows": "rows:,", "targets": "targets:,"}
+    headers |= {"loss": "loss:.3f", "unigram_entropy": "unigram entropy:.3f"}
+    together = f"all: loss {record['loss']:.3f}, unigram entropy {record['unigram_entropy']:.3f}"
+    return table(record["languages"], headers) + "\n" + together
+
+
+def measures(record: Mapping[str, Any]) -> dict[str, float]:
+    return {"loss": record["loss"]}
+
+
 def evaluate_masked_lm(
     run: Run, params: Any, store: Store, rows_per_device: int = 32
 ) -> dict[str, Any]:
-    """The loss on every validation row of a store, beside what unigram frequencies give.
+    """Measures the loss on every validation row of a store, beside what unigram frequencies give.
 
     Returns:
       ``loss`` and ``unigram_entropy`` over all rows together, and ``languages``: a record each
@@ -56,7 +81,7 @@ def evaluate_masked_lm(
 
 
 def unigram_entropy(split: Split, rows: Rows, vocabulary: Vocabulary) -> tuple[float, np.ndarray]:
-    """The entropy, in nats, of the non-special tokens of ``rows`` under their own frequencies.
+    """Returns the entropy in nats of the non-special tokens of ``rows`` by their own frequencies.
 
     A model that knows nothing but how often each piece occurs in this very text has this loss.
 

@@ -1,12 +1,14 @@
-"""Pseudo-perplexity: how well a masked LM predicts each token of a text from all the others.
+"""Protocol: pseudo-perplexity, how well a masked LM predicts a token from all the others.
 
 Every token of a sentence is masked in turn, alone (Salazar et al. 2020, Masked Language Model
 Scoring). A tokenizer with longer pieces has fewer and harder ones to predict, so models with
 different tokenizers are compared by bits per character.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,14 +16,45 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
+from langsamp_jax.evaluation.jobs import Journal, average_measures, by_language, show_languages
 from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
 from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.sharding import use_mesh
 
 
+def evaluate(model: LoadedModel, data: Path, journal: Journal, sentences: int) -> dict[str, Any]:
+    """Measures the first ``sentences`` lines of each language of a corpus folder.
+
+    Returns:
+      ``metric``, and what ``by_language`` makes of the records of ``pseudo_perplexity``.
+
+    Raises:
+      UserError: the model has no head, or no language can be read.
+    """
+    files, measure = corpus_files(data), pseudo_perplexity(model)
+
+    def language(name: str) -> dict[str, Any]:
+        lines = [line for line in aligned_lines(files[name]) if line]
+        return measure(name, lines[:sentences])
+
+    records, skipped = journal.each(files, language)
+    metrics = ["bits_per_character", "pseudo_perplexity", "unknown"]
+    return {"metric": metrics[0], **by_language(records, skipped, metrics)}
+
+
+def show(record: Mapping[str, Any]) -> str:
+    metrics = {"bits_per_character": "bits a character:.3f"}
+    metrics |= {"pseudo_perplexity": "pseudo-perplexity:,.1f", "unknown": "unknown:.1%"}
+    return show_languages(record, {"sentences": "sentences:,", **metrics}, metrics)
+
+
+measures = average_measures
+
+
 def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], dict[str, Any]]:
-    """A function that measures lines of a language-script.
+    """Returns a function that measures lines of a language-script.
 
     It gives ``sentences``, ``truncated`` (cut to the model's length), ``tokens`` without specials,
     ``unknown`` (those of them that are the unknown piece, which is easy to predict and says
@@ -37,10 +70,6 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
     vocabulary = trained.tokenizer.vocabulary
     objective = MaskedLm(trained.model, vocabulary, ObjectiveConfig())
 
-    @jax.jit
-    def losses(params: Any, examples: MaskedExamples) -> jax.Array:
-        return objective.loss(params, examples, None)[1][0]
-
     def measure(name: str, lines: Sequence[str]) -> dict[str, Any]:
         tables = trained.head_ids(name)
         sentences = split_lines(*trained.tokenizer.encode(lines))
@@ -50,7 +79,7 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
             raise UserError("no tokens")
         rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
-        found = []
+        losses = []
         with use_mesh(trained.mesh):
             for padded in bucketed_batches(rows, vocabulary.pad_id, *limits):
                 size, chosen = len(padded.tokens), padded.chosen
@@ -59,8 +88,8 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
                 aim = _column([targets[i] for i in chosen], size)
                 weights = (np.arange(size) < len(chosen))[:, None]
                 examples = MaskedExamples(*padded[1:], ids, at, aim, weights)
-                found.append(losses(trained.params, trained.place(examples)))
-        nats = float(sum(np.asarray(part, np.float64).sum() for part in found))
+                losses.append(_losses(objective, trained.params, trained.place(examples)))
+        nats = float(sum(np.asarray(part, np.float64).sum() for part in losses))
         # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
         share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
         characters = sum(len(line) * part for line, part in zip(lines, share, strict=True))
@@ -77,8 +106,14 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
     return measure
 
 
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for all checkpoints
+def _losses(objective: MaskedLm, params: Any, examples: MaskedExamples) -> jax.Array:
+    """Returns the loss of each row, float32 [rows]."""
+    return objective.loss(params, examples, None)[1][0]
+
+
 def _each_masked(ids: np.ndarray, mask_id: int) -> list[tuple[np.ndarray, int, int]]:
-    """A copy for every token between ``<s>`` and ``</s>`` with it masked, its position, itself."""
+    """Returns for every token but specials a copy with it masked, its position, and its id."""
     copies = []
     for position in range(1, len(ids) - 1):
         copy = ids.copy()
@@ -88,5 +123,5 @@ def _each_masked(ids: np.ndarray, mask_id: int) -> list[tuple[np.ndarray, int, i
 
 
 def _column(values: list[int], rows: int) -> np.ndarray:
-    """int32 [rows, 1], zeros behind the values."""
+    """Returns int32 [rows, 1], zeros behind the values."""
     return np.pad(np.array(values, np.int32), (0, rows - len(values)))[:, None]

@@ -1,4 +1,4 @@
-"""Sentence retrieval across languages (the protocol of SR-B and SR-T).
+"""Protocol: sentence retrieval across languages (SR-B and SR-T).
 
 A sentence is the mean over all of its tokens, specials included, of one layer's states: the 8th
 of 12 in the published code, the layer at two thirds of the depth here. The pivot's sentences are
@@ -12,23 +12,64 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.evaluation.datasets.pairs import SentencePairs, pairs_of
-from langsamp_jax.evaluation.encoder import Encode
-from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.datasets.pairs import SentencePairs, pairs_of, read_sentence_pairs
+from langsamp_jax.evaluation.encoder import Encode, sentence_encoder
+from langsamp_jax.evaluation.jobs import Journal, average_measures, by_language, show_languages
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import cosines
 from langsamp_jax.languages.aligned_text import aligned_corpus
 
 TOP = (1, 5, 10)
+# The published lists of languages.
+_PUBLISHED = {
+    "retrieval-tatoeba": "sr_tatoeba",
+    "retrieval-bible": "sr_bible",
+}
+
+
+def evaluate(
+    model: LoadedModel, data: Path, journal: Journal, task: str, pivot: str
+) -> dict[str, Any]:
+    """Measures retrieval from the sentences of ``pivot``, a language-script.
+
+    Args:
+      data: for ``retrieval-tatoeba`` pairs of files, for ``retrieval-bible`` a folder of aligned
+        ones.
+
+    Returns:
+      ``metric``, ``pivot``, ``layer``, and what ``by_language`` makes of ``evaluate_pairs``.
+
+    Raises:
+      UserError: nothing is aligned with the pivot, or no language can be read.
+    """
+    read = read_sentence_pairs if task == "retrieval-tatoeba" else folder_pairs
+    pairs, skipped = read(data, pivot)
+    if not pairs:
+        raise UserError(f"{data} has no sentences that are aligned with {pivot}")
+    layer = protocol_layer(model)
+    records, unread = evaluate_pairs(sentence_encoder(model, [layer]), pivot, pairs, journal)
+    metrics = [f"top{k}" for k in TOP]
+    languages = by_language(records, {**skipped, **unread}, metrics, _PUBLISHED[task])
+    return {"metric": "top10", "pivot": pivot, "layer": layer, **languages}
+
+
+def show(record: Mapping[str, Any]) -> str:
+    metrics = {"top1": "top-1:.1%", "top5": "top-5:.1%", "top10": "top-10:.1%"}
+    chance = {"chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
+    return show_languages(record, {"sentences": "sentences:,", **metrics, **chance}, metrics)
+
+
+measures = average_measures
 
 
 def protocol_layer(trained: LoadedModel) -> int:
-    """The layer that retrieval looks at; the embeddings are layer 0."""
+    """Returns the layer that retrieval looks at; the embeddings are layer 0."""
     return round(trained.config.num_hidden_layers * 2 / 3)
 
 
 def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], dict[str, str]]:
-    """The pairs of a folder of ``iso639-3_Script.txt`` files in which line i says the same
+    """Reads the pairs of a folder of ``iso639-3_Script.txt`` files in which line i says the same
     everywhere; an empty line is a missing sentence, and that pair is left out.
 
     Returns:
@@ -38,19 +79,19 @@ def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], di
       UserError: as ``aligned_corpus``.
     """
     lines, skipped = aligned_corpus(corpus, pivot)
-    queries, found = lines.pop(pivot), {}
+    queries, pairs_by_language = lines.pop(pivot), {}
     for name, pool in lines.items():
         if (pairs := pairs_of(queries, pool)) is not None:
-            found[name] = pairs
+            pairs_by_language[name] = pairs
         else:
             skipped[name] = f"no line that {pivot} has too"
-    return found, skipped
+    return pairs_by_language, skipped
 
 
 def evaluate_pairs(
     encode: Encode, pivot: str, pairs: Mapping[str, SentencePairs], journal: Journal
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Accuracy at 1, 5 and 10 of every language, beside what picking at random gives.
+    """Measures accuracy at 1, 5 and 10 of every language, beside what picking at random gives.
 
     Args:
       encode: for one layer, see ``sentence_encoder``. Each sentence of the pivot is encoded once,
@@ -83,7 +124,7 @@ def evaluate_pairs(
 
 
 def ranks(queries: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """How many wrong sentences of the pool are at least as close to query i as sentence i is.
+    """Counts the wrong sentences of the pool that are at least as close to query i as sentence i.
 
     Ties count as wrong, so that a collapsed encoder scores nothing; rounding makes no winner.
 

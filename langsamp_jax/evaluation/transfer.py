@@ -1,21 +1,21 @@
-"""Taxi1500, SIB-200, NER and part of speech: fine-tuned on one language, tested on all."""
+"""Protocol: Taxi1500, SIB-200, NER, part of speech; fine-tuned on one language, tested on all."""
 
 import dataclasses
 import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from langsamp_jax.analysis.donors import Transfer
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines, truncate
-from langsamp_jax.evaluation.datasets.classification import ClassificationSet
+from langsamp_jax.evaluation.datasets.classification import ClassificationSet, read_sentence_task
 from langsamp_jax.evaluation.datasets.layout import TaskData
-from langsamp_jax.evaluation.datasets.tagging import TaggingSet
+from langsamp_jax.evaluation.datasets.tagging import TaggingSet, read_tagging_task
 from langsamp_jax.evaluation.finetune import (
     NO_LABEL,
     FineTuneConfig,
@@ -24,7 +24,7 @@ from langsamp_jax.evaluation.finetune import (
     Protocol,
     finetune,
 )
-from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.jobs import Journal, average_measures, say, show_languages
 from langsamp_jax.evaluation.metrics import accuracy, bare_tag_f1, entity_scores, macro_f1
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.languages.published import averages
@@ -48,6 +48,35 @@ METRICS = {  # the first is the one that counts
 }
 
 Scores = Callable[[LabelledExamples, Sequence[np.ndarray]], dict[str, float]]
+
+
+def evaluate(
+    model: LoadedModel,
+    data: Path,
+    journal: Journal,
+    task: str,
+    source: str,
+    config: FineTuneConfig,
+) -> dict[str, Any]:
+    """Fine-tunes on the language-script ``source`` and tests on all, see ``evaluate_transfer``."""
+    examples = read_task(data, task, source)
+    return evaluate_transfer(model, task, examples, source, config, journal, say)
+
+
+def show(record: Mapping[str, Any]) -> str:
+    metrics = {}
+    for metric in METRICS[record["task"]]:
+        metrics |= {metric: f"{metric}:.3f", f"{metric}_std": "std:.3f"}
+    return show_languages(record, {"examples": "examples:,", **metrics}, metrics)
+
+
+measures = average_measures
+
+
+def read_task(data: Path, task: str, source: str) -> TaskData[Any]:
+    """Reads the files of ``task``, with ``source`` as the language-script to train on."""
+    read = read_tagging_task if task in ("ner", "pos") else read_sentence_task
+    return read(data, task, source)
 
 
 def evaluate_transfer(
@@ -130,51 +159,14 @@ def evaluate_transfer(
     }
 
 
-def transfer_matrix(
-    trained: LoadedModel,
-    task: str,
-    read: Callable[[str], TaskData[Any]],
-    pivot: str,
-    others: Iterable[str],
-    config: FineTuneConfig,
-    journal: Journal,
-    say: Callable[[str], None],
-) -> tuple[Transfer, dict[str, str]]:
-    """Fine-tunes on each donor, and tests every language with each: means over seeds.
-
-    Args:
-      read: the data of ``task`` with a source language.
-      pivot: the donor that the others are compared with.
-
-    Returns:
-      the scores, and why a donor or a target is not among them.
-
-    Raises:
-      UserError: nothing can be trained on the pivot.
-    """
-    columns, skipped, metric = {}, {}, METRICS[task][0]
-    for donor in dict.fromkeys([pivot, *others]):
-        try:
-            data = read(donor)
-            found = evaluate_transfer(trained, task, data, donor, config, journal, say)
-        except UserError as error:
-            if donor == pivot:
-                raise
-            skipped[donor] = str(error)
-            continue
-        columns[donor] = {record["language"]: record[metric] for record in found["languages"]}
-        skipped |= found["skipped"]
-        say(f"{donor}: {statistics.fmean(columns[donor].values()):.3f} over all")
-    targets = tuple(sorted(set().union(*columns.values())))
-    scores = [[column.get(name, np.nan) for column in columns.values()] for name in targets]
-    return Transfer(targets, tuple(columns), np.array(scores, np.float64)), skipped
-
-
 def averages_over_seeds(
     languages: Sequence[Mapping[str, Any]], metrics: Sequence[str], task: str
 ) -> dict[str, dict[str, Any]]:
-    """``averages`` of records whose ``METRIC_seeds`` lists a value for each seed: the mean of the
-    seeds' averages and their standard deviation (``_std``, None for one seed)."""
+    """Returns ``averages`` of records whose ``METRIC_seeds`` lists a value for each seed.
+
+    A value is the mean over the seeds' averages, beside its standard deviation (``_std``, None for
+    one seed).
+    """
     number = len(languages[0][f"{metrics[0]}_seeds"])
     each = [
         averages(
@@ -197,7 +189,7 @@ def averages_over_seeds(
 def label_sentences(
     tokenizer: Tokenizer, examples: ClassificationSet, max_length: int
 ) -> LabelledExamples:
-    """A label for each text, at ``<s>``."""
+    """Returns a label for each text, at ``<s>``."""
     sentences = split_lines(*tokenizer.encode(examples.texts))
     tokens, longer = truncate(sentences, max_length, tokenizer.vocabulary.eos_id)
     return LabelledExamples(
@@ -208,7 +200,7 @@ def label_sentences(
 def label_words(
     tokenizer: Tokenizer, examples: TaggingSet, max_length: int, names: Sequence[str]
 ) -> LabelledExamples:
-    """A label for each word, the index of its tag among ``names``, at its first piece.
+    """Returns a label for each word, the index of its tag among ``names``, at its first piece.
 
     Words that do not fit are not scored.
     """
@@ -231,7 +223,7 @@ def label_words(
 
 
 def scores_of(task: str, names: Sequence[str]) -> Scores:
-    """A function from examples and predictions to ``METRICS[task]``."""
+    """Returns a function from examples and predictions to ``METRICS[task]``."""
 
     def scores(examples: LabelledExamples, predicted: Sequence[np.ndarray]) -> dict[str, float]:
         true = [labels[labels != NO_LABEL] for labels in examples.labels]

@@ -8,21 +8,20 @@ allow: wide. Languages are no sample of anything here, and do not narrow it.
 import collections
 import dataclasses
 import json
-import math
 import os
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.statistics import mean_difference
 from langsamp_jax.training.run import RESUMABLE_SETTINGS, Run, open_run
 
 _SEED = "train.seed"
+
+Measures = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,11 @@ class Measured:
     data: dict[str, str]
 
 
-def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Every measure that at least two variants have.
+def compare(paths: Sequence[Path], measures_of: Measures) -> dict[str, Any]:
+    """Compares runs by every measure that at least two variants have.
+
+    Args:
+      measures_of: the measures of a result that was written without them, by an older version.
 
     Returns:
       ``variants``: of each its ``name``, ``seeds`` and the settings by which it differs; and
@@ -50,7 +52,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     """
     runs = [open_run(path) for path in paths]
     names = _variants(runs)
-    measured = [_measured(name, run) for name, run in zip(names, runs, strict=True)]
+    measured = [_measured(name, run, measures_of) for name, run in zip(names, runs, strict=True)]
     twice = collections.Counter((one.variant, one.seed) for one in measured)
     for (variant, seed), count in twice.items():
         if count > 1:
@@ -84,31 +86,6 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def difference(
-    ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> tuple[float, float | None, float | None, bool]:
-    """The difference of two means over seeds with its 95 % interval by Student's t.
-
-    Paired where both have the same seeds, else Welch's.
-
-    Returns:
-      it, the ends of the interval (None where a single run gives none), and whether it is paired.
-    """
-    found = statistics.fmean(ours.values()) - statistics.fmean(theirs.values())
-    paired = ours.keys() == theirs.keys()
-    if min(len(ours), len(theirs)) < 2:
-        return found, None, None, paired
-    if paired:
-        deviation = statistics.stdev([ours[seed] - theirs[seed] for seed in ours])
-        half = stats.t.ppf(0.975, len(ours) - 1) * deviation / math.sqrt(len(ours))
-        return found, found - half, found + half, True
-    sides = [np.array(list(side.values())) for side in (ours, theirs)]
-    if all(np.ptp(side) == 0 for side in sides):
-        return found, found, found, False
-    interval = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
-    return found, float(interval.low), float(interval.high), False
-
-
 def _compared(measure: str, there: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
     (_, baseline), *_ = there.items()
     records = []
@@ -122,14 +99,14 @@ def _compared(measure: str, there: Mapping[str, Mapping[int, float]]) -> list[di
         }
         if values is not baseline:
             names = ("difference", "low", "high", "paired")
-            record |= dict(zip(names, difference(values, baseline), strict=True))
+            record |= dict(zip(names, mean_difference(values, baseline), strict=True))
         records.append(record)
     return records
 
 
 def _variants(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, the same for those that differ in their seed alone: the beginning that
-    the names of their folders share."""
+    """Names each run, those that differ in their seed alone the same: by the beginning that the
+    names of their folders share."""
     kinds = [_kind(run) for run in runs]
     members = collections.defaultdict(list)
     for kind, run in zip(kinds, runs, strict=True):
@@ -172,34 +149,16 @@ def _described(
     ]
 
 
-def _measured(variant: str, run: Run) -> Measured:
-    """From every result in the run's folder ``evaluation``."""
+def _measured(variant: str, run: Run, measures_of: Measures) -> Measured:
+    """Reads every result in the run's folder ``evaluation``."""
     values, data = {}, {}
     for file in sorted((run.path / "evaluation").glob("*.json")):
         try:
-            found = json.loads(file.read_bytes())
-            values |= {name: float(value) for name, value in _measures(found["task"], found)}
-            data[file.stem] = str(found.get("data"))
+            record = json.loads(file.read_bytes())
+            task = record["task"]
+            measures = record["measures"] if "measures" in record else measures_of(record)
+            values |= {f"{task}/{name}": float(value) for name, value in measures.items()}
+            data[file.stem] = str(record.get("data"))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
     return Measured(variant, run.settings[_SEED], values, data)
-
-
-def _measures(task: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    if task == "mlm":
-        yield "mlm/loss", found["loss"]
-    for group, means in found.get("averages", {}).items():
-        for metric, value in means.items():
-            if "languages" not in metric and not metric.endswith("_std") and value is not None:
-                yield f"{task}/{group}/{metric}", value
-    if task == "neutrality":
-        for name, layers in found["mean"].items():
-            yield f"{task}/last layer/{name}", layers[-1]
-    if task == "geometry":
-        for record in found["tables"].get("language", {}).get("correlations", ()):
-            if record["rho"] is not None:
-                yield f"{task}/{record['with']}/rho", record["rho"]
-    if task == "donors":
-        for record in found["choices"]:
-            if record["mean"] is not None:
-                yield f"{task}/{record['choice']}/{found['metric']}", record["mean"]

@@ -5,18 +5,16 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, spearmanr
 
 from langsamp_jax.analysis.donors import (
     Transfer,
     choose,
     donor_selection,
-    rank_correlations,
-    relabelling_test,
     similarities,
 )
 from langsamp_jax.analysis.geometry import Table
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.statistics import rank_correlations
 from langsamp_jax.languages.typology import Reference
 
 NAN = np.nan
@@ -208,54 +206,6 @@ def test_one_target_has_no_interval():
 
 
 # Correlations
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_rank_correlations_are_those_of_scipy(ties):
-    rng = np.random.default_rng(0)
-    similarity, scores = rng.normal(size=(2, 50, 9))
-    if ties:
-        similarity, scores = similarity.round(), scores.round()
-    for values in (similarity, scores):
-        values[rng.random(values.shape) < 0.1] = NAN
-    found = rank_correlations(similarity, scores)
-    both = ~np.isnan(similarity + scores)
-    assert not both.all() and both.sum(axis=1).min() > 2
-    expected = [spearmanr(similarity[row][both[row]], scores[row][both[row]]) for row in range(50)]
-    np.testing.assert_allclose(found, [each.statistic for each in expected], rtol=0, atol=1e-12)
-
-
-def test_rank_correlation_of_too_little_is_none():
-    similarity = np.array([[1, 2, NAN], [1, 1, 1], [NAN] * 3, [1, 2, 3.0]])
-    scores = np.array([[1, 2, 3], [1, 2, 3], [1, 2, 3], [6, 5, 4.0]])
-    np.testing.assert_allclose(rank_correlations(similarity, scores), [NAN, NAN, NAN, -1])
-
-
-def test_p_is_the_share_of_all_relabellings():
-    rng = np.random.default_rng(1)
-    similarity, noise = rng.normal(size=(2, 6, 4))
-    scores = similarity + 3 * noise
-
-    def correlation(order) -> float:
-        rows = zip(similarity[:, list(order)], scores, strict=True)
-        return np.mean([spearmanr(*row).statistic for row in rows])
-
-    every = [correlation(order) for order in itertools.permutations(range(4))]
-    exact = np.mean(np.array(every) >= every[0] - 1e-9)
-    p = relabelling_test(similarity, scores, permutations=3000)
-    assert 0 < exact < 1 and abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 3000)
-
-
-def test_p_is_uniform_where_donors_differ_and_nothing_is_related():
-    """Donors that are good for all, and vectors that are near to all, make no finding."""
-    rng = np.random.default_rng(0)
-    p = []
-    for seed in range(150):
-        similarity, scores = rng.normal(size=(2, 12, 7)) + 3 * rng.normal(size=(2, 1, 7))
-        np.fill_diagonal(scores, NAN)
-        p.append(relabelling_test(similarity, scores, permutations=99, seed=seed))
-    assert kstest(p, "uniform").pvalue > 0.05
-    assert np.mean(np.array(p) <= 0.05) < 0.1
 
 
 def test_p_is_small_where_the_signal_is_real():

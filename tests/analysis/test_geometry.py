@@ -1,17 +1,16 @@
-"""Geometry of the tables: components, neighbours, and the Mantel test, against other libraries."""
+"""Geometry of the tables: components and neighbours, against other libraries; the record."""
 
 import collections
-import itertools
 import json
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import kstest, rankdata, spearmanr
+from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 
 from data_pipelines.synthetic.world import synthesize
-from langsamp_jax.analysis.geometry import Table, geometry, mantel, nearest, principal_components
+from langsamp_jax.analysis.geometry import Table, geometry, nearest, principal_components
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.typology import Reference, read_families, read_references
 
@@ -75,101 +74,6 @@ def test_neighbours_that_tie_stand_in_table_order():
     same = table(np.tile([[3, 1], [-1, 3]], (40, 1)))
     even, odd = same.codes[::2], same.codes[1::2]
     assert [name for name, _ in nearest(same, 79)["q00"]] == [*even[1:], *odd]
-
-
-# The Mantel test
-
-
-@pytest.mark.parametrize("n", [4, 9, 40])
-@pytest.mark.parametrize("ties", [False, True])
-def test_rho_is_that_of_scipy(n, ties):
-    rng = np.random.default_rng(n)
-    first, second = distances(rng, n), distances(rng, n)
-    if ties:
-        first, second = first.round(), second.round()
-    rho, _ = mantel(first, second, permutations=0)
-    expected = spearmanr(squareform(first), squareform(second)).statistic
-    np.testing.assert_allclose(rho, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_p_is_the_share_of_all_relabellings(seed):
-    """Five languages have 120, some of which change nothing: these count as high as is found."""
-    rng = np.random.default_rng(seed)
-    first, points = distances(rng, 5), rng.normal(size=(4, 6))
-    second = squareform(pdist(points[[0, 0, 1, 2, 3]]))
-
-    def correlation(order) -> float:
-        moved = second[np.ix_(order, order)]
-        return spearmanr(squareform(first), squareform(moved)).statistic
-
-    every = np.array([correlation(list(order)) for order in itertools.permutations(range(5))])
-    exact = np.mean(every >= every[0] - 1e-9)
-    _, p = mantel(first, second, permutations=4000, seed=seed)
-    assert abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000)
-
-
-def test_relabellings_that_change_nothing_count():
-    """One language is far from three, which are equally far: 6 of the 24 leave it where it is."""
-    star = np.array([[0, 7, 7, 7], [7, 0, 1, 1], [7, 1, 0, 1], [7, 1, 1, 0]])
-    rho, p = mantel(star, star, permutations=4000)
-    assert rho == pytest.approx(1) and abs(p - 6 / 24) < 4 * np.sqrt(6 / 24 * 18 / 24 / 4000)
-
-
-def test_p_is_uniform_where_nothing_is_related():
-    rng = np.random.default_rng(0)
-    pairs = [(distances(rng, 10), distances(rng, 10)) for _ in range(300)]
-    p = [mantel(*pair, permutations=99, seed=number)[1] for number, pair in enumerate(pairs)]
-    assert kstest(p, "uniform").pvalue > 0.05
-    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
-
-
-def test_p_is_small_where_the_signal_is_real():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(25, 6))
-    noisy = points + rng.normal(size=points.shape)
-    rho, p = mantel(squareform(pdist(points)), squareform(pdist(noisy)), permutations=999)
-    assert rho > 0.3 and p == 1 / 1000
-    _, opposite = mantel(squareform(pdist(points)), -squareform(pdist(noisy)), permutations=999)
-    assert opposite == 1
-
-
-def test_the_seed_settles_p():
-    rng = np.random.default_rng(3)
-    pair = distances(rng, 12), distances(rng, 12)
-    found = [mantel(*pair, permutations=200, seed=seed) for seed in (1, 1, 2)]
-    assert found[0] == found[1] and found[0] != found[2]
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_within_strata_only_their_pairs_count(seed):
-    """Two strata of three languages and one of two: 7 pairs, and 3! 3! 2! relabellings."""
-    strata = np.array([0, 1, 2, 0, 1, 2, 0, 1])
-    pairs = np.array([(0, 3), (0, 6), (3, 6), (1, 4), (1, 7), (4, 7), (2, 5)]).T
-    rng = np.random.default_rng(seed)
-    first, second = distances(rng, 8), distances(rng, 8)
-
-    def centred(matrix) -> np.ndarray:
-        ranks = rankdata(matrix[tuple(pairs)])
-        return ranks - np.repeat([ranks[:3].mean(), ranks[3:6].mean(), ranks[6]], [3, 3, 1])
-
-    def correlation(order) -> float:
-        return np.corrcoef(centred(first), centred(second[np.ix_(order, order)]))[0, 1]
-
-    every = []
-    for a, b, c in itertools.product(*map(itertools.permutations, ([0, 3, 6], [1, 4, 7], [2, 5]))):
-        order = np.empty(8, int)
-        order[[0, 3, 6]], order[[1, 4, 7]], order[[2, 5]] = a, b, c
-        every.append(correlation(order))
-    exact = np.mean(np.array(every) >= every[0] - 1e-9)
-    rho, p = mantel(first, second, permutations=4000, seed=seed, strata=strata)
-    assert rho == pytest.approx(every[0], abs=1e-12)
-    assert abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000)
-
-
-def test_one_stratum_is_none():
-    pair = distances(np.random.default_rng(0), 9), distances(np.random.default_rng(1), 9)
-    assert mantel(*pair, 99, strata=np.full(9, 7)) == mantel(*pair, 99)
 
 
 # The record

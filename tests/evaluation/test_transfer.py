@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from langsamp_jax.analysis.donors import transfer_matrix
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.classification import ClassificationSet
 from langsamp_jax.evaluation.datasets.layout import TaskData
 from langsamp_jax.evaluation.datasets.tagging import UPOS, TaggingSet, read_tagging_task
 from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuneConfig, LabelledExamples
-from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.transfer import (
     averages_over_seeds,
@@ -22,7 +23,6 @@ from langsamp_jax.evaluation.transfer import (
     label_sentences,
     label_words,
     scores_of,
-    transfer_matrix,
 )
 from langsamp_jax.languages.published import LABELS, averages
 from langsamp_jax.text.huggingface_files import write_tokenizer

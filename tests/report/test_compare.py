@@ -1,53 +1,19 @@
-"""Variants over seeds: means worked by hand, SciPy's intervals, what cannot be compared."""
+"""Variants over seeds: means worked by hand, and what cannot be compared."""
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
+from langsamp_jax.cli.evaluation import measures_of
 from langsamp_jax.cli.main import main
-from langsamp_jax.report.compare import compare, difference
-
-# The difference of two means
-
-
-def test_the_same_seeds_are_paired():
-    rng = np.random.default_rng(0)
-    for n in (2, 3, 10):
-        ours, theirs = rng.normal(1, 0.2, n), rng.normal(0, 1, n)
-        found = difference(dict(enumerate(ours)), dict(reversed([*enumerate(theirs)])))
-        interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        expected = (ours.mean() - theirs.mean(), interval.low, interval.high)
-        np.testing.assert_allclose(found[:3], expected, rtol=1e-9)
-        assert found[3] is True
-
-
-def test_other_seeds_are_two_samples():
-    rng = np.random.default_rng(1)
-    for n, m in ((2, 2), (3, 5), (10, 2)):
-        ours, theirs = rng.normal(1, 0.2, n), rng.normal(0, 1, m)
-        found = difference(dict(enumerate(ours)), dict(enumerate(theirs, start=1)))
-        test = stats.ttest_ind(ours, theirs, equal_var=False)
-        interval = test.confidence_interval(0.95)
-        expected = (ours.mean() - theirs.mean(), interval.low, interval.high)
-        np.testing.assert_allclose(found[:3], expected, rtol=1e-9)
-        assert found[3] is False
-
-
-def test_a_single_run_has_no_interval():
-    assert difference({0: 3.0}, {0: 1.0}) == (2.0, None, None, True)
-    assert difference({0: 3.0, 1: 5.0}, {0: 1.0}) == (3.0, None, None, False)
-
-
-def test_runs_that_all_say_the_same():
-    assert difference({0: 3.0, 1: 3.0}, {0: 1.0, 1: 1.0}) == (2.0, 2.0, 2.0, True)
-    assert difference({0: 3.0, 1: 3.0}, {2: 1.0, 3: 1.0}) == (2.0, 2.0, 2.0, False)
-
+from langsamp_jax.report.compare import compare
 
 # Runs
 
@@ -81,6 +47,7 @@ def new_run(template, tmp_path) -> Callable[..., Path]:
 
 
 VANILLA = {"model.placement": "none"}
+TWO = (("a", {}), ("b", VANILLA))
 
 
 def test_means_worked_by_hand(new_run):
@@ -91,7 +58,7 @@ def test_means_worked_by_hand(new_run):
         new_run("vanilla-1", 1, VANILLA | {"train.eval_every": 7}, sib200=0.6),
         new_run("langsamp-0", 0, {"mesh.fsdp": 2}, sib200=0.6),
     ]
-    found = compare(runs)
+    found = compare(runs, measures_of)
     assert found["variants"] == [
         {"name": "vanilla", "seeds": [0, 1], "settings": {"model.placement": "none"}},
         {"name": "langsamp", "seeds": [1, 0], "settings": {"model.placement": "output"}},
@@ -115,7 +82,7 @@ def test_only_the_same_seeds_are_a_pair(new_run):
         new_run(f"langsamp-{seed}", seed + 1, sib200=0.6 + seed / 10)
     folder = new_run("other", 9, {"model.placement": "input"}, sib200=0.9).parent
     names = ("vanilla-0", "vanilla-1", "langsamp-0", "langsamp-1", "other")
-    _, langsamp, other = compare([folder / name for name in names])["measures"]
+    _, langsamp, other = compare([folder / name for name in names], measures_of)["measures"]
     assert langsamp["paired"] is False and langsamp["low"] < 0.2 < langsamp["high"]
     assert (other["seeds"], other["std"], other["low"], other["high"]) == (1, None, None, None)
     assert other["difference"] == pytest.approx(0.45)
@@ -134,14 +101,14 @@ def test_only_the_same_seeds_are_a_pair(new_run):
 def test_a_variant_is_called_what_its_folders_share(folders, name, new_run):
     runs = [new_run(f"{folder}", seed, sib200=0.1) for seed, folder in enumerate(folders)]
     runs.append(new_run("single-2024", 0, VANILLA, sib200=0.2))
-    found = compare(runs)
+    found = compare(runs, measures_of)
     assert [variant["name"] for variant in found["variants"]] == [name, "single-2024"]
 
 
 def test_two_variants_of_one_name(new_run, tmp_path):
     first = [new_run(f"a/run-{seed}", seed, sib200=0.1) for seed in (0, 1)]
     second = [new_run(f"b/run-{seed}", seed, VANILLA, sib200=0.2) for seed in (0, 1)]
-    found = compare(first + second)
+    found = compare(first + second, measures_of)
     assert [variant["name"] for variant in found["variants"]] == ["run", "run (run-0)"]
     assert [record["seeds"] for record in found["measures"]] == [2, 2]
 
@@ -169,7 +136,7 @@ def test_measures_of_every_task(new_run):
         },
     }
     runs = [new_run(name, 0, settings, **results) for name, settings in (("a", {}), ("b", VANILLA))]
-    found = {record["measure"]: record["mean"] for record in compare(runs)["measures"]}
+    found = {record["measure"]: record["mean"] for record in compare(runs, measures_of)["measures"]}
     assert found == {
         "mlm/loss": 3.0,
         "ner/all/entity_f1": 0.5,
@@ -181,6 +148,30 @@ def test_measures_of_every_task(new_run):
     }
 
 
+def test_measures_in_the_result_are_taken_as_they_are(new_run):
+    """Nothing else of the result is looked at, so that no protocol is imported."""
+
+    def never(record: dict[str, Any]) -> dict[str, float]:
+        raise AssertionError(record)
+
+    result = {"measures": {"all/new": 0.25}, "averages": None}
+    runs = [new_run(name, 0, settings, **{"new-task": result}) for name, settings in TWO]
+    (one, two) = compare(runs, never)["measures"]
+    assert one["measure"] == two["measure"] == "new-task/all/new" and one["mean"] == 0.25
+
+
+def test_it_needs_neither_jax_nor_flax_nor_orbax(new_run):
+    result = {"measures": {"loss": 3.0}}
+    runs = [str(new_run(name, 0, settings, mlm=result)) for name, settings in TWO]
+    code = (
+        "import sys; from langsamp_jax.cli.main import main; "
+        f"assert main(['compare', *{runs}]) == 0; "
+        "print([name for name in ('jax', 'flax', 'orbax') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_what_one_variant_alone_has_is_left_out(new_run):
     """And the first that has a measure is what the others are compared with."""
     runs = [
@@ -190,7 +181,7 @@ def test_what_one_variant_alone_has_is_left_out(new_run):
     ]
     found = [
         (record["measure"], record["variant"], record.get("difference"))
-        for record in compare(runs)["measures"]
+        for record in compare(runs, measures_of)["measures"]
     ]
     assert found == [
         ("sib200/all/top10", "a", None),
@@ -202,12 +193,14 @@ def test_what_one_variant_alone_has_is_left_out(new_run):
 
 def test_what_cannot_be_compared_is_refused(new_run, tmp_path, refused):
     one, two = new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, ner=0.1)
-    assert "is no run (it has no run.json)" in refused(compare, [one, tmp_path])
+    assert "is no run (it has no run.json)" in refused(compare, [one, tmp_path], measures_of)
     for runs in ([one, two], [one], [two, new_run("c", 0)]):
-        assert "nothing to compare: no evaluation in RUN/evaluation/" in refused(compare, runs)
+        assert "nothing to compare: no evaluation in RUN/evaluation/" in refused(
+            compare, runs, measures_of
+        )
     line = "2 runs are of variant a with train.seed = 0"
-    assert refused(compare, [one, one, two]) == line
-    assert refused(compare, [one, new_run("a2", 0, sib200=0.2)]) == line
+    assert refused(compare, [one, one, two], measures_of) == line
+    assert refused(compare, [one, new_run("a2", 0, sib200=0.2)], measures_of) == line
 
 
 @pytest.mark.parametrize(
@@ -227,7 +220,7 @@ def test_a_damaged_result_is_named(text, new_run, refused):
     runs = [new_run("a", 0, sib200=0.1), new_run("b", 0, VANILLA, sib200=0.1)]
     file = runs[1] / "evaluation" / "sib200.json"
     file.write_text(text)
-    line = refused(compare, runs)
+    line = refused(compare, runs, measures_of)
     assert str(file) in line and "is damaged" in line and "evaluate again" in line
 
 
@@ -240,7 +233,7 @@ def test_the_command(new_run, tmp_path, capsys):
     assert main(["compare", *runs, "--output", str(output), "--measures", "sib"]) == 0
     shown = capsys.readouterr().out
     assert "langsamp" in shown and "+0.1000" in shown and "ner" not in shown
-    assert json.loads(output.read_text()) == compare(runs)
+    assert json.loads(output.read_text()) == compare(runs, measures_of)
     assert main(["compare", *runs, "--measures", "nothing"]) == 0
     assert main(["compare", runs[0]]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -254,7 +247,7 @@ def test_runs_that_were_evaluated_on_different_data_are_pointed_out(new_run, cap
         new_run("vanilla", 0, VANILLA, ner=result("uner"), sib200=result("sib")),
         new_run("langsamp", 0, ner=result("wikiann"), sib200=result("sib")),
     ]
-    assert compare(runs)["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib"]}
+    assert compare(runs, measures_of)["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib"]}
     assert main(["compare", *map(str, runs)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "ner: not all runs were evaluated on the same data: uner, wikiann"

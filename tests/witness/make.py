@@ -167,10 +167,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def result(file: Path) -> dict[str, Any]:
-    """What an evaluation found, without the seconds that it took."""
+    """What an evaluation found, without the seconds that it took and the summary of its numbers."""
     found = json.loads(file.read_text("utf-8"))
-    del found["seconds"]
-    return found
+    return {name: value for name, value in found.items() if name not in ("seconds", "measures")}
 
 
 def make(code: Path, output: Path) -> None:

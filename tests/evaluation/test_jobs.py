@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.journal import Journal
+from langsamp_jax.evaluation.jobs import Journal
 
 SETTINGS = {"task": "x", "data": "corpus", "layers": (1, 2), "step": None}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from langsamp_jax.cli.main import main
-from langsamp_jax.evaluation import tasks
+from langsamp_jax.evaluation import retrieval
 from langsamp_jax.report.page import write_report
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
@@ -63,11 +63,12 @@ def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
     for task, record in found.items():
         asked = {"task": task, "model": str(run), "step": 3, "data": str(held_out)}
         assert record.items() >= asked.items() and record["skipped"] == {}
-    retrieval = found["retrieval-bible"]
-    assert (retrieval["pivot"], retrieval["layer"], retrieval["metric"]) == (PIVOT, 2, "top10")
-    assert {record["language"] for record in retrieval["languages"]} == names - {PIVOT}
-    assert all(one["chance_top1"] == 1 / one["sentences"] for one in retrieval["languages"])
-    assert retrieval["averages"]["all"]["languages"] == len(names) - 1
+    bible = found["retrieval-bible"]
+    assert (bible["pivot"], bible["layer"], bible["metric"]) == (PIVOT, 2, "top10")
+    assert {record["language"] for record in bible["languages"]} == names - {PIVOT}
+    assert all(one["chance_top1"] == 1 / one["sentences"] for one in bible["languages"])
+    assert bible["averages"]["all"]["languages"] == len(names) - 1
+    assert bible["measures"]["all/top10"] == bible["averages"]["all"]["top10"]
     assert set(found["neutrality"]["languages"]) == names
     assert max(found["neutrality"]["sentences"]) == 30
     assert found["neutrality"]["num_layers"] == len(found["neutrality"]["mean"]["gap"]) == 4
@@ -183,8 +184,8 @@ def test_killed_it_goes_on_where_it_was(
         encode = encoder(trained, layers)
         return lambda lines, name: encoded.append(name) or encode(lines, name)
 
-    encoder = tasks.sentence_encoder
-    monkeypatch.setattr(tasks, "sentence_encoder", counting)
+    encoder = retrieval.sentence_encoder
+    monkeypatch.setattr(retrieval, "sentence_encoder", counting)
     assert main(call) == 0, capsys.readouterr().err
     before = {json.loads(line)["part"] for line in finished}
     names = [file.stem for file in sorted(many.glob("*.txt"))]

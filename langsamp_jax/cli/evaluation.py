@@ -1,0 +1,223 @@
+"""``langsamp evaluate``: the table of its tasks, and what it does with any of them.
+
+A new task is a protocol (see ``evaluation/jobs.py``) and a row of this table.
+"""
+
+import argparse
+import functools
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from langsamp_jax.cli.parser import _gin as add_gin
+from langsamp_jax.cli.parser import _verb as add_verb
+from langsamp_jax.io.storage import local, location
+
+
+class Argument:
+    """An argument that can be typed: what ``add_argument`` takes.
+
+    Attributes:
+      option: what the protocol calls it.
+    """
+
+    def __init__(self, flag: str, **settings: Any):
+        self.flag, self.settings = flag, settings
+        self.option = settings.get("dest", flag.removeprefix("--"))
+
+
+class Task(NamedTuple):
+    """A task of ``langsamp evaluate``.
+
+    Attributes:
+      module: of its protocol, below ``langsamp_jax``. It is a string, because what it imports
+        takes seconds: only the task that runs is imported.
+      example: what the help shows behind ``--model run``.
+      data: what the help calls ``--data``; None: there is none.
+      arguments: for those options of the protocol that can be typed.
+      options: those that follow from the name of the task.
+      finetune: whether there is the option ``config``, a ``FineTuneConfig`` from gin.
+      model: what the help calls ``--model``.
+    """
+
+    name: str
+    module: str
+    summary: str
+    example: str
+    data: str | None
+    arguments: tuple[Argument, ...] = ()
+    options: Mapping[str, Any] = {}
+    finetune: bool = False
+    model: str = "RUN_OR_HF_DIR"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return int(text)
+
+
+def _language_script(flag: str, meaning: str) -> Argument:
+    return Argument(flag, default="eng_Latn", help=f"{meaning} (default eng_Latn)")
+
+
+_REFERENCES = Argument(
+    "--references",
+    type=local,
+    nargs="+",
+    default=[],
+    metavar="FILE",
+    help="distances between languages: URIEL vectors as .npz, world.json of a synthetic corpus",
+)
+_sentences = functools.partial(Argument, "--sentences", type=_count, metavar="N")
+
+
+def _retrieval(name: str, what: str, example: str) -> Task:
+    pivot = _language_script("--pivot", "language-script of the queries")
+    summary = f"sentence retrieval on {what}"
+    return Task(name, "evaluation.retrieval", summary, example, "DIR", (pivot,), {"task": name})
+
+
+def _transfer(name: str, what: str) -> Task:
+    return Task(
+        name,
+        "evaluation.transfer",
+        f"fine-tune on one language, test on all: {what}",
+        f"--data {name} --gin.finetune.num_seeds=1",
+        "DIR",
+        (_language_script("--source", "language-script to train on"),),
+        {"task": name},
+        finetune=True,
+    )
+
+
+_ROWS = (
+    Task(
+        "mlm",
+        "evaluation.loss",
+        "masked-LM loss per language",
+        "--data store",
+        "STORE",
+        model="RUN",
+    ),
+    _retrieval("retrieval-tatoeba", "pairs of files in the layout of Tatoeba", "--data tatoeba"),
+    _retrieval("retrieval-bible", "line-aligned text, as Bibles", "--data corpus --pivot eng_Latn"),
+    _transfer("taxi1500", "6 topics of Bible verses"),
+    _transfer("sib200", "7 topics of FLORES sentences"),
+    _transfer("ner", "named entities, WikiANN or UNER"),
+    _transfer("pos", "parts of speech, Universal Dependencies"),
+    Task(
+        "pseudo-perplexity",
+        "evaluation.pseudo_perplexity",
+        "how well each token of a text is predicted from all others",
+        "--data corpus",
+        "CORPUS",
+        (_sentences(default=100, help="of each language (default 100)"),),
+    ),
+    Task(
+        "neutrality",
+        "analysis.neutrality",
+        "how alike translations are, beyond how alike all sentences are",
+        "--data corpus",
+        "CORPUS",
+        (
+            _language_script("--pivot", "whose lines the others translate"),
+            _sentences(help="the first N lines (default: all)"),
+        ),
+    ),
+    Task(
+        "geometry",
+        "analysis.geometry",
+        "the two tables: map, neighbours, agreement with distances between languages",
+        "--references uriel.npz --families families.tsv",
+        None,
+        (
+            _REFERENCES,
+            Argument(
+                "--families",
+                type=local,
+                metavar="FILE",
+                help="a line a language, its code and its family; "
+                "or the world.json of a synthetic corpus",
+            ),
+        ),
+    ),
+    Task(
+        "donors",
+        "analysis.donors",
+        "the language to fine-tune on, chosen by language vectors and in other ways",
+        "--data sib200 --references uriel.npz --gin.finetune.num_seeds=1",
+        "DIR",
+        (
+            Argument(
+                "--on",
+                choices=("sib200", "taxi1500", "ner", "pos"),
+                default="sib200",
+                help="task (default sib200)",
+            ),
+            _language_script("--pivot", "the usual donor, to compare with"),
+            Argument(
+                "--donors",
+                dest="names",
+                nargs="+",
+                metavar="NAME",
+                help="to choose from (default: all that the model was trained on)",
+            ),
+            _REFERENCES,
+        ),
+        finetune=True,
+    ),
+)
+TASKS = {task.name: task for task in _ROWS}
+
+
+def add(commands: Any) -> None:
+    """Adds the verb ``evaluate`` with all its tasks."""
+    evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
+    tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
+    for task in TASKS.values():
+        parser = add_verb(tasks, task.name, _evaluate, task.summary, f"--model run {task.example}")
+        parser.add_argument("--model", type=location, required=True, metavar=task.model)
+        if task.data is not None:
+            kind = location if task.data == "STORE" else local
+            parser.add_argument("--data", type=kind, required=True, metavar=task.data)
+        parser.add_argument(
+            "--output",
+            type=location,
+            metavar="FILE.json",
+            help=f"default, for a run: RUN/evaluation/{task.name}.json",
+        )
+        parser.add_argument(
+            "--step", type=int, metavar="N", help="checkpoint of a run (default: the best)"
+        )
+        for argument in task.arguments:
+            parser.add_argument(argument.flag, **argument.settings)
+        if task.finetune:
+            add_gin(parser)
+        parser.set_defaults(task=task.name)
+
+
+def protocol(task: str) -> ModuleType:
+    """Imports the protocol of a task."""
+    return importlib.import_module(f"langsamp_jax.{TASKS[task].module}")
+
+
+def measures_of(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """Returns the measures of a result, for ``compare``; raises KeyError for an unknown task."""
+    return protocol(record["task"]).measures(record)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from langsamp_jax.evaluation.jobs import Job, run
+
+    task, module = TASKS[args.task], protocol(args.task)
+    options = {argument.option: getattr(args, argument.option) for argument in task.arguments}
+    options |= task.options
+    if task.finetune:
+        from langsamp_jax.config import from_gin
+        from langsamp_jax.evaluation.finetune import FineTuneConfig
+
+        options["config"] = from_gin(FineTuneConfig)
+    job = Job(args.task, args.model, getattr(args, "data", None), args.step, args.output)
+    print(module.show(run(job, module, **options)))

@@ -1,0 +1,248 @@
+"""Runs an evaluation: from a model and data on disk to a result on disk.
+
+A protocol is a module with three functions:
+
+    evaluate(model, data, journal, **options) -> record
+        Measures a LoadedModel on the data at a path (None: it needs none). A finished part, such as
+        a language, goes through ``journal``, so that it survives an interruption. Raises UserError
+        where model, data and options do not fit together.
+    show(record) -> str
+        Returns what the command prints of a result.
+    measures(record) -> {name: number}
+        Returns the numbers by which models are compared.
+
+A record is a JSON object. The last two get it as it is written: with what was asked (``task``,
+``model``, ``step``, ``data``). The file also has ``measures`` and ``seconds``.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.model import is_run, load_model
+from langsamp_jax.io.files import growing_file, write_text
+from langsamp_jax.io.progress import Progress, table
+from langsamp_jax.io.storage import is_remote
+from langsamp_jax.languages.published import averages
+
+_SHOWN = 10  # of the languages that are skipped, with their reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One evaluation.
+
+    Attributes:
+      task: the name of the task.
+      model: a run or a Hugging Face folder.
+      data: what the task reads; None where it reads nothing.
+      step: the checkpoint of a run; None: the best.
+      output: the file for the result; None: ``RUN/evaluation/TASK.json``.
+    """
+
+    task: str
+    model: Path
+    data: Path | None = None
+    step: int | None = None
+    output: Path | None = None
+
+    @property
+    def result(self) -> Path:
+        """Returns the file for the result; raises UserError where there is no place for it."""
+        if self.output is not None:
+            if self.output.is_dir():
+                raise UserError(f"--output {self.output} is a folder; name the .json file to write")
+            return self.output
+        if not is_run(self.model):
+            raise UserError(f"{self.model} is no run; say where the result goes with --output")
+        return self.model / "evaluation" / f"{self.task}.json"
+
+
+class Journal:
+    """Finished parts of the evaluation whose result will be ``output``, a JSON object a line.
+
+    They lie beside the result. The first line says what is evaluated and how; parts of another
+    evaluation are not taken up. Use as a context manager, and call ``forget`` when the result is
+    written. Where no part was finished, no file is left.
+
+    Raises:
+      UserError: the file is of another evaluation, or damaged.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any]):
+        self.path = output.with_name(output.name + ".parts")
+        settings = json.loads(json.dumps(settings, default=str))  # as it is read back
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # it may have been killed writing
+        try:
+            was, *parts = [json.loads(line) for line in whole] or [settings]
+            self._parts = {record["part"]: record["result"] for record in parts}
+            differ = [k for k in {**was, **settings} if was.get(k) != settings.get(k)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is damaged ({error!r}); remove it") from None
+        if self._parts and differ:
+            raise UserError(
+                f"{self.path} holds parts of another evaluation ({', '.join(sorted(differ))} "
+                "differ): remove it, or name another --output"
+            )
+        self._stream = growing_file(self.path, b"".join(map(_line, [settings, *parts])))
+
+    def part(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Returns the result of a part: what stands here, or else what ``compute`` gives."""
+        if name not in self._parts:
+            self._parts[name] = compute()
+            self._stream.write(_line({"part": name, "result": self._parts[name]}))
+            self._stream.flush()
+        return self._parts[name]
+
+    def each(
+        self, languages: Iterable[str], compute: Callable[[str], Any]
+    ) -> tuple[list[Any], dict[str, str]]:
+        """Computes ``compute(language)`` of every language as a part of its own.
+
+        Returns:
+          the results, and why ``compute`` raised UserError for the other languages.
+        """
+        results, skipped, names = [], {}, list(languages)
+        with Progress("evaluate", len(names), "languages") as progress:
+            for name in names:
+                try:
+                    results.append(self.part(name, lambda name=name: compute(name)))
+                except UserError as error:
+                    skipped[name] = str(error)
+                progress.advance(1)
+        return results, skipped
+
+    def forget(self) -> None:
+        """Removes the parts, once they are closed and the result stands."""
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        if not self._parts:
+            self.forget()
+
+
+def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
+    """Evaluates by ``protocol`` and writes the result.
+
+    Args:
+      options: of the protocol. Parts that were finished with other options are not taken up.
+
+    Returns:
+      what was written.
+
+    Raises:
+      UserError: there is no place for the result, the model cannot be loaded, or as the protocol.
+    """
+    started = time.monotonic()
+    if not is_remote(job.result):
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+    model = load_model(job.model, job.step)
+    data = None if job.data is None else str(job.data)
+    asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
+    with Journal(job.result, {**asked, **_settings(options)}) as journal:
+        record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
+    seconds = round(time.monotonic() - started, 1)
+    record |= {"measures": protocol.measures(record), "seconds": seconds}
+    write_text(job.result, _json(record))
+    say(job.result)
+    journal.forget()
+    return record
+
+
+def say(line: object) -> None:
+    """Writes a line of progress to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def by_language(
+    records: Sequence[Mapping[str, Any]],
+    skipped: Mapping[str, str],
+    metrics: Sequence[str],
+    published: str | None = None,
+) -> dict[str, Any]:
+    """Returns ``languages`` (the records), their ``averages`` over groups, and ``skipped``.
+
+    Args:
+      published: see ``averages``.
+
+    Raises:
+      UserError: there are no records.
+    """
+    if not records:
+        name, why = next(iter(skipped.items()))
+        raise UserError(f"no language could be evaluated; {name}: {why}")
+    means = averages(records, metrics, published)
+    return {"languages": records, "averages": means, "skipped": dict(skipped)}
+
+
+def average_measures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Returns ``group/metric`` of the averages of a record."""
+    return {
+        f"{group}/{metric}": value
+        for group, means in record["averages"].items()
+        for metric, value in means.items()
+        if "languages" not in metric and not metric.endswith("_std") and value is not None
+    }
+
+
+def show_languages(
+    record: Mapping[str, Any], columns: Mapping[str, str], metrics: Mapping[str, str]
+) -> str:
+    """Returns tables of the languages of a record and of the averages of its ``metrics``.
+
+    Args:
+      columns, metrics: headers, see ``table``.
+    """
+    groups = [{"group": group, **means} for group, means in record["averages"].items()]
+    lines = [
+        table(record["languages"], {"language": "language", **columns}),
+        "",
+        table(groups, {"group": "average", "languages": "languages:,", **metrics}),
+    ]
+    if cut := sum(language["truncated"] for language in record["languages"]):
+        lines.append(f"{cut:,} sentences were longer than model or protocol allow, and were cut")
+    return "\n".join([*lines, *show_skipped(record)])
+
+
+def show_skipped(record: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each of the first languages without a result."""
+    skipped = list(record["skipped"].items())
+    lines = [f"skipped {name}: {why}" for name, why in skipped[:_SHOWN]]
+    if len(skipped) > _SHOWN:
+        lines.append(f"and {len(skipped) - _SHOWN} more, which the result names")
+    return lines
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options, with the fields of a config in its place."""
+    settings: dict[str, Any] = {}
+    for name, value in options.items():
+        settings |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {name: value}
+    return settings
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    """Returns JSON with a line for each field, and for each item of its lists: of many pairs of
+    languages and their layers, a number a line would be ten times as much."""
+    return "{" + ",".join(f"\n {json.dumps(k)}: {_items(v)}" for k, v in record.items()) + "\n}\n"
+
+
+def _items(value: Any) -> str:
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[" + ",".join("\n  " + json.dumps(item) for item in value) + "\n ]"
+
+
+def _line(record: Any) -> bytes:
+    return json.dumps(record).encode() + b"\n"
