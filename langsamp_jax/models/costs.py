@@ -1,4 +1,4 @@
-"""The cost of a step: its useful floating-point operations, and the memory of its activations.
+"""What a model costs: its parameters, the useful operations of a step, its activations' memory.
 
 Useful is what the model asks for, however it is computed. Counted are matrix products and
 attention, two operations for a multiplication and addition, the backward pass as twice the forward
@@ -6,9 +6,28 @@ one. Not counted: what is computed again to save memory, padding of the vocabula
 work, the optimizer.
 """
 
-from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.config import VOCAB_MULTIPLE, ModelConfig
 
 BACKWARD = 2  # one product for the gradient of each of its two factors
+
+
+def parameter_count(config: ModelConfig, vocab_size: int, languages: int, scripts: int) -> int:
+    """Returns how many numbers a model trains, the rows that pad its vocabulary among them.
+
+    Args:
+      languages, scripts: rows of the two tables, of which only those that are used are counted.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    padded_vocabulary = -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    layer_norm = 2 * hidden  # scale and bias
+    square = hidden * hidden + hidden  # a dense layer with its bias
+    feed_forward = hidden * inner + inner + inner * hidden + hidden
+    layers = config.num_hidden_layers * (4 * square + feed_forward + 2 * layer_norm)
+    embeddings = (padded_vocabulary + config.max_length) * hidden + layer_norm
+    head = square + layer_norm + padded_vocabulary  # the decoder is tied: only its bias is its own
+    rows = languages * config.use_language + scripts * config.use_script
+    tables = 0 if config.placement == "none" else rows * hidden
+    return embeddings + layers + head + tables
 
 
 def forward_flops(

@@ -37,17 +37,14 @@ class Figure:
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
-        """Vega-Lite, without a number that JSON has no word for."""
-        return _finite({**self.chart.to_dict(), "description": self.alt})
+        """The chart as Vega-Lite, without a number that JSON has no word for."""
+        return finite({**self.chart.to_dict(), "description": self.alt})
 
     def save(self, folder: Path) -> None:
         """Writes ``name``.png, .svg and .csv."""
-        import vl_convert
-
-        spec, config = {**self.spec, "width": _PAPER_WIDTH}, theme.paper()
-        png = vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, config=config)
-        write_bytes(folder / f"{self.name}.png", png)
-        write_text(folder / f"{self.name}.svg", vl_convert.vegalite_to_svg(spec, config=config))
+        spec = {**self.spec, "width": _PAPER_WIDTH}
+        for form in ("png", "svg"):
+            write_bytes(folder / f"{self.name}.{form}", draw(spec, form))
         write_text(folder / f"{self.name}.csv", _csv(self.records))
 
 
@@ -65,7 +62,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page; without its input it has the ``command`` that makes it, no content."""
+    """A section of the page; without its input it has the ``command`` that makes it, no content."""
 
     name: str
     title: str
@@ -75,19 +72,32 @@ class Section:
     command: str = ""
 
 
-def format_number(value: float | None, form: str = ",.3f") -> str:
-    """For a cell; a dash where there is none."""
-    return "–" if value is None else format(value, form).replace("-", "−")
+def draw(spec: dict[str, Any], form: str) -> bytes:
+    """Returns a chart as the content of a file for a paper: ``png``, ``svg`` or ``pdf``."""
+    import vl_convert
+
+    config = theme.paper()
+    if form == "png":
+        return vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, config=config)
+    if form == "pdf":
+        return vl_convert.vegalite_to_pdf(spec, config=config)
+    return vl_convert.vegalite_to_svg(spec, config=config).encode()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Returns Vega-Lite with six digits a number, None for one that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def format_number(value: float | None, form: str = ",.3f") -> str:
+    """Returns the text of a cell; a dash where there is no number."""
+    return "–" if value is None else format(value, form).replace("-", "−")
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:

@@ -1,26 +1,20 @@
 """What a run folder holds for the report: the run, its metrics, its evaluations."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import seen_by_xlmr
+from langsamp_jax.languages.inventory import language_name, seen_by_xlmr
 from langsamp_jax.training.run import Run, open_run, read_metrics
 
 _HEAD = 0.1  # of the language-scripts, by tokens, where XLM-R has seen none of them
-
-# What a part cannot do without: fields of a file, the members of one of them, fields of each.
-_NEEDED = {
-    "mlm": ("loss unigram_entropy", "languages", "language loss unigram_entropy"),
-    "neutrality": ("languages pairs gap mean num_layers", "", ""),
-    "geometry": ("", "tables", "names coordinates explained"),
-    "donors": ("metric on", "choices", "choice mean"),
-}
-_NEEDED_OF_TASKS = ("metric", "languages", "language")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +25,24 @@ class RunResults:
     metrics: list[dict[str, Any]]
     evaluations: dict[str, dict[str, Any]]
 
+    def evaluation(self, stem: str, *fields: str) -> dict[str, Any] | None:
+        """Returns an evaluation that has ``fields``; None where the run was not evaluated so.
+
+        Args:
+          fields: what the caller reads: names joined by dots, ``*`` for each member.
+
+        Raises:
+          UserError: it lacks one of them; the file is named.
+        """
+        record = self.evaluations.get(stem)
+        if record is not None:
+            with _damage_named(self.run.path / "evaluation" / f"{stem}.json"):
+                for field in fields:
+                    _require(record, field)
+        return record
+
     def column(self, key: str) -> list[tuple[int, float]]:
-        """(step, value) of every line of the metrics that has a finite ``key``."""
+        """Returns (step, value) of every line of the metrics that has a finite ``key``."""
         lines = [line for line in self.metrics if math.isfinite(line.get(key, math.nan))]
         return [(line["step"], line[key]) for line in lines]
 
@@ -42,8 +52,11 @@ class RunResults:
         return self.metrics[-1]["step"] if self.metrics else 0
 
     def group(self, name: str) -> str:
-        """``head`` or ``tail``: XLM-R's language-scripts are the head; in a world without them,
-        the tenth with the most tokens."""
+        """Returns ``head`` or ``tail``.
+
+        XLM-R's language-scripts are the head; in a world without them, the tenth with the most
+        tokens.
+        """
         return "head" if name in self._head else "tail"
 
     @property
@@ -54,6 +67,20 @@ class RunResults:
             return f"Head: the {head} of {of} language-scripts that XLM-R was trained on."
         return f"Head: the {head} of {of} language-scripts with the most tokens."
 
+    def identify(self, language_script: str) -> dict[str, str]:
+        """Returns the first fields of a record of a chart: ``language``, ``name``, ``group``."""
+        name, group = language_name(language_script), self.group(language_script)
+        return {"language": language_script, "name": name, "group": group}
+
+    @property
+    def path_argument(self) -> str:
+        """The run as a word of a command line."""
+        return shlex.quote(str(self.run.path))
+
+    def evaluate_command(self, task: str, data: str) -> str:
+        """Returns the command that measures what is missing."""
+        return f"langsamp evaluate {task} --model {self.path_argument} {data}"
+
     @functools.cached_property
     def _head(self) -> frozenset[str]:
         tokens = self.run.tokens
@@ -63,7 +90,7 @@ class RunResults:
         return frozenset(largest[: max(1, round(_HEAD * len(largest)))])
 
 
-def read_evidence(path: Path) -> RunResults:
+def read_results(path: Path) -> RunResults:
     """Reads what is there; a run that goes on may have written more a moment later.
 
     Raises:
@@ -79,31 +106,41 @@ def read_evidence(path: Path) -> RunResults:
         raise UserError(f"{file} is damaged: {error}") from None
     folder = run.path / "evaluation"
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return RunResults(run, metrics, {file.stem: _evaluation(file) for file in files})
+    return RunResults(run, metrics, {file.stem: _read_evaluation(file) for file in files})
 
 
-def _evaluation(file: Path) -> dict[str, Any]:
-    fields, container, of_each = _NEEDED.get(file.stem, _NEEDED_OF_TASKS)
-    try:
+def _read_evaluation(file: Path) -> dict[str, Any]:
+    with _damage_named(file):
         record = json.loads(file.read_bytes())
-        if file.stem.startswith("retrieval") and isinstance(record, dict):
-            record = {"metric": "top10", **record}
-        _require(record, *fields.split(), *container.split())
-        members = record[container] if container else []
-        metric = [record["metric"]] if container == "languages" and "metric" in record else []
-        for member in members.values() if isinstance(members, dict) else members:
-            _require(member, *of_each.split(), *metric)
-        if file.stem == "neutrality":
-            _require(record["mean"], "gap")
+        _require_object(record)
+    return record
+
+
+@contextlib.contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Raises UserError with the name of ``file`` where its content is not as expected."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{file} is damaged: {error}; remove it, or evaluate again with --output {file}"
         ) from None
-    return record
 
 
-def _require(record: Any, *fields: str) -> None:
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {type(record).__name__}")
-    if missing := [field for field in fields if field not in record]:
-        raise ValueError(f"it has no {missing[0]!r}")
+def _require(value: Any, field: str) -> None:
+    """Raises ValueError or TypeError where ``value`` has no such field."""
+    name, _, rest = field.partition(".")
+    if name == "*":
+        for member in value.values() if isinstance(value, dict) else value:
+            _require(member, rest)
+        return
+    _require_object(value)
+    if name not in value:
+        raise ValueError(f"it has no {name!r}")
+    if rest:
+        _require(value[name], rest)
+
+
+def _require_object(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -5,8 +8,8 @@ import pytest
 from langsamp_jax.hardware.devices import DEVICES, peak_flops
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.costs import forward_flops, step_flops
-from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.models.costs import forward_flops, parameter_count, step_flops
+from langsamp_jax.models.langsamp import LangSamp, param_shapes
 
 
 def test_a_hand_worked_case():
@@ -60,3 +63,26 @@ def test_no_device_computes_less_than_its_memory_can_feed():
     for kind, device in DEVICES.items():
         assert 50 < device.peak_flops / device.memory_bandwidth < 1000, kind
         assert device.link_bandwidth < device.memory_bandwidth, kind
+
+
+@pytest.mark.parametrize("architecture", ["xlm-roberta", "xlm-roberta-xl", "bert"])
+@pytest.mark.parametrize("placement", ["output", "input", "none"])
+def test_every_parameter_is_counted(architecture, placement):
+    for use_language, use_script in itertools.product((True, False), repeat=2):
+        if placement != "none" and not (use_language or use_script):
+            continue
+        config = ModelConfig(
+            architecture=architecture,
+            placement=placement,
+            use_language=use_language,
+            use_script=use_script,
+            hidden_size=8,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=20,
+            max_length=17,
+        )
+        for vocab_size in (128, 129, 300):
+            shapes = param_shapes(LangSamp(config, vocab_size, 5, 3))
+            expected = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+            assert parameter_count(config, vocab_size, 5, 3) == expected

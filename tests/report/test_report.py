@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import struct
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +20,7 @@ from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.report import charts
 from langsamp_jax.report.page import write_report
-from langsamp_jax.report.run_results import read_evidence
+from langsamp_jax.report.run_results import read_results
 
 FIGURES = {
     *("loss", "throughput", "model-flops-utilisation", "learning-rate", "step-time"),
@@ -278,13 +280,13 @@ def test_no_run_is_one_line(tmp_path, capsys):
 
 def test_head_is_what_xlmr_has_seen_or_else_the_largest(new_run, tmp_path):
     run = new_run(tmp_path / "run")
-    evidence = read_evidence(run)
-    tokens = evidence.run.tokens
-    assert [n for n in tokens if evidence.group(n) == "head"] == [max(tokens, key=tokens.get)]
-    evidence.run.tokens["deu_Latn"] = 1
-    evidence = read_evidence(run)
-    evidence.run.tokens["deu_Latn"] = 1
-    assert [n for n in evidence.run.tokens if evidence.group(n) == "head"] == ["deu_Latn"]
+    results = read_results(run)
+    tokens = results.run.tokens
+    assert [n for n in tokens if results.group(n) == "head"] == [max(tokens, key=tokens.get)]
+    results.run.tokens["deu_Latn"] = 1
+    results = read_results(run)
+    results.run.tokens["deu_Latn"] = 1
+    assert [n for n in results.run.tokens if results.group(n) == "head"] == ["deu_Latn"]
 
 
 @pytest.mark.parametrize("number", [charts.NAMED, charts.NAMED + 1])
@@ -298,3 +300,13 @@ def test_many_languages_stand_by_rank_few_by_name(number):
     fields = {layer["encoding"][axis]["field"] for layer in spec["layer"] for axis in "xy"}
     assert ("language" in fields) == (number <= charts.NAMED)
     assert ("rank" in fields) == (number > charts.NAMED)
+
+
+def test_a_report_opens_the_record_of_a_run_alone():
+    """No model is built, no checkpoint is read: the libraries for both stay out."""
+    code = (
+        "import sys, langsamp_jax.report.page; "
+        "print(*{'flax', 'orbax', 'tensorboard', 'torch', 'tensorflow'} & sys.modules.keys())"
+    )
+    child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert child.stdout.strip() == ""

@@ -1,0 +1,78 @@
+"""The section about language neutrality: by pair at one layer, and by layer."""
+
+import numpy as np
+
+from langsamp_jax.report import charts
+from langsamp_jax.report.evaluations import at_step
+from langsamp_jax.report.figures import Figure, Section
+from langsamp_jax.report.run_results import RunResults
+
+_TITLE = "Language neutrality"
+
+
+def section(results: RunResults) -> Section:
+    """Returns how much closer translations are than other sentences, by pair and by layer."""
+    fields = ("languages", "pairs", "gap", "mean.gap", "num_layers")
+    evaluation = results.evaluation("neutrality", *fields)
+    if evaluation is None or not evaluation["pairs"]:
+        return Section(
+            "neutrality", _TITLE, command=results.evaluate_command("neutrality", "--data CORPUS")
+        )
+    names, mean, layers = evaluation["languages"], evaluation["mean"], evaluation["num_layers"]
+    layer = round((layers - 1) * 2 / 3)  # where sentences are taken from for retrieval
+    gap = np.full((len(names), len(names)), np.nan)
+    for (one, other), by_layer in zip(evaluation["pairs"], evaluation["gap"], strict=True):
+        gap[one, other] = gap[other, one] = by_layer[layer]
+    order = _alike_together(gap)
+    cells = [
+        {"one": names[one], "other": names[other], "value": float(gap[one, other])}
+        for place, one in enumerate(order)
+        for other in order[place + 1 :]
+        if not np.isnan(gap[one, other])
+    ]
+    lines = {"matched": "matched", "random": "random", "gap": "gap", "gap_centred": "gap, centred"}
+    by_layer = [
+        {"layer": k, "series": series, "value": value}
+        for key, series in lines.items()
+        for k, value in enumerate(mean.get(key, ()))
+    ]
+    widest = max(cells, key=lambda cell: cell["value"])
+    figures = [
+        Figure(
+            "neutrality-by-layer",
+            "Similarity by layer",
+            "Mean cosine of translations (matched) and of other sentences (random), and their "
+            "difference, the gap. Only a wider gap is neutrality: both can rise without it. "
+            "Centred: after each language's mean was taken away. Layer 0 is the embeddings.",
+            f"Gap by layer: {', '.join(f'{value:.3f}' for value in mean['gap'])}.",
+            by_layer,
+            charts.curves(by_layer, "layer", "mean cosine", ".2~f", zero=True),
+        ),
+        Figure(
+            "neutrality-pairs",
+            f"Gap of each pair at layer {layer}",
+            "Languages that behave alike stand together. A pair without a cell has no sentences in "
+            "common.",
+            f"Gap of {len(cells)} pairs of {len(names)} language-scripts at layer {layer}; the "
+            f"widest is {widest['one']} with {widest['other']}, {widest['value']:.3f}.",
+            [{"one": c["one"], "other": c["other"], "gap": c["value"]} for c in cells],
+            charts.heat_map(cells, [names[at] for at in order], "gap"),
+        ),
+    ]
+    pairs = len(evaluation["pairs"])
+    text = f"{pairs:,} pairs of {len(names):,} language-scripts{at_step(evaluation)}."
+    return Section("neutrality", _TITLE, text, figures)
+
+
+def _alike_together(gap: np.ndarray) -> list[int]:
+    """Returns an order in which languages with like gaps stand together (average linkage)."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(gap) < 3 or np.isnan(gap).all():
+        return list(range(len(gap)))
+    filled = np.nan_to_num(gap, nan=float(np.nanmean(gap)))
+    distance = filled.max() - filled
+    np.fill_diagonal(distance, 0)
+    close = squareform((distance + distance.T) / 2, checks=False)
+    return leaves_list(linkage(close, "average")).tolist()
