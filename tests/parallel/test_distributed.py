@@ -10,7 +10,7 @@ import pytest
 from jax._src import cloud_tpu_init
 from jax._src.clusters import cloud_tpu_cluster
 
-from langsamp_jax.cli.exit_status import exit_status
+from langsamp_jax.cli.main import exit_status
 from langsamp_jax.errors import UserError
 from langsamp_jax.parallel.distributed import (
     AllReduceMax,
