@@ -35,7 +35,7 @@ class Row:
 def inspect_rows(
     store: Store, configs: Configs, language: str | None, step: int | None, split: str, count: int
 ) -> tuple[str, list[Row]]:
-    """A title and at most ``count`` rows: those of a step, or else the first of a language-script.
+    """Returns a title and at most ``count`` rows: of a step, or the first of a language-script.
 
     With neither a step nor a language-script they are those of step 1.
 
@@ -61,7 +61,7 @@ def inspect_rows(
 
 
 def stored_rows(split: Split, language: str, count: int) -> list[Row]:
-    """The first ``count`` rows of a language-script, with nothing hidden."""
+    """Returns the first ``count`` rows of a language-script, with nothing hidden."""
     index = split.names.index(language)
     if not split.rows[index]:
         raise UserError(f"{split.path} has no row of {language}")
@@ -77,7 +77,7 @@ def stored_rows(split: Split, language: str, count: int) -> list[Row]:
 def step_rows(
     store: Store, configs: Configs, sampler: Sampler, step: int, language: str | None, count: int
 ) -> list[Row]:
-    """The first ``count`` rows of a training step's batch, hidden as that step hides them.
+    """Returns the first ``count`` rows of a training step's batch, hidden as that step hides them.
 
     Steps are counted as ``metrics.jsonl`` and messages count them: the first is 1.
 
@@ -122,7 +122,7 @@ def step_rows(
 
 
 def describe_batch(names: Sequence[str], sampler: Sampler, step: int, size: int) -> str:
-    """``step 3: 64 rows of 23 language-scripts: deu_Latn 7, eng_Latn 6, ...``."""
+    """Returns ``step 3: 64 rows of 23 language-scripts: deu_Latn 7, eng_Latn 6, ...``."""
     counts = collections.Counter(sampler.batch(step - 1, size)[0].tolist())
     most = [f"{names[index]} {count}" for index, count in counts.most_common(5)]
     most += ["..."] * (len(counts) > 5)

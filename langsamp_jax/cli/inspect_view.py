@@ -22,7 +22,7 @@ Paint = Callable[[str, str], str]  # (text, name of a colour) -> text
 
 
 def legend(tokenizer: Tokenizer, colours: bool) -> str:
-    """What the marks mean, in one line."""
+    """Returns what the marks mean, in one line."""
     paint = _painter(colours)
     bos, eos, unknown, mask = (
         tokenizer.pieces[getattr(tokenizer.vocabulary, f"{name}_id")]
@@ -37,7 +37,7 @@ def legend(tokenizer: Tokenizer, colours: bool) -> str:
 
 
 def show(row: Row, tokenizer: Tokenizer, ids: bool, colours: bool) -> str:
-    """A row for people: what it is, then each of its lines, and under it the ids if asked for."""
+    """Returns a row for people: what it is, its lines, and under each its ids if asked for."""
     paint = _painter(colours)
     shown = [_heading(row, tokenizer)]
     for line in _lines(row, tokenizer):
@@ -48,7 +48,7 @@ def show(row: Row, tokenizer: Tokenizer, ids: bool, colours: bool) -> str:
 
 
 def record(row: Row, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A row for programs: the same, exactly, as JSON."""
+    """Returns a row for programs: the same, exactly, as JSON values."""
     pieces, surfaces = tokenizer.pieces, tokenizer.surfaces
     special = tokenizer.vocabulary.bos_id, tokenizer.vocabulary.eos_id
     kinds = _kinds(row, tokenizer)
@@ -77,7 +77,7 @@ def record(row: Row, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _kinds(row: Row, tokenizer: Tokenizer) -> list[str | None]:
-    """How each position is hidden, or None. A random piece that is the old one counts as kept."""
+    """Returns how each position is hidden, or None; a random piece equal to the old one is kept."""
     masked = row.inputs == tokenizer.vocabulary.mask_id
     kinds = np.where(masked, "mask", np.where(row.inputs == row.tokens, "kept", "random"))
     return [str(kind) if hidden else None for kind, hidden in zip(kinds, row.hidden, strict=True)]
@@ -88,7 +88,7 @@ def _unknown(row: Row, tokenizer: Tokenizer) -> int:
 
 
 def _lines(row: Row, tokenizer: Tokenizer) -> Iterator[slice]:
-    """The positions of each line of text that has tokens in the row."""
+    """Yields the positions of each line of text that has tokens in the row."""
     bos, eos = tokenizer.vocabulary.bos_id, tokenizer.vocabulary.eos_id
     begins = row.tokens == bos
     begins[1:] |= row.tokens[:-1] == eos
@@ -112,7 +112,7 @@ Spelling = Callable[[int, bool], str]  # (id, whether another stood there) -> te
 
 
 def _text(tokenizer: Tokenizer) -> Spelling:
-    """What stood there as text; a random piece as the vocabulary spells it."""
+    """Returns how ids become text: what stood there; a random piece as the vocabulary has it."""
 
     def spell(token: int, intruder: bool) -> str:
         return _visible(tokenizer.pieces[token] if intruder else tokenizer.surfaces[token])
@@ -125,7 +125,7 @@ def _number(token: int, intruder: bool) -> str:
 
 
 def _marked(row: Row, line: slice, tokenizer: Tokenizer, paint: Paint, spell: Spelling) -> str:
-    """One line of a row: its beginning, its text with the hidden tokens marked, its end."""
+    """Returns one line of a row: its beginning, its text with the hidden tokens marked, its end."""
     vocabulary, kinds = tokenizer.vocabulary, _kinds(row, tokenizer)
     positions = list(range(line.start, line.stop))
     first, last = "...", "..."
