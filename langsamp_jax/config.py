@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import gin
 
-from langsamp_jax.errors import UserError
+from langsamp_jax.errors import UserError, moved_module
 
-_REGISTERED: dict[str, type] = {}
-_FROM_GIN: dict[str, Callable[[], Any]] = {}
+REGISTERED: dict[str, type] = {}  # the config classes that have been imported, by gin name
+_BOUND: dict[str, Callable[[], dict[str, Any]]] = {}  # by name: the fields that gin has bound
 
 Config = TypeVar("Config")
 
@@ -38,14 +38,14 @@ def configurable(name: str) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         cls.gin_name = name
         cls.__post_init__ = _check
-        _REGISTERED[name] = dataclasses.dataclass(frozen=True)(cls)
+        REGISTERED[name] = dataclasses.dataclass(frozen=True)(cls)
 
-        def make(**fields: Any) -> Any:
-            return _REGISTERED[name](**fields)
+        def bound(**fields: Any) -> dict[str, Any]:
+            return fields
 
-        make.__signature__ = inspect.signature(_REGISTERED[name])  # what gin checks names against
-        _FROM_GIN[name] = gin.external_configurable(make, name, module="langsamp")
-        return _REGISTERED[name]
+        bound.__signature__ = inspect.signature(REGISTERED[name])  # gin checks names against it
+        _BOUND[name] = gin.external_configurable(bound, name, module="langsamp")
+        return REGISTERED[name]
 
     return decorate
 
@@ -56,7 +56,51 @@ def from_gin(cls: type[Config]) -> Config:
     Raises:
       UserError: a value of the wrong type, or outside its limits.
     """
-    return _FROM_GIN[cls.gin_name]()
+    return cls(**_BOUND[cls.gin_name]())
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A gin name, as its config class defines it.
+
+    Attributes:
+      name: ``train.num_steps``.
+      type: the values that it takes, in words.
+      default: its value where gin binds none.
+      meaning: what the ``Attributes:`` of the class say of it.
+    """
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+
+
+def all_settings() -> list[Setting]:
+    """Returns the settings of every config class that has been imported, by group."""
+    settings = []
+    for name, cls in sorted(REGISTERED.items()):
+        hints, meanings = typing.get_type_hints(cls), attribute_docs(cls)
+        for field in dataclasses.fields(cls):
+            kind = re.sub(r"\ba ", "", _describe(hints[field.name]))
+            meaning = meanings.get(field.name, "")
+            settings.append(Setting(f"{name}.{field.name}", kind, field.default, meaning))
+    return settings
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """Returns what the ``Attributes:`` section of a class's docstring says, by attribute.
+
+    An attribute begins a line, indented by two, with ``name:``; its further lines stand deeper.
+    """
+    docs: dict[str, str] = {}
+    _, _, section = inspect.getdoc(cls).partition("\nAttributes:\n")
+    for line in section.partition("\n\n")[0].splitlines():
+        if begins := re.fullmatch(r"  (\w+): (.+)", line):
+            name, docs[begins[1]] = begins.groups()
+        else:
+            docs[name] += " " + line.strip()
+    return docs
 
 
 def require(condition: bool, config: Any, field: str, expected: str) -> None:
@@ -196,18 +240,20 @@ def _quote(binding: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-    """Gin's own message in one line, with the names that were perhaps meant."""
+    """Returns gin's own message in one line, with the names that were perhaps meant."""
     text = " ".join(str(error).split())
+    if moved := moved_module(error):
+        return moved
     unknown = re.search(r"No configurable matching '([^']+)'", text)
     if unknown:
         name = unknown.group(1)
-        close = difflib.get_close_matches(name, _REGISTERED, n=1)
-        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(_REGISTERED)}"
+        close = difflib.get_close_matches(name, REGISTERED, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(REGISTERED)}"
         return f"there is no configurable {name!r}; {meant}"
     field = re.search(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", text)
     if field:
         name, wrong = field.groups()
-        fields = [f.name for f in dataclasses.fields(_REGISTERED[name.split(".")[-1]])]
+        fields = [f.name for f in dataclasses.fields(REGISTERED[name.split(".")[-1]])]
         close = difflib.get_close_matches(wrong, fields, n=1)
         meant = f"did you mean {close[0]}?" if close else f"it has {', '.join(fields)}"
         return f"{name} has no {wrong!r}; {meant}"

@@ -1,6 +1,20 @@
-"""The exception that means "the user can fix this", and what to say where memory runs out."""
+"""The exception that means "the user can fix this", and lines for what others raise."""
 
 import re
+
+# Modules that a gin file or a user's own Tasks may import by the path of an earlier version.
+MOVED_MODULES = {
+    "data_pipelines.mixtures": "data_pipelines.seqio_tasks.registry",
+    "data_pipelines.tasks": "data_pipelines.seqio_tasks.tasks",
+    "data_pipelines.vocabulary": "data_pipelines.seqio_tasks.vocabulary",
+    "langsamp_jax.evaluate": "langsamp_jax.evaluation",
+    "langsamp_jax.mixture": "langsamp_jax.data.mixture",
+    "langsamp_jax.model": "langsamp_jax.models.langsamp",
+    "langsamp_jax.objective": "langsamp_jax.objectives.masked_lm",
+    "langsamp_jax.optimizer": "langsamp_jax.training.optimizer",
+    "langsamp_jax.sharding": "langsamp_jax.parallel.mesh",
+    "langsamp_jax.train": "langsamp_jax.training.loop",
+}
 
 
 class UserError(Exception):
@@ -12,7 +26,7 @@ class UserError(Exception):
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """The line for what XLA raises where a device's memory does not do; None for another error."""
+    """Returns the line for what XLA raises where a device's memory does not do, else None."""
     text = str(error)
     if not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
         return None
@@ -22,3 +36,11 @@ def out_of_memory(error: Exception) -> str | None:
         "train.accumulation_steps, set model.remat=layer or model.dtype=bfloat16, or spread the "
         "parameters over more devices with mesh.fsdp; langsamp plan says beforehand what fits"
     )
+
+
+def moved_module(error: Exception) -> str | None:
+    """Returns the line for an import of a module by its old path, with the new one, else None."""
+    missing = re.search(r"No module named '([^']+)'", str(error))
+    if missing is None or missing[1] not in MOVED_MODULES:
+        return None
+    return f"there is no module {missing[1]} any more: it is now {MOVED_MODULES[missing[1]]}"

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.seqio_tasks.imports import seqio, tf
 from data_pipelines.seqio_tasks.tasks import AddLanguageScript
 from data_pipelines.seqio_tasks.vocabulary import CodeVocabulary, TokenizerVocabulary
-from langsamp_jax.errors import UserError
+from langsamp_jax.errors import UserError, moved_module
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.inventory import check_language_script
 
@@ -120,9 +120,8 @@ def import_module(module: str | None) -> None:
     except UserError as error:
         raise UserError(f"--module {module}: {error}") from error
     except Exception as error:  # whatever the user's code does
-        raise UserError(
-            f"--module {module} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        reason = moved_module(error) or f"{type(error).__name__}: {error}"
+        raise UserError(f"--module {module} cannot be imported: {reason}") from error
 
 
 def batches(

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from langsamp_jax.cli.parser import _gin as add_gin
-from langsamp_jax.cli.parser import _verb as add_verb
+from langsamp_jax.cli.parser import add_actions, add_gin, add_verb
 from langsamp_jax.io.storage import local, location
 
 
@@ -174,8 +173,7 @@ TASKS = {task.name: task for task in _ROWS}
 
 def add(commands: Any) -> None:
     """Adds the verb ``evaluate`` with all its tasks."""
-    evaluate = commands.add_parser("evaluate", help="measure a trained model", allow_abbrev=False)
-    tasks = evaluate.add_subparsers(title="tasks", metavar="TASK", required=True)
+    tasks = add_actions(commands, "evaluate", "measure a trained model", "task")
     for task in TASKS.values():
         parser = add_verb(tasks, task.name, _evaluate, task.summary, f"--model run {task.example}")
         parser.add_argument("--model", type=location, required=True, metavar=task.model)

@@ -28,20 +28,21 @@ _OTHERS = "*"  # in maximum_count: every language-script that is not named
 class MixtureConfig:
     """How often each language-script is drawn.
 
-    Rules:
-      ``temperature``: p proportional to min(n, maximum_count)^(1/temperature), as seqio has it,
-        where n is the ``count`` of training rows, lines or tokens (seqio and the papers: lines).
-        ``maximum_count`` is one number for all, or a number by name, "*" for all others.
-      ``langsamp``: the published code's rule on sentence counts, see ``reference_sentences``;
-        language-scripts unknown to XLM-R need ``minimum_sentences`` to take part.
-      ``weights``: p proportional to ``weights``, by name; who is not named is not drawn.
-
-    ``maximum_epochs`` limits how often the planned run passes over the rows of any
-    language-script, whatever the rule; what one has too much goes to the others in proportion.
-
-    ``schedule`` changes the mixture by step: ``[{"from_step": 50_000, "temperature": 2.0}, ...]``.
-    From that step on the mixture is this one with those fields replaced (not those of the entry
-    before).
+    Attributes:
+      rule: temperature: p proportional to min(n, maximum_count)^(1/temperature), as seqio has it;
+        langsamp: the published code's rule on sentence counts (reference_sentences); weights: p
+        proportional to weights.
+      temperature: of rule temperature; 1 is in proportion, more is closer to uniform.
+      count: what n counts: training rows, lines or tokens (seqio and the papers: lines).
+      maximum_count: most that n counts as: one number for all, or a number by name, "*" for all
+        others; None: no limit.
+      minimum_sentences: of rule langsamp: what a language-script unknown to XLM-R needs to take
+        part.
+      weights: of rule weights: a number by name; who is not named is not drawn.
+      maximum_epochs: how often the planned run may pass over the rows of any language-script,
+        whatever the rule; what one has too much goes to the others in proportion.
+      schedule: the mixture by step: [{"from_step": 50_000, "temperature": 2.0}, ...]. From that
+        step on the mixture is this one with those fields replaced, not those of the entry before.
     """
 
     rule: Literal["temperature", "langsamp", "weights"] = "temperature"

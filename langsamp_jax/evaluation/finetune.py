@@ -36,9 +36,15 @@ NO_LABEL = -1
 class FineTuneConfig:
     """What a protocol says, unless it is said here (None: the protocol's).
 
-    ``accumulation``: the published classification code means to add up the gradients of two parts
-    of a batch, but forgets the first, and lets its learning rate end at half of where it began.
-    ``published`` does the same, ``mended`` what was meant.
+    Attributes:
+      learning_rate: the highest rate.
+      num_epochs: passes over the examples of the source language.
+      batch_size: examples of an update.
+      max_length: most tokens of an example.
+      num_seeds: trainings, each from its own seed; results are their means.
+      accumulation: the published classification code means to add up the gradients of two parts
+        of a batch, but forgets the first, and lets its learning rate end at half of where it
+        began. published does the same, mended what was meant.
     """
 
     learning_rate: float | None = None

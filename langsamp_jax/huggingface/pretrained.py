@@ -27,8 +27,12 @@ _TIED = ("lm_head.decoder.", "cls.predictions.decoder.")
 
 @configurable("init")
 class InitConfig:
-    """How the rows of pieces that a checkpoint lacks begin: the ``mean`` of the old pieces that
-    spell the new one, or ``normal``, N(0, 0.02), as in the published code."""
+    """How a training that starts from a checkpoint begins.
+
+    Attributes:
+      new_pieces: first rows of pieces that the checkpoint lacks: the mean of the old pieces that
+        spell the new one, or normal, N(0, 0.02), as in the published code.
+    """
 
     new_pieces: Literal["mean", "normal"] = "mean"
 

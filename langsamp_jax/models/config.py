@@ -13,17 +13,30 @@ class ModelConfig:
     """The architecture; XLM-R base unless said otherwise. Sizes of the vocabulary and of the two
     tables come from the data, not from here.
 
-    ``architecture``: ``xlm-roberta``; ``xlm-roberta-xl`` (XL and XXL), which normalises what goes
-    into a block and the last output, not what comes out of each; or ``bert`` (multilingual BERT),
-    which differs from XLM-R in names and settings only.
-    ``placement``: where the language and script vectors are added: to the encoder's ``output``
-    (LangSAMP), to the word embeddings at the ``input``, or nowhere (``none``, plain XLM-R).
-    ``tables``: how the two tables are trained: as they should be, or as controls, either ``frozen``
-    at their random start, or with each row of text taking the ids of a random row of its batch
-    (``shuffled``), so that the vectors are there and say nothing.
-    ``attention``: its implementation, see ``attention.py``; ``auto`` is the quickest.
-    ``remat``: what the backward pass recomputes instead of keeping it: nothing (``none``), all of a
-    layer but its matrix products (``products``), or all of it (``layer``).
+    Attributes:
+      architecture: xlm-roberta; xlm-roberta-xl (XL and XXL), which normalises what goes into a
+        block and the last output, not what comes out of each; or bert (multilingual BERT), which
+        differs from XLM-R in names and settings only.
+      hidden_size: width of the encoder, of its word embeddings and of the two tables.
+      num_hidden_layers: layers of the encoder.
+      num_attention_heads: heads of a layer, a divisor of hidden_size.
+      intermediate_size: width of a layer's feed-forward block.
+      max_length: most tokens of a row.
+      hidden_dropout: rate of dropout of the embeddings and of what each block gives.
+      attention_dropout: rate of dropout of the attention probabilities.
+      layer_norm_eps: epsilon of LayerNorm.
+      initializer_range: standard deviation of the first parameters.
+      placement: where the language and script vectors are added: to the encoder's output
+        (LangSAMP), to the word embeddings at the input, or nowhere (none, plain XLM-R).
+      use_language: whether there is a language table.
+      use_script: whether there is a script table.
+      tables: how the two tables are trained: trained as they should be, or as controls, either
+        frozen at their random start, or shuffled: each row of text takes the ids of a random row
+        of its batch, so that the vectors are there and say nothing.
+      dtype: of the computation; parameters are float32.
+      attention: its implementation, see models/attention.py; auto is the quickest.
+      remat: what the backward pass recomputes instead of keeping it: nothing (none), all of a
+        layer but its matrix products (products), or all of it (layer).
     """
 
     architecture: Literal["xlm-roberta", "xlm-roberta-xl", "bert"] = "xlm-roberta"

@@ -13,9 +13,11 @@ from langsamp_jax.text.tokenizer import Vocabulary
 class ObjectiveConfig:
     """BERT's masking with a fixed number of targets a row.
 
-    Of ``mask_rate`` of the positions, ``mask_share`` become ``<mask>``, ``random_share`` a random
-    piece, and the rest stay. ``logits_at_once`` bounds how many logits, 4 bytes each, a device
-    holds at a time.
+    Attributes:
+      mask_rate: share of a row's tokens that are targets.
+      mask_share: share of the targets that become <mask>.
+      random_share: share of the targets that become a random piece; the rest stay.
+      logits_at_once: most logits, 4 bytes each, that a device holds at a time.
     """
 
     mask_rate: float = 0.15

@@ -14,7 +14,13 @@ from langsamp_jax.models.config import VOCAB_MULTIPLE, ModelConfig
 
 @configurable("mesh")
 class MeshConfig:
-    """How many devices lie along each axis; -1 for all that are left (one axis at most)."""
+    """How many devices lie along each axis; -1 for all that are left (one axis at most).
+
+    Attributes:
+      data: devices that the rows of a batch are split over; -1: all that are left.
+      fsdp: devices that rows and parameters are split over; -1: all that are left.
+      tensor: devices that the matrix products of a layer are split over; -1: all that are left.
+    """
 
     data: int = -1
     fsdp: int = 1

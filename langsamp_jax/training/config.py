@@ -16,10 +16,20 @@ from langsamp_jax.training.optimizer import OptimizerConfig
 class TrainConfig:
     """The loop. Defaults are the published run's where it states them.
 
-    ``accumulation_steps`` cuts a batch into that many parts to save memory; a step is always one
-    update. Validation reads the first ``eval_rows`` rows of each language-script (None: all);
-    ``early_stopping_patience`` ends the run after so many validations without a better loss.
-    ``profile_steps = [10, 12]`` records steps 10 to 12 for TensorBoard's profiler.
+    Attributes:
+      num_steps: steps of the run; a step is one update.
+      global_batch_size: rows of a step, on all devices together.
+      accumulation_steps: parts that a batch is cut into to save memory; a step stays one update.
+      seed: of the first parameters, the order of the rows, masking and dropout.
+      checkpoint_every: steps between checkpoints.
+      eval_every: steps between validations.
+      eval_rows: rows of each language-script that validation reads, from the first; None: all.
+      log_every: steps between lines of the log.
+      max_to_keep: checkpoints that are kept, the latest; the best is kept too.
+      early_stopping_patience: validations without a better loss that end the run; None: it ends
+        with num_steps.
+      profile_steps: [10, 12] records steps 10 to 12 for TensorBoard's profiler.
+      wandb_project: project of Weights & Biases that the log goes to as well; None: it does not.
     """
 
     num_steps: int = 150_000

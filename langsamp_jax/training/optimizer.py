@@ -12,11 +12,20 @@ from langsamp_jax.config import configurable, require
 
 @configurable("optimizer")
 class OptimizerConfig:
-    """Defaults are the published run's: lr 5e-5, no decay, clip 1.0, linear to zero, no warmup.
+    """AdamW. Defaults are the published run's: no decay, clip 1.0, linear to zero, no warmup.
 
-    Weight decay, where it is used, spares biases and LayerNorm. ``moment_dtype`` is how AdamW's
-    first moment is kept between steps: in bfloat16 it takes 2 bytes a parameter less. The second
-    stays float32: it moves by a thousandth at a step, which bfloat16 cannot tell apart.
+    Attributes:
+      learning_rate: the highest rate.
+      schedule: of the rate after the warmup: linear to 0 at the last step, or constant.
+      warmup_steps: steps in which the rate rises linearly from 0.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: rate of decay of the parameters, in which biases and LayerNorm are spared.
+      clip_norm: norm of all gradients together that a step is cut to.
+      moment_dtype: how the first moment is kept between steps: in bfloat16 it takes 2 bytes a
+        parameter less. The second stays float32: it moves by a thousandth at a step, which
+        bfloat16 cannot tell apart.
     """
 
     learning_rate: float = 5e-5

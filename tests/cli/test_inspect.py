@@ -9,7 +9,8 @@ import pytest
 from tokenizers import decoders
 
 import langsamp_jax.training.loop
-from langsamp_jax.cli.inspect import Row, inspect_rows, legend, record, show
+from langsamp_jax.cli.inspect_rows import Row, inspect_rows
+from langsamp_jax.cli.inspect_view import legend, record, show
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError

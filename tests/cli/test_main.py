@@ -89,7 +89,8 @@ def test_help_needs_no_jax():
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "synthesize", "tokenizer train", "prepare", "mixture", "inspect", "train"]
+    ["demo", "synthesize", "tokenizer train", "tokenizer extend", "prepare", "mixture"]
+    + ["inspect", "settings", "train", "plan", "export", "languages add"]
     + [f"evaluate {task}" for task in TASKS]
     + ["compare", "report"],
 )
@@ -170,6 +171,17 @@ def test_bad_calls_are_one_line(store_path, run, corpus, tokenizer_file, tmp_pat
     assert "model.max_length" in command_refused(*train, "--gin.model.max_length=16")
     assert "no such" in command_refused("synthesize", "--output", "/proc/no/corpus").lower()
     assert not out.exists()
+
+
+def test_a_gin_file_that_includes_itself_or_a_moved_module_is_one_line(
+    store_path, tmp_path, write_files, command_refused
+):
+    write_files(tmp_path, {"a.gin": "include 'a.gin'", "old.gin": "import langsamp_jax.train"})
+    call = ["mixture", "--data", store_path, "--gin_file"]
+    assert "a.gin includes itself: " in command_refused(*call, tmp_path / "a.gin")
+    line = command_refused(*call, tmp_path / "old.gin")
+    assert "old.gin: there is no module langsamp_jax.train any more" in line
+    assert line.endswith("it is now langsamp_jax.training.loop\n")
 
 
 def test_output_that_holds_something_else_is_left_alone(

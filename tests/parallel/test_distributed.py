@@ -12,7 +12,7 @@ from jax._src import cloud_tpu_init
 from jax._src.clusters import cloud_tpu_cluster
 
 import langsamp_jax
-from langsamp_jax.cli.exit_status import exit_status
+from langsamp_jax.cli.main import exit_status
 from langsamp_jax.errors import UserError
 from langsamp_jax.parallel.distributed import (
     AllReduceMax,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langsamp_jax.cli.main import main
-from langsamp_jax.cli.parser import parser
+from langsamp_jax.cli.main import main, parser
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.report import charts

@@ -16,7 +16,7 @@ from data_pipelines.corpus.cleaning import CleaningConfig, line_hashes
 from data_pipelines.packing import runner
 from data_pipelines.packing.prepare import grow, prepare
 from data_pipelines.packing.provenance import Provenance
-from langsamp_jax.cli.inspect import inspect_rows
+from langsamp_jax.cli.inspect_rows import inspect_rows
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import SPLITS, Store
 from langsamp_jax.errors import UserError

@@ -26,6 +26,9 @@ def test_unknown_mixtures_and_modules(add_task, tmp_path, monkeypatch, mixture_r
     assert "No such file" in mixture_refused("deutsch", store, str(tmp_path / "none.py"))
     (tmp_path / "broken.py").write_text("1 / 0")
     assert "ZeroDivisionError" in mixture_refused("deutsch", store, str(tmp_path / "broken.py"))
+    (tmp_path / "old.py").write_text("from data_pipelines.tasks import register_corpus")
+    moved = "it is now data_pipelines.seqio_tasks.tasks"
+    assert moved in mixture_refused("deutsch", store, str(tmp_path / "old.py"))
     (tmp_path / "beside.py").write_text("WORD = 1")
     monkeypatch.chdir(tmp_path)
     assert "after importing beside" in mixture_refused("xyz", store, "beside")
