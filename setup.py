@@ -20,7 +20,6 @@ CORE = [
     "gin-config>=0.5,<0.6",
     "jax>=0.10.2,<0.11",
     "jinja2>=3.1,<4",
-    "matplotlib>=3.10,<4",
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",

@@ -250,21 +250,28 @@ def sampled(run: subprocess.Popen) -> Iterator[dict[str, float]]:
 
 
 def draw(curve: list[dict[str, float]], corpus_bytes: int, file: Path) -> None:
-    import matplotlib
+    """Draws the memory of all processes over the seconds of a preparation, with a line at 1 GB."""
+    import altair
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from langsamp_jax.report.figures import draw as draw_chart
 
-    figure, axes = pyplot.subplots(figsize=(8, 3.5), layout="constrained")
-    seconds = [sample["seconds"] for sample in curve]
-    axes.plot(seconds, [sample["pss_mb"] for sample in curve], color="#0072b2", label="PSS")
-    axes.plot(seconds, [sample["rss_mb"] for sample in curve], color="#999999", label="RSS", lw=1)
-    axes.axhline(1000, color="#d55e00", linestyle="--", linewidth=1)
-    axes.set(ylim=(0, None), xlim=(0, None), xlabel="seconds", ylabel="MB, all processes")
-    axes.set_title(f"Memory of langsamp prepare on {corpus_bytes / 1e9:.1f} GB of text")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    samples = [
+        {"seconds": sample["seconds"], "memory": name, "mb": sample[field]}
+        for name, field in (("PSS", "pss_mb"), ("RSS", "rss_mb"))
+        for sample in curve
+    ]
+    lines = altair.Chart(altair.InlineData(values=samples)).mark_line()
+    lines = lines.encode(
+        x=altair.X("seconds:Q", title="seconds"),
+        y=altair.Y("mb:Q", title="MB, all processes"),
+        color=altair.Color("memory:N", title=None),
+        strokeDash=altair.StrokeDash("memory:N", title=None),
+    )
+    limit = altair.Chart(altair.InlineData(values=[{"mb": 1000}]))
+    limit = limit.mark_rule(style="reference", strokeDash=[6, 3]).encode(y="mb:Q")
+    title = f"Memory of langsamp prepare on {corpus_bytes / 1e9:.1f} GB of text"
+    chart = altair.layer(lines, limit).properties(title=title, width=640, height=280)
+    file.write_bytes(draw_chart(chart.to_dict(), file.suffix[1:]))
 
 
 def size(corpus: Path) -> int:

@@ -269,12 +269,13 @@ def _add_mixture(commands: Any) -> None:
 
 def mixture(args: argparse.Namespace) -> None:
     """Shows, and draws, the rates that the gin settings give on a store."""
-    from langsamp_jax.data.mixture_plot import plot_mixture, require_plot
     from langsamp_jax.data.mixture_report import mixture_report, mixture_table
     from langsamp_jax.data.store import Store
     from langsamp_jax.training.config import configs_from_gin
 
     if args.plot:
+        from langsamp_jax.report.mixture_plot import plot_mixture, require_plot
+
         require_plot(args.plot)
     configs, manifest = configs_from_gin(), Store(args.data).manifest
     plan = configs.train.num_steps, configs.train.global_batch_size

@@ -32,7 +32,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> 
     near = alt.selection_point(nearest=True, on="pointerover", fields=[x], empty=False)
     legend = alt.Legend(title=None, symbolType="stroke", symbolSize=500) if len(names) > 1 else None
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
-    base = alt.Chart(_data(records)).encode(
+    base = alt.Chart(data(records)).encode(
         x=_along(x),
         y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=alt.Axis(format=form)),
         color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
@@ -55,7 +55,7 @@ def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
     """Parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
     names = list(dict.fromkeys(record["series"] for record in records))
     parts = [{**record, "place": names.index(record["series"])} for record in records]
-    chart = alt.Chart(_data(parts)).mark_area(opacity=0.9)
+    chart = alt.Chart(data(parts)).mark_area(opacity=0.9)
     return _wide(
         chart.encode(
             x=_along(x),
@@ -86,7 +86,7 @@ def by_language(
     records = _ranked(records)
     tooltip = ["language:N", "name:N", "group:N"]
     tooltip += [alt.Tooltip(f"{k}:Q", title=title, format=form) for k, title in what.items()]
-    base = alt.Chart(_data(records)).encode(tooltip=tooltip)
+    base = alt.Chart(data(records)).encode(tooltip=tooltip)
     axis = alt.Axis(format=form)
     groups = sorted({record["group"] for record in records})
 
@@ -95,10 +95,10 @@ def by_language(
 
     named = len(records) <= NAMED
     size = 70 if named else 24
-    layers = [at("value").mark_point(size=size).encode(**_kinds("group", groups))]
+    layers = [at("value").mark_point(size=size).encode(**kinds("group", groups))]
     if "second" in what:
         hollow = at("second").mark_point(size=size / 2, filled=False, strokeWidth=1.5)
-        layers.append(hollow.encode(**_kinds("group", groups)))
+        layers.append(hollow.encode(**kinds("group", groups)))
     if "reference" in what:
         reference = at("reference").mark_point(shape="diamond", size=size / 2, style="reference")
         layers.insert(0, reference)
@@ -112,11 +112,11 @@ def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt
     """``value`` over ``reference`` of each language-script, and the line where they are equal."""
     groups = sorted({record["group"] for record in records})
     ends = [record[field] for record in records for field in ("value", "reference")]
-    diagonal = alt.Chart(_data([{"at": min(ends)}, {"at": max(ends)}]))
+    diagonal = alt.Chart(data([{"at": min(ends)}, {"at": max(ends)}]))
     line = diagonal.mark_line(style="reference", strokeDash=[4, 4])
     scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(format=form)
     dots = (
-        alt.Chart(_data(records))
+        alt.Chart(data(records))
         .mark_point(size=70)
         .encode(
             x=alt.X("reference:Q", title=x, scale=scale, axis=axis),
@@ -126,7 +126,7 @@ def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt
                 alt.Tooltip("reference:Q", title=x, format=".3f"),
                 alt.Tooltip("value:Q", title=y, format=".3f"),
             ],
-            **_kinds("group", groups),
+            **kinds("group", groups),
         )
     )
     return _wide(line.encode(x=alt.X("at:Q", title=x), y=alt.Y("at:Q", title=y)) + dots, 340)
@@ -144,11 +144,11 @@ def shares(records: Sequence[Record]) -> alt.Chart:
     scale = alt.Scale(type="log", nice=True)
     axis = alt.Axis(format="~%", tickCount=6, grid=False)
     tooltip = ["language:N", "name:N", "series:N", alt.Tooltip("share:Q", format=".3%")]
-    chart = alt.Chart(_data(positive)).mark_point(size=52, filled=False, strokeWidth=1.8)
+    chart = alt.Chart(data(positive)).mark_point(size=52, filled=False, strokeWidth=1.8)
     return _wide(
         chart.encode(
             **_placed(records, "share:Q", title="share (log scale)", scale=scale, axis=axis),
-            **_kinds("series", names, ["diamond", "circle", "cross"]),
+            **kinds("series", names, ["diamond", "circle", "cross"]),
             tooltip=tooltip,
         ),
         _height(records),
@@ -161,7 +161,7 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
     axis = alt.Axis(title=None, labels=named, ticks=False, domain=False, grid=False)
     fields = ["one:N", "other:N", alt.Tooltip("value:Q", title=value, format=".4f")]
     chart = alt.Chart(
-        _data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
+        data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
     ).mark_rect()  # thousands of cells: a canvas draws them at once
     return _wide(
         chart.encode(
@@ -184,14 +184,14 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
     Args:
       records: ``label``, ``name``, ``script``, ``family``, ``kind``, ``x``, ``y``.
     """
-    base = alt.Chart(_data(records)).encode(
+    base = alt.Chart(data(records)).encode(
         x=alt.X("x:Q", title=x, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
         y=alt.Y("y:Q", title=y, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
     )
     known = [field for field in ("name", "family", "script") if field in records[0]]
     dots = base.mark_point(size=80).encode(
         tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in known)],
-        **(_kinds("kind", kinds) if len(kinds) > 1 else {}),
+        **(kinds("kind", kinds) if len(kinds) > 1 else {}),
     )
     names = base.mark_text(style="label", fontSize=11, dy=-11).encode(text="label:N")
     return _wide(dots + names if len(records) <= NAMED else alt.layer(dots), 420)
@@ -201,7 +201,7 @@ def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
     """A mean and its interval ``low`` to ``high`` for each ``choice``, from above in order."""
     title = alt.Axis(format=form)
     row = alt.Y("choice:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170))
-    base = alt.Chart(_data(records)).encode(
+    base = alt.Chart(data(records)).encode(
         y=row,
         tooltip=[
             "choice:N",
@@ -221,7 +221,7 @@ def _along(x: str) -> alt.X:
     return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
 
 
-def _kinds(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
+def kinds(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
     """Colour and shape by ``field``, with one legend for both; none where there is one kind."""
     legend = alt.Legend(title=None) if len(names) > 1 else None
     scale = alt.Scale(domain=list(names), range=list(shapes[: len(names)]))
@@ -262,7 +262,7 @@ def _height(records: Sequence[Record]) -> int:
     return _ROW * number + 10 if number <= NAMED else 340
 
 
-def _data(records: Sequence[Record]) -> alt.InlineData:
+def data(records: Sequence[Record]) -> alt.InlineData:
     return alt.InlineData(values=list(records))
 
 

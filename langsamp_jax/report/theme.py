@@ -9,6 +9,7 @@ from typing import Any
 # Okabe and Ito (2008): told apart with any colour vision. On dark the light ones come first.
 _ON_LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 _ON_DARK = ["#56B4E9", "#E69F00", "#1FBF92", "#E08FBF", "#F0E442", "#F0743E"]
+_WRITTEN_UPON = ["#56B4E9", "#009E73", "#F0E442", "#CC79A7"]  # ranks, with text in their areas
 
 _ON_PAGE = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -24,8 +25,10 @@ def dark() -> dict[str, Any]:
 
 
 def paper() -> dict[str, Any]:
-    """For PNG and SVG files: as light, on white, in a font that is everywhere."""
-    return {**light(), "background": "white", "padding": 8, "font": "Arial, Helvetica, sans-serif"}
+    """For PNG, SVG and PDF files: as light, on white, in a font that is everywhere."""
+    look = light()
+    look["range"]["ordinal"] = _WRITTEN_UPON
+    return {**look, "background": "white", "padding": 8, "font": "Arial, Helvetica, sans-serif"}
 
 
 def _config(
