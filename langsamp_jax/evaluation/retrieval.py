@@ -15,16 +15,10 @@ import numpy as np
 from langsamp_jax.evaluation.datasets.pairs import SentencePairs, pairs_of
 from langsamp_jax.evaluation.encoder import Encode
 from langsamp_jax.evaluation.journal import Journal
-from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import cosines
 from langsamp_jax.languages.aligned_text import aligned_corpus
 
 TOP = (1, 5, 10)
-
-
-def protocol_layer(trained: LoadedModel) -> int:
-    """The layer that retrieval looks at; the embeddings are layer 0."""
-    return round(trained.config.num_hidden_layers * 2 / 3)
 
 
 def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], dict[str, str]]:

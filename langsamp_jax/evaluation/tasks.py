@@ -22,13 +22,13 @@ from langsamp_jax.evaluation.datasets.classification import read_sentence_task
 from langsamp_jax.evaluation.datasets.layout import TaskData
 from langsamp_jax.evaluation.datasets.pairs import read_sentence_pairs
 from langsamp_jax.evaluation.datasets.tagging import read_tagging_task
-from langsamp_jax.evaluation.encoder import sentence_encoder
+from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder
 from langsamp_jax.evaluation.finetune import FineTuneConfig
 from langsamp_jax.evaluation.journal import Journal
 from langsamp_jax.evaluation.loss import evaluate_masked_lm
 from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity as measure_pseudo_perplexity
-from langsamp_jax.evaluation.retrieval import TOP, evaluate_pairs, folder_pairs, protocol_layer
+from langsamp_jax.evaluation.retrieval import TOP, evaluate_pairs, folder_pairs
 from langsamp_jax.evaluation.transfer import METRICS, evaluate_transfer, transfer_matrix
 from langsamp_jax.io.files import write_text
 from langsamp_jax.io.storage import is_remote
