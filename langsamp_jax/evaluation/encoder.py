@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
-from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.parallel.sharding import use_mesh
+from langsamp_jax.text.tokenizer import Tokenizer
 
 
 class Encoded(NamedTuple):
@@ -23,10 +24,35 @@ class Encoded(NamedTuple):
     truncated: np.ndarray  # bool [sentences]: which were longer than the model
 
 
-Encode = Callable[[Sequence[str], str], Encoded]  # of sentences of a language-script
+Encode = Callable[[Sequence[str], str | None], Encoded]
 
 
-def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
+class EncoderModel(Protocol):
+    """What is read here of a ``LoadedModel``, where its members are described."""
+
+    model: LangSamp
+    params: Any
+    tokenizer: Tokenizer
+    max_length: int
+    mesh: jax.sharding.Mesh
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def tokens_at_once(self) -> int: ...
+
+    def place(self, host: Any) -> Any: ...
+
+    def encoder_ids(self, language_script: str | None) -> TableIds: ...
+
+
+def protocol_layer(trained: EncoderModel) -> int:
+    """Returns the layer that retrieval looks at, two thirds up; the embeddings are layer 0."""
+    return round(trained.config.num_hidden_layers * 2 / 3)
+
+
+def sentence_encoder(trained: EncoderModel, layers: Sequence[int]) -> Encode:
     """Returns a function from sentences of a language-script to their vectors at ``layers``.
 
     A vector is the mean over all of a sentence's tokens, specials included. Layer 0 is the
@@ -36,7 +62,7 @@ def sentence_encoder(trained: LoadedModel, layers: Sequence[int]) -> Encode:
     model, params = lower_layers(trained.model, trained.params, max(layers))
     vocabulary = trained.tokenizer.vocabulary
 
-    def encode(lines: Sequence[str], language_script: str) -> Encoded:
+    def encode(lines: Sequence[str], language_script: str | None) -> Encoded:
         sentences = split_lines(*trained.tokenizer.encode(lines))
         sentences, truncated = truncate(sentences, trained.max_length, vocabulary.eos_id)
         tables = trained.encoder_ids(language_script)

@@ -4,13 +4,18 @@ So XLM-R, Glot500-m, published LangSAMP checkpoints and our own runs are compare
 """
 
 import dataclasses
-from pathlib import Path
+import functools
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
+import numpy as np
 
 from langsamp_jax.data.feed import place
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines
+from langsamp_jax.evaluation.encoder import Encode, protocol_layer, sentence_encoder
 from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.io.storage import location
@@ -18,7 +23,7 @@ from langsamp_jax.languages.inventory import EMPTY, Inventory, TableIds
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
-from langsamp_jax.parallel.sharding import batch_sharding
+from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 from langsamp_jax.training.run import open_run
 from langsamp_jax.training.setup import model_of, restore_params
@@ -52,6 +57,7 @@ class LoadedModel:
     max_length: int
     tokens: dict[str, int]
     mesh: jax.sharding.Mesh
+    _encoders: dict[int, Encode] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def config(self) -> ModelConfig:
@@ -67,7 +73,94 @@ class LoadedModel:
         """Puts a batch on the devices, its rows divided among them."""
         return place(host, batch_sharding(self.mesh))
 
-    def encoder_ids(self, language_script: str) -> TableIds:
+    def encode(
+        self, sentences: Sequence[str], language: str | None = None, layer: int | None = None
+    ) -> np.ndarray:
+        """Returns a vector of each sentence: the mean over its tokens of one layer's states.
+
+        Sentences longer than ``max_length`` tokens are cut.
+
+        Args:
+          language: the language-script of all of them, ``deu_Latn``. Only a model with its vectors
+            at the input reads it.
+          layer: by default the one that the retrieval protocol compares, two thirds of the way up;
+            0 is the embeddings.
+
+        Returns:
+          float32 [sentences, hidden_size].
+
+        Raises:
+          UserError: there is no such layer, or the model needs a language and has no vector of it.
+        """
+        if isinstance(sentences, str):
+            raise UserError("encode takes a list of sentences; put the one sentence in a list")
+        layer, top = protocol_layer(self) if layer is None else layer, self.config.num_hidden_layers
+        if not 0 <= layer <= top:
+            raise UserError(f"layer {layer}: {self.path} has the layers 0 (embeddings) to {top}")
+        if layer not in self._encoders:
+            self._encoders[layer] = sentence_encoder(self, [layer])
+        return self._encoders[layer](sentences, language).vectors[0]
+
+    def fill_mask(
+        self, text: str, language: str | None = None, top: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """Predicts what stands at each mask of a text, all from the same context.
+
+        Args:
+          text: has the tokenizer's mask, ``<mask>`` or ``[MASK]``, once or more.
+          language: the language-script whose vectors the head adds, ``deu_Latn``; a model without
+            such vectors needs none.
+          top: how many pieces are named.
+
+        Returns:
+          for each mask, in order, the ``top`` likeliest pieces as they read in a text, with a space
+          where a word begins, and their probabilities among all pieces; the likeliest first.
+
+        Raises:
+          UserError: the model has no head, or no vector of this language; the text has no mask or
+            is longer than ``max_length`` tokens.
+        """
+        if not self.has_head:
+            raise UserError(f"{self.path} is a plain encoder; fill_mask needs a model with a head")
+        if top < 1:
+            raise UserError(f"top = {top}: expected a whole number above 0")
+        ids, vocabulary = self._masked_ids(text), self.tokenizer.vocabulary
+        positions = np.flatnonzero(ids == vocabulary.mask_id)
+        shape = vocabulary.pad_id, self.max_length, 1, self.mesh.size  # the smallest batch
+        (batch,) = bucketed_batches([ids], *shape)
+        rows = len(batch.tokens)
+        tables = repeat_ids(self.head_ids(language), rows)
+        places = np.tile(positions.astype(np.int32), (rows, 1))
+        with use_mesh(self.mesh):
+            inputs = self.place((batch.tokens, batch.attention_mask, tables, places))
+            probabilities = np.asarray(_probabilities(self.model, self.params, *inputs))[0]
+        likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [(self.tokenizer.surfaces[piece], float(row[piece])) for piece in pieces]
+            for pieces, row in zip(likeliest, probabilities, strict=True)
+        ]
+
+    def _masked_ids(self, text: str) -> np.ndarray:
+        """The ids of a text in which the name of the mask is the mask, int32 [tokens].
+
+        What stands between two masks is tokenized for itself, as ``transformers`` does it.
+        """
+        vocabulary = self.tokenizer.vocabulary
+        mask = self.tokenizer.pieces[vocabulary.mask_id]
+        parts = split_lines(*self.tokenizer.encode(text.split(mask)))
+        if len(parts) < 2:
+            raise UserError(f"the text has no {mask}: put it where a piece is to be predicted")
+        ids = [parts[0][:-1]]  # from <s> on
+        for part in parts[1:]:
+            ids += [np.array([vocabulary.mask_id], np.int32), part[1:-1]]
+        ids = np.concatenate([*ids, parts[-1][-1:]])  # to </s>
+        if len(ids) > self.max_length:
+            raise UserError(
+                f"the text has {len(ids)} tokens, {self.path} reads {self.max_length}; shorten it"
+            )
+        return ids
+
+    def encoder_ids(self, language_script: str | None) -> TableIds:
         """The rows of the tables that the encoder needs: those of the input-side ablation.
 
         Raises:
@@ -75,7 +168,7 @@ class LoadedModel:
         """
         return self._ids(language_script) if self.config.placement == "input" else _NO_IDS
 
-    def head_ids(self, language_script: str) -> TableIds:
+    def head_ids(self, language_script: str | None) -> TableIds:
         """The rows of the tables that the language-modelling head needs.
 
         Raises:
@@ -83,8 +176,10 @@ class LoadedModel:
         """
         return _NO_IDS if self.config.placement == "none" else self._ids(language_script)
 
-    def _ids(self, language_script: str) -> TableIds:
+    def _ids(self, language_script: str | None) -> TableIds:
         """A table that the model does not have needs no row."""
+        if language_script is None:
+            raise UserError(f"{self.path} needs the language of the text, for example deu_Latn")
         any_code, known = self.inventory.extended([language_script]), self.inventory
         tables = Inventory(
             known.languages if self.config.use_language else any_code.languages,
@@ -93,7 +188,24 @@ class LoadedModel:
         return tables.ids(language_script)
 
 
-def load_model(path: Path, step: int | None = None) -> LoadedModel:
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(
+    model: LangSamp,
+    params: Any,
+    tokens: jax.Array,
+    attention_mask: jax.Array,
+    ids: TableIds,
+    positions: jax.Array,
+) -> jax.Array:
+    """Of every piece at some positions of each row: float32 [rows, positions, vocabulary]."""
+    inputs = tokens, attention_mask, ids, positions, True
+    features, table, bias = model.apply({"params": params}, *inputs, method=model.predict)
+    table = table[0].astype(features.dtype)  # the copies on the replicas are one and the same
+    logits = (features @ table.T).astype(np.float32) + bias
+    return jax.nn.softmax(logits[..., : model.vocab_size])
+
+
+def load_model(path: str | PurePath, step: int | None = None) -> LoadedModel:
     """Opens a run, at the checkpoint of ``step`` (default: the best), or a Hugging Face folder.
 
     Raises:

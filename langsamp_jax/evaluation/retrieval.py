@@ -14,7 +14,7 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.pairs import SentencePairs, pairs_of, read_sentence_pairs
-from langsamp_jax.evaluation.encoder import Encode, sentence_encoder
+from langsamp_jax.evaluation.encoder import Encode, protocol_layer, sentence_encoder
 from langsamp_jax.evaluation.jobs import Journal, average_measures, by_language, show_languages
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import cosines
@@ -61,11 +61,6 @@ def show(record: Mapping[str, Any]) -> str:
 
 
 measures = average_measures
-
-
-def protocol_layer(trained: LoadedModel) -> int:
-    """Returns the layer that retrieval looks at; the embeddings are layer 0."""
-    return round(trained.config.num_hidden_layers * 2 / 3)
 
 
 def folder_pairs(corpus: Path, pivot: str) -> tuple[dict[str, SentencePairs], dict[str, str]]:

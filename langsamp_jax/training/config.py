@@ -1,11 +1,14 @@
 """All that decides a run, besides its data."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from langsamp_jax.config import configurable, from_gin, require
 from langsamp_jax.data.mixture import MixtureConfig
+from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.pretrained import InitConfig
+from langsamp_jax.languages.inventory import suggest
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig
@@ -81,3 +84,24 @@ def configs_from_gin() -> Configs:
       UserError: a value of the wrong type, or outside its limits.
     """
     return Configs(*(from_gin(field.default_factory) for field in dataclasses.fields(Configs)))
+
+
+def with_overrides(configs: Configs, overrides: Mapping[str, Any]) -> Configs:
+    """Returns ``configs`` with other values under some gin names: ``{"train.seed": 1}``.
+
+    Raises:
+      UserError: there is no such name, or a value is of the wrong type or outside its limits.
+    """
+    fields: dict[str, dict[str, Any]] = {config.gin_name: {} for config in configs.all()}
+    known = [
+        f"{config.gin_name}.{field.name}"
+        for config in configs.all()
+        for field in dataclasses.fields(config)
+    ]
+    for name, value in overrides.items():
+        if name not in known:
+            raise UserError(f"there is no setting {name!r}{suggest(str(name), known)}")
+        config, _, field = name.partition(".")
+        fields[config][field] = value
+    changed = (dataclasses.replace(c, **fields[c.gin_name]) for c in configs.all())
+    return Configs(*changed)

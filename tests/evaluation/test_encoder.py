@@ -17,10 +17,9 @@ import pytest
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines
-from langsamp_jax.evaluation.encoder import sentence_encoder
+from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
-from langsamp_jax.evaluation.retrieval import protocol_layer
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.text.tokenizer import Tokenizer
 
