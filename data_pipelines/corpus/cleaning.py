@@ -274,11 +274,11 @@ def _hashes(lines: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
-def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Returns bool [hashes]: True for those in ``known``, sorted; np.isin would sort it anew."""
-    if not len(known):
+def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Returns bool [hashes]: True for those in ``ordered``, sorted; np.isin would sort it anew."""
+    if not len(ordered):
         return np.zeros(len(hashes), bool)
-    return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes
+    return ordered[np.searchsorted(ordered, hashes).clip(max=len(ordered) - 1)] == hashes
 
 
 @functools.cache

@@ -68,7 +68,7 @@ class LiveMixture:
         )
 
     def tokenizer(self) -> Tokenizer:
-        """See ``store.Store.tokenizer``."""
+        """Returns the tokenizer of the Mixture."""
         return self._tokenizer
 
     def split(self, split: str) -> "LiveSplit | FirstRows":
@@ -97,7 +97,7 @@ class LiveSplit:
         ]
 
     def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See ``store.Split.read``."""
+        """Reads rows, as ``store.Split.read`` does."""
         order = np.lexsort((row, language))
         chosen, first = np.unique(language[order], return_index=True)
         starts = [
@@ -140,7 +140,7 @@ class FirstRows:
             tokens[: len(row)] = row
 
     def read(self, language: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See ``store.Split.read``."""
+        """Reads rows, as ``store.Split.read`` does."""
         index = self._first[language] + row
         return self._tokens[index], self._lengths[index]
 

@@ -64,7 +64,7 @@ def test_every_line_is_read_once_and_in_order(suffix, text, range_bytes, block_b
 
 @given(text=texts, longest=st.integers(2, 30), **sizes)
 def test_long_lines_are_left_out_and_counted_once(text, longest, range_bytes, block_bytes, file):
-    """What is left out is longer than the limit, and nothing is kept that is longer than the
+    """Only what is longer than the limit is left out, and nothing is kept that is longer than the
     limit and a block: the cleaner sorts out those between."""
     file.write_bytes(text)
     blocks = read(file, range_bytes, block_bytes, longest)

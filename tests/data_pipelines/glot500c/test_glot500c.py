@@ -178,7 +178,7 @@ def test_a_damaged_file_is_named_and_nothing_is_left(place, damage, expected, ro
 
 @pytest.fixture
 def registered(root: Path, tokenizer_file: Path) -> Iterator[dict[str, list[str]]]:
-    """What the documentation of ``glot500c`` registers, for two language-scripts; their texts."""
+    """Registers what the documentation of ``glot500c`` shows, for two language-scripts."""
     texts = {
         "deu_Latn": [f"Satz {i}" for i in range(40)],
         "swh_Latn": [f"sentensi {i}" for i in range(5)],

@@ -217,7 +217,7 @@ def test_more_text_than_a_file_holds(tokenizer_file, tmp_path, digests, monkeypa
 
 
 def test_ids_and_other_readers(base, tmp_path, write_corpus):
-    """What reads a store reads a grown one; batches of it have the new rows."""
+    """All readers of a store read a grown one; batches of it have the new rows."""
     more = write_corpus(tmp_path / "more", qaa_Latn=numbered(200, 300), qae_Latn=numbered(0, 90))
     manifest = grow(base, more, tmp_path / "store")
     store = Store(tmp_path / "store")

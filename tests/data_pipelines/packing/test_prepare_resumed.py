@@ -76,7 +76,7 @@ def killer(corpus, tokenizer_file):
 
 @pytest.fixture(scope="module")
 def moments(killer, tmp_path_factory) -> int:
-    """How many moments an uninterrupted call has."""
+    """Counts the moments of an uninterrupted call."""
     return killer(tmp_path_factory.mktemp("moments") / "store", NEVER)
 
 

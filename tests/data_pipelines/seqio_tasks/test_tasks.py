@@ -43,7 +43,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def expected_lines(file: Path, split: str, fraction: float, drop: bool = True) -> list[str]:
-    """What a Task must give, by the standard library alone."""
+    """Computes what a Task must give, by the standard library alone."""
     lines = [unicodedata.normalize("NFC", x).strip() for x in file.read_text("utf-8").split("\n")]
     lines = [line for line in lines if line]
     lines = list(dict.fromkeys(lines)) if drop else lines

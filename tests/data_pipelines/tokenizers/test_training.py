@@ -91,7 +91,7 @@ def test_temperature_brings_the_tail_in(head_and_tail, tmp_path):
 
 
 def drawn_sentences(monkeypatch, *args, **options) -> list[str]:
-    """What train_tokenizer gives to SentencePiece."""
+    """Returns what train_tokenizer gives to SentencePiece."""
     drawn = []
 
     class Stop(Exception):
@@ -108,7 +108,7 @@ def drawn_sentences(monkeypatch, *args, **options) -> list[str]:
 
 
 def test_every_line_comes_once_before_any_comes_twice(monkeypatch, tmp_path, write_files):
-    """Where the sample is smaller than the corpus, the lines of the head are a part of it."""
+    """Of a sample smaller than the corpus, the lines of the head are a part."""
     head, tail = [f"head {i}" for i in range(1000)], [f"tail {i}" for i in range(10)]
     texts = {"qaa_Latn": "\n\n".join(head) + "\n", "qab_Latn": "\n".join(tail)}
     texts["qac_Latn"] = "\n \n"
