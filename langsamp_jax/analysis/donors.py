@@ -234,17 +234,7 @@ def donor_selection(
     if np.isnan(scores).all():
         raise UserError("no donor's model was tested on another language than its own")
     chosen = choose(transfer, similarities, sizes, pivot)
-    reached = {
-        name: np.where(columns < 0, np.nan, scores[np.arange(len(columns)), columns])
-        for name, columns in chosen.items()
-    }
-    tested = ~np.isnan(scores)
-    of_targets, of_donors = (
-        np.array([split_language_script(name)[1] for name in names])
-        for names in (transfer.targets, transfer.donors)
-    )
-    reached["random"] = _mean_where(tested, scores)
-    reached["same script"] = _mean_where(tested & (of_targets[:, None] == of_donors), scores)
+    reached = _scores_reached(transfer, chosen)
     baselines = ("random", "same script", _pivot_name(pivot))
     order = [*similarities, "size", *baselines, "oracle"]
 
@@ -283,6 +273,23 @@ def donor_selection(
         "choices": [record(choice) for choice in order],
         "correlations": [correlation(name) for name in similarities],
     }
+
+
+def _scores_reached(transfer: Transfer, chosen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns float64 [targets] by choice, those drawn at random included; NaN: undefined."""
+    scores = transfer.zero_shot()
+    reached = {
+        name: np.where(columns < 0, np.nan, scores[np.arange(len(columns)), columns])
+        for name, columns in chosen.items()
+    }
+    tested = ~np.isnan(scores)
+    of_targets, of_donors = (
+        np.array([split_language_script(name)[1] for name in names])
+        for names in (transfer.targets, transfer.donors)
+    )
+    reached["random"] = _mean_where(tested, scores)
+    reached["same script"] = _mean_where(tested & (of_targets[:, None] == of_donors), scores)
+    return reached
 
 
 def _first_best(preference: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ _VALIDATION_FRACTION = 0.05
 
 
 def demo(output: Path, configs: Configs) -> dict[str, Any]:
-    """Synthesize, train a tokenizer, prepare, train, evaluate, report; prints as it goes.
+    """Synthesizes, trains a tokenizer, prepares, trains, evaluates, reports; prints as it goes.
 
     Every part goes on from what stands in ``output``. Retrieval uses sentences that were held out
     from the corpus.
@@ -76,7 +76,7 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
 
 
 def report(world: dict[str, Any], results: dict[str, Any]) -> str:
-    """The results as a table and the two sentences that sum it up."""
+    """Returns the results as a table and the two sentences that sum it up."""
     found = {record["language"]: record for record in results["retrieval"]["languages"]}
     records = []
     for record in results["masked_lm"]["languages"]:

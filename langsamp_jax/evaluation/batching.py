@@ -17,7 +17,7 @@ class Padded(NamedTuple):
 
 
 def split_lines(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """What ``Tokenizer.encode`` gives, line by line."""
+    """Returns what ``Tokenizer.encode`` gives, line by line."""
     return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
@@ -63,7 +63,7 @@ def bucketed_batches(
 def padded(
     sentences: Sequence[np.ndarray], rows: int, length: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32 tokens and bool mask, [rows, length]."""
+    """Returns int32 tokens and bool mask, [rows, length]."""
     tokens = np.full((rows, length), pad_id, np.int32)
     attention_mask = np.zeros((rows, length), bool)
     for row, mask, ids in zip(tokens, attention_mask, sentences, strict=False):
@@ -77,6 +77,6 @@ def repeat_ids(ids: TableIds, rows: int) -> TableIds:
 
 
 def bucket_length(length: int) -> int:
-    """``length`` rounded up to a multiple of 8, of 16 past 64, of 32 past 128, and so on."""
+    """Rounds ``length`` up to a multiple of 8, of 16 past 64, of 32 past 128, and so on."""
     step = 1 << max(3, (length - 1).bit_length() - 3)
     return -(-length // step) * step

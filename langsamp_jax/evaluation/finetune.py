@@ -117,7 +117,7 @@ class TaskHead(nn.Module):
 
     @nn.compact
     def __call__(self, states: jax.Array, deterministic: bool) -> jax.Array:
-        """float32 logits [batch, width, num_labels] of states [batch, width, hidden]."""
+        """Returns float32 logits [batch, width, num_labels] of states [batch, width, hidden]."""
         dense = functools.partial(
             nn.Dense, kernel_init=nn.initializers.normal(self.config.initializer_range)
         )
@@ -144,7 +144,7 @@ class FineTuner:
         self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
 
     def start(self, seed: int) -> TrainState:
-        """The trained encoder and a random head; ``params`` has them as ``model`` and ``head``."""
+        """Returns the trained encoder and a random head: ``model`` and ``head`` of ``params``."""
         width = jnp.zeros((1, 1, self.trained.config.hidden_size))
         head = self._head.init(jax.random.key(seed), width, True)["params"]
         params = jax.tree.map(jnp.copy, {"model": self.trained.params, "head": head})
@@ -153,7 +153,7 @@ class FineTuner:
     def update(
         self, state: TrainState, examples: LabelledExamples, ids: TableIds, seed: int
     ) -> tuple[TrainState, jax.Array]:
-        """One step on the mean loss over the labels of ``examples``; uses ``state`` up.
+        """Takes one step on the mean loss over the labels of ``examples``; uses ``state`` up.
 
         Args:
           ids: rows of the language and script tables, for an encoder that needs them.
@@ -176,7 +176,7 @@ class FineTuner:
             return self._update(state, *self.trained.place(batch), jax.random.key(seed))
 
     def predict(self, params: Any, examples: LabelledExamples, ids: TableIds) -> list[np.ndarray]:
-        """int [labels]: the most likely label where an example has one, for each."""
+        """Returns int [labels], the most likely label where an example has one, for each."""
         trained, found = self.trained, []
         pad_id = trained.tokenizer.vocabulary.pad_id
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
@@ -219,7 +219,7 @@ class FineTuner:
 
 
 def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.ndarray]:
-    """Which examples each update of an epoch sees, in an order that (seed, epoch) decides."""
+    """Lists the examples of each update of an epoch, in an order that (seed, epoch) decides."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     whole = [order[i : i + protocol.batch_size] for i in range(0, count, protocol.batch_size)]
     part = protocol.part_size

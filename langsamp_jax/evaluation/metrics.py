@@ -7,12 +7,12 @@ import numpy as np
 
 
 def accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
-    """The share of equal labels; both [n], n > 0."""
+    """Returns the share of equal labels; both [n], n > 0."""
     return float(np.mean(np.asarray(true) == np.asarray(predicted)))
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """The unweighted mean of the F1 of every label that occurs in ``true`` or in ``predicted``.
+    """Returns the unweighted mean of the F1 of every label in ``true`` or ``predicted``.
 
     ``sklearn.metrics.f1_score(average="macro")``: a label that neither holds does not count, one
     that only one of them holds counts as 0.
@@ -58,7 +58,7 @@ def entity_scores(
 
 
 def bare_tag_f1(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    """The F1 that the published part-of-speech evaluation reports: seqeval's, over bare tags.
+    """Returns the F1 of the published part-of-speech evaluation: seqeval's, over bare tags.
 
     No linguistic measure, and here only to compare with published numbers; ``accuracy`` over
     tokens is the usual one. seqeval 1.2.2 takes the first letter of a tag for its prefix and the
@@ -79,7 +79,7 @@ def bare_tag_f1(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
 
 
 def _entities(sentences: Sequence[Sequence[str]]) -> set[tuple[str, int, int]]:
-    """(type, first, last) of every entity, by position in all sentences, each followed by an O.
+    """Returns (type, first, last) of every entity, by position, each sentence followed by an O.
 
     With what seqeval keeps from one sentence to the next: the place where the last entity began.
     """

@@ -48,7 +48,7 @@ def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "statement",
     [
         "import langsamp_jax",
-        "import langsamp_jax.cli.main, langsamp_jax.training.loop, langsamp_jax.evaluation.jobs",
+        "import langsamp_jax.cli.main, langsamp_jax.training.loop, langsamp_jax.analysis.donors",
         "import langsamp_jax.cli.demo",
     ],
 )

@@ -4,6 +4,7 @@ The number of devices is fixed when jax starts, so this file is also the program
 process of its own: ``test_encoder.py MODEL LINES OUTPUT``.
 """
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation import encoder
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder
 from langsamp_jax.evaluation.model import LoadedModel, load_model
@@ -229,6 +231,17 @@ def test_language_and_script_play_no_part_but_at_the_input(random_model, lines, 
         np.testing.assert_allclose(encode(lines[:4], name).vectors[0, 0], expected, atol=1e-5)
     with pytest.raises(UserError, match="the model has no language 'xxx'"):
         encode(lines[:4], "xxx_Latn")
+
+
+def test_one_compilation_serves_all_checkpoints(random_model, lines):
+    trained = random_model()
+    halved = jax.tree.map(lambda leaf: leaf / 2, trained.params)
+    other = dataclasses.replace(trained, params=halved)
+    first = sentence_encoder(trained, [1, 3])(lines, "qaa_Latn").vectors
+    compiled = encoder._mean_states._cache_size()
+    second = sentence_encoder(other, [1, 3])(lines, "qaa_Latn").vectors
+    assert encoder._mean_states._cache_size() == compiled
+    assert np.abs(first - second).max() > 0.1
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation import pseudo_perplexity as module
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
@@ -108,3 +110,14 @@ def test_a_plain_encoder_is_refused(pair):
     plain = dataclasses.replace(pair[1], has_head=False)
     with pytest.raises(UserError, match="is a plain encoder; .* needs a language-modelling head"):
         pseudo_perplexity(plain)
+
+
+def test_one_compilation_serves_all_checkpoints(random_model, lines):
+    trained = random_model()
+    halved = jax.tree.map(lambda leaf: leaf / 2, trained.params)
+    other = dataclasses.replace(trained, params=halved)
+    first = pseudo_perplexity(trained)("qaa_Latn", lines[:2])
+    compiled = module._losses._cache_size()
+    second = pseudo_perplexity(other)("qaa_Latn", lines[:2])
+    assert module._losses._cache_size() == compiled
+    assert first["pseudo_perplexity"] != second["pseudo_perplexity"]

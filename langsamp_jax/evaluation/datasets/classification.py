@@ -41,7 +41,7 @@ class ClassificationSet:
 def read_sentence_task(
     folder: Path, task: str, source: str = "eng_Latn"
 ) -> TaskData[ClassificationSet]:
-    """The data of ``taxi1500`` or ``sib200``.
+    """Reads the data of ``taxi1500`` or ``sib200``.
 
     Args:
       folder: one of these, whichever the task:
@@ -67,7 +67,7 @@ def read_sentence_task(
 
 
 def _read_sets(files: Sequence[Path], task: str) -> ClassificationSet:
-    """The sentences of files as they are distributed, one after the other."""
+    """Reads the sentences of files as they are distributed, one after the other."""
     texts, labels, missing = [], [], 0
     for file in files:
         rows = _table(file)
@@ -131,7 +131,7 @@ def _read_aligned(text: Path, task: str, source: str) -> TaskData[Classification
 
 
 def _labels_file(text: Path) -> tuple[Path, list[str]]:
-    """The one table that labels the lines, in the folder of the text or beside it; its header."""
+    """Finds the one table that labels the lines, in the text's folder or beside it; its header."""
     places = [text, text.parent] if text.name == "text" else [text]
     found = []
     for file in (file for place in places for file in sorted(place.glob("*.tsv"))):
@@ -151,7 +151,7 @@ def _labels_file(text: Path) -> tuple[Path, list[str]]:
 
 
 def _table(file: Path) -> list[tuple[str, list[str]]]:
-    """The rows of a tab-separated file that are not empty, each with ``FILE, line N``.
+    """Reads the rows of a tab-separated file that are not empty, each with ``FILE, line N``.
 
     A cell in quotes is what CSV means by it, as SIB-200 has them; a quote elsewhere is itself.
     """

@@ -28,7 +28,7 @@ class HasText(Protocol):
 
     @property
     def text(self) -> str:
-        """All of the text, from which a script can be told."""
+        """Returns all of the text, from which a script can be told."""
 
 
 Examples = TypeVar("Examples", bound=HasText)
@@ -51,7 +51,7 @@ class TaskData(Generic[Examples]):
 
 
 def source_files(folder: Path, source: str) -> tuple[str, list[Path], list[Path]]:
-    """The name that the files give the source language, and those of its train and dev sets.
+    """Finds the name that files give the source language, and those of its train and dev sets.
 
     Raises:
       UserError: the folder, or one of the two sets, is missing.
@@ -84,7 +84,7 @@ def source_files(folder: Path, source: str) -> tuple[str, list[Path], list[Path]
 def read_tests(
     folder: Path, source: str, task: str, read: Callable[[list[Path]], Examples]
 ) -> tuple[dict[str, Examples], dict[str, str]]:
-    """The test set of every language of a folder, and why a language has none.
+    """Reads the test set of every language of a folder, and why a language has none.
 
     Args:
       source: the name that the files give the source language; its errors are not passed over.
@@ -113,7 +113,7 @@ def read_tests(
 
 
 def split_files(folder: Path, name: str, split: str) -> list[Path]:
-    """The files of a split of a language, sorted: NAME_SPLIT.tsv, or those in its folder.
+    """Finds the files of a split of a language, sorted: NAME_SPLIT.tsv, or those in its folder.
 
     There, in the folder itself and in the folder of each treebank, a file is called after the
     split (``test.tsv``) or ends in it (``en_ewt-ud-test.conllu``).
@@ -140,7 +140,7 @@ def split_files(folder: Path, name: str, split: str) -> list[Path]:
 
 
 def language_script(code: str, text: str, task: str) -> str:
-    """``deu`` -> ``deu_Latn``; a language-script stays as it is.
+    """Returns ``deu_Latn`` for ``deu``; a language-script stays as it is.
 
     The published list of the task decides where it has the language in one script, so that
     averages compare (Tatoeba's Uzbek is ``uzb_Cyrl`` there, though most of it is in Latin
@@ -153,7 +153,7 @@ def language_script(code: str, text: str, task: str) -> str:
 
 
 def _script(text: str) -> str:
-    """The ISO 15924 code of most letters; kana is Japanese, text without letters is Zyyy."""
+    """Returns the ISO 15924 code of most letters; kana is Japanese, text without any is Zyyy."""
     letters: Counter[str] = Counter()
     for character, count in Counter(text).items():
         script = unicodedata.script(character)
@@ -163,7 +163,7 @@ def _script(text: str) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    """What a folder has a folder or a NAME_test.tsv of."""
+    """Lists what a folder has a folder or a NAME_test.tsv of."""
     flat = (re.fullmatch(rf"({CODE})_test\.tsv", path.name) for path in folder.iterdir())
     folders = {path.name for path in folder.glob("[!.]*") if path.is_dir()}
     return sorted({match[1] for match in flat if match} | folders)

@@ -23,7 +23,7 @@ class SentencePairs:
 
 
 def pairs_of(pivot: Sequence[str], other: Sequence[str]) -> SentencePairs | None:
-    """The pairs of as many lines, an empty line being a missing sentence; None: there are none."""
+    """Pairs as many lines, an empty one being a missing sentence; returns None without a pair."""
     both = [pair for pair in zip(pivot, other, strict=True) if all(pair)]
     if not both:
         return None
@@ -33,7 +33,7 @@ def pairs_of(pivot: Sequence[str], other: Sequence[str]) -> SentencePairs | None
 def read_sentence_pairs(
     folder: Path, pivot: str = "eng_Latn"
 ) -> tuple[dict[str, SentencePairs], dict[str, str]]:
-    """The pairs of every language with the pivot.
+    """Reads the pairs of every language with the pivot.
 
     Args:
       folder: for each language two files of as many lines, ``tatoeba.deu-eng.deu`` and

@@ -30,7 +30,7 @@ class TaggingSet:
 
 
 def read_tagging_task(folder: Path, task: str, source: str = "eng_Latn") -> TaskData[TaggingSet]:
-    """The data of ``ner`` or ``pos``.
+    """Reads the data of ``ner`` or ``pos``.
 
     The labels of ``pos`` are the 17 of Universal Dependencies; those of ``ner`` are O and what
     else the train and dev sets of the source hold. A language with a tag that is none of them is
@@ -71,7 +71,7 @@ def _read_files(files: Sequence[Path], labels: Sequence[str] | None) -> TaggingS
 
 
 def _read_file(file: Path, labels: Sequence[str] | None) -> TaggingSet:
-    """The sentences of one file, whose tags are among ``labels``; any BIO tags where it is None."""
+    """Reads the sentences of a file, whose tags are among ``labels``; None: any BIO tags."""
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
     numbered = file.suffix in _NUMBERED
@@ -106,7 +106,7 @@ def _numbered_word(line: str, file: Path) -> tuple[str, str]:
 
 
 def _plain_word(line: str) -> tuple[str, str]:
-    """Word and tag, or two empty strings where there are not two columns."""
+    """Returns word and tag, or two empty strings where there are not two columns."""
     cells = line.split("\t") if "\t" in line else line.rsplit(" ", maxsplit=1)
     return (cells[0], cells[1]) if len(cells) == 2 else ("", "")
 
