@@ -222,7 +222,7 @@ def _along(x: str) -> alt.X:
 
 
 def by_kind(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
-    """Returns colour and shape by ``field``, with one legend for both; none where there is one kind."""
+    """Returns colour and shape by ``field``, with one legend for both; for one kind none."""
     legend = alt.Legend(title=None) if len(names) > 1 else None
     scale = alt.Scale(domain=list(names), range=list(shapes[: len(names)]))
     return {
