@@ -95,10 +95,10 @@ def by_language(
 
     named = len(records) <= NAMED
     size = 70 if named else 24
-    layers = [at("value").mark_point(size=size).encode(**kinds("group", groups))]
+    layers = [at("value").mark_point(size=size).encode(**by_kind("group", groups))]
     if "second" in what:
         hollow = at("second").mark_point(size=size / 2, filled=False, strokeWidth=1.5)
-        layers.append(hollow.encode(**kinds("group", groups)))
+        layers.append(hollow.encode(**by_kind("group", groups)))
     if "reference" in what:
         reference = at("reference").mark_point(shape="diamond", size=size / 2, style="reference")
         layers.insert(0, reference)
@@ -126,7 +126,7 @@ def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt
                 alt.Tooltip("reference:Q", title=x, format=".3f"),
                 alt.Tooltip("value:Q", title=y, format=".3f"),
             ],
-            **kinds("group", groups),
+            **by_kind("group", groups),
         )
     )
     return _wide(line.encode(x=alt.X("at:Q", title=x), y=alt.Y("at:Q", title=y)) + dots, 340)
@@ -148,7 +148,7 @@ def shares(records: Sequence[Record]) -> alt.Chart:
     return _wide(
         chart.encode(
             **_placed(records, "share:Q", title="share (log scale)", scale=scale, axis=axis),
-            **kinds("series", names, ["diamond", "circle", "cross"]),
+            **by_kind("series", names, ["diamond", "circle", "cross"]),
             tooltip=tooltip,
         ),
         _height(records),
@@ -191,7 +191,7 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
     known = [field for field in ("name", "family", "script") if field in records[0]]
     dots = base.mark_point(size=80).encode(
         tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in known)],
-        **(kinds("kind", kinds) if len(kinds) > 1 else {}),
+        **(by_kind("kind", kinds) if len(kinds) > 1 else {}),
     )
     names = base.mark_text(style="label", fontSize=11, dy=-11).encode(text="label:N")
     return _wide(dots + names if len(records) <= NAMED else alt.layer(dots), 420)
@@ -221,8 +221,8 @@ def _along(x: str) -> alt.X:
     return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
 
 
-def kinds(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
-    """Colour and shape by ``field``, with one legend for both; none where there is one kind."""
+def by_kind(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:
+    """Returns colour and shape by ``field``, with one legend for both; for one kind none."""
     legend = alt.Legend(title=None) if len(names) > 1 else None
     scale = alt.Scale(domain=list(names), range=list(shapes[: len(names)]))
     return {

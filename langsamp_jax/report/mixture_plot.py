@@ -79,7 +79,7 @@ def _shares(records: list[dict[str, Any]]) -> alt.LayerChart:
     series_never = f"never drawn ({len(never):,})"
     names = [*shares, *([series_never] if never else [])]
     shapes = ["diamond", "circle", "cross"][: len(shares)] + ["triangle-down"] * bool(never)
-    kinds = charts.kinds("series", names, shapes)
+    kinds = charts.by_kind("series", names, shapes)
     x = _rank(records, labels=False)
     size = _mark_size(records)
     y = _log("share", "share (log scale)", "~%")
