@@ -16,8 +16,8 @@ import numpy as np
 
 from langsamp_jax.analysis.geometry import Tables, trained_tables
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.datasets.layout import TaskData
-from langsamp_jax.evaluation.finetune import FineTuneConfig
 from langsamp_jax.evaluation.jobs import Journal, say, show_skipped
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import (

@@ -12,7 +12,7 @@ from data_pipelines.tokenizers.training import train_tokenizer
 from langsamp_jax.analysis import geometry, neutrality
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation import jobs, loss, retrieval, transfer
-from langsamp_jax.evaluation.finetune import FineTuneConfig
+from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.jobs import Job
 from langsamp_jax.io.files import write_text
 from langsamp_jax.io.progress import table

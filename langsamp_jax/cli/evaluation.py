@@ -214,7 +214,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     options |= task.options
     if task.finetune:
         from langsamp_jax.config import from_gin
-        from langsamp_jax.evaluation.finetune import FineTuneConfig
+        from langsamp_jax.evaluation.config import FineTuneConfig
 
         options["config"] = from_gin(FineTuneConfig)
     job = Job(args.task, args.model, getattr(args, "data", None), args.step, args.output)

@@ -76,7 +76,7 @@ def select(settings: Sequence["Setting"], name: str | None) -> list["Setting"]:
 
 def import_configs() -> None:
     """Imports every module that defines a config, which makes its gin names known."""
-    import langsamp_jax.evaluation.finetune
+    import langsamp_jax.evaluation.config
     import langsamp_jax.training.config  # noqa: F401
 
 

@@ -13,17 +13,11 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import split_lines, truncate
+from langsamp_jax.evaluation.config import FineTuneConfig, Protocol
 from langsamp_jax.evaluation.datasets.classification import ClassificationSet, read_sentence_task
 from langsamp_jax.evaluation.datasets.layout import TaskData
 from langsamp_jax.evaluation.datasets.tagging import TaggingSet, read_tagging_task
-from langsamp_jax.evaluation.finetune import (
-    NO_LABEL,
-    FineTuneConfig,
-    FineTuner,
-    LabelledExamples,
-    Protocol,
-    finetune,
-)
+from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuner, LabelledExamples, finetune
 from langsamp_jax.evaluation.jobs import Journal, average_measures, say, show_languages
 from langsamp_jax.evaluation.metrics import accuracy, bare_tag_f1, entity_scores, macro_f1
 from langsamp_jax.evaluation.model import LoadedModel

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.tokenizers.training import train_tokenizer
+from langsamp_jax.evaluation.config import Protocol
 from langsamp_jax.evaluation.datasets.classification import read_sentence_task
 from langsamp_jax.evaluation.finetune import (
     NO_LABEL,
     FineTuner,
     LabelledExamples,
-    Protocol,
     batches,
     finetune,
 )

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from langsamp_jax.evaluation.finetune import Protocol, batches
+from langsamp_jax.evaluation.config import Protocol
+from langsamp_jax.evaluation.finetune import batches
 
 SENTENCES = Protocol(True, 2e-4, 8, 16, 2, 24, 1, math.inf)  # batches of 16, in parts of 8
 

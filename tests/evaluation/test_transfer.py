@@ -11,10 +11,11 @@ import sklearn.metrics
 
 from langsamp_jax.analysis.donors import transfer_matrix
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.datasets.classification import ClassificationSet
 from langsamp_jax.evaluation.datasets.layout import TaskData
 from langsamp_jax.evaluation.datasets.tagging import UPOS, TaggingSet, read_tagging_task
-from langsamp_jax.evaluation.finetune import NO_LABEL, FineTuneConfig, LabelledExamples
+from langsamp_jax.evaluation.finetune import NO_LABEL, LabelledExamples
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.transfer import (

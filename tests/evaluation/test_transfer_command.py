@@ -16,8 +16,8 @@ import pytest
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.datasets.tagging import UPOS
-from langsamp_jax.evaluation.finetune import FineTuneConfig
 from langsamp_jax.evaluation.transfer import PROTOCOLS
 from langsamp_jax.languages.published import LABELS
 
