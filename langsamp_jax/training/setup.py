@@ -59,7 +59,7 @@ class Setup:
     """Holds what a step is compiled from. Nothing of it is on a device.
 
     Attributes:
-      mesh: None for a dry run, which asks no device.
+      mesh: None for a dry run, which puts nothing on a device.
       validation: the objective as it is validated: every row with its own language.
       state: shapes and types, with shardings where there is a mesh.
     """
@@ -79,7 +79,7 @@ class Setup:
 def set_up(
     configs: Configs, sizes: Sizes, vocabulary: Vocabulary, mesh: jax.sharding.Mesh | None
 ) -> Setup:
-    """Builds model, objective, optimizer and abstract state; without a mesh no device is asked."""
+    """Builds model, objective, optimizer and abstract state; nothing is put on a device."""
     model = LangSamp(configs.model, sizes.vocab_size, sizes.languages, sizes.scripts)
     shuffled = configs.model.tables == "shuffled"
     optimizer = make_optimizer(configs.optimizer, configs.train.num_steps)
