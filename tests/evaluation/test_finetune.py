@@ -35,8 +35,6 @@ from langsamp_jax.evaluation.transfer import label_sentences
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 50
 LENGTH = 24
 NOWHERE = (0, 0)  # rows of tables that the encoder does not look at

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -10,11 +9,10 @@ from scipy import stats
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import TableIds
-from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import Masking, ObjectiveConfig, mask_rows
 from langsamp_jax.text.tokenizer import Vocabulary
+from tests.tiny import random_params, tiny_model
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
 MASK = VOCABULARY.mask_id
@@ -191,16 +189,8 @@ def test_a_rows_masks_depend_on_its_own_key_alone():
 
 
 def test_loss_is_the_cross_entropy_at_the_targets():
-    config = ModelConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_length=32,
-    )
-    model, rng = LangSamp(config, 300, 3, 2), np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
+    model = tiny_model()
+    params = random_params(model)
     tokens = text(4, 32)
     tokens[3] = 2  # nothing to predict
     valid = np.arange(32) < np.array([32, 32, 9, 32])[:, None]

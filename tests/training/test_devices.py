@@ -28,17 +28,12 @@ from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
+from tests import tiny
 
 STEPS = 50
-MODEL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=8,
-    intermediate_size=64,
-    max_length=32,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
+# As many heads as devices.
+SIZES = tiny.SIZES | {"num_attention_heads": 8}
+MODEL = ModelConfig(**SIZES, hidden_dropout=0.0, attention_dropout=0.0)
 SHARDED = MeshConfig(data=-1, fsdp=2, tensor=2)
 MESHES = {"1x8x1": MeshConfig(1, 8, 1), "2x2x2": SHARDED, "1x1x8": MeshConfig(1, 1, 8)}
 
