@@ -14,6 +14,8 @@ from langsamp_jax.models.langsamp import init_params
 from langsamp_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 @pytest.mark.parametrize(
     ("num_steps", "warmup"),
