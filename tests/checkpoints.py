@@ -1,5 +1,6 @@
 """Hugging Face folders with random weights, and what their models give, here and in PyTorch."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -27,15 +28,10 @@ from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
 from langsamp_jax.training.run import Run
 from langsamp_jax.training.setup import model_of, start_run
+from tests import tiny
+from tests.tiny import LENGTH, TRAIN
 
-LENGTH = 32  # the most tokens of a text
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_length": LENGTH,
-}
+SIZES = tiny.SIZES | {"num_hidden_layers": 3}
 
 
 @pytest.fixture(scope="session")
@@ -171,8 +167,7 @@ def tiny_configs() -> Callable[..., Configs]:
     """``tiny_configs(**train)``: a run of 8 rows a step that validates on a row a language."""
 
     def tiny_configs(**fields: Any) -> Configs:
-        loop = {"num_steps": 4, "global_batch_size": 8, "eval_rows": 1, **fields}
-        return Configs(TrainConfig(**loop), ModelConfig(**SIZES))
+        return Configs(dataclasses.replace(TRAIN, **fields), ModelConfig(**SIZES))
 
     return tiny_configs
 

@@ -9,30 +9,25 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from langsamp_jax.hardware.compilation_cache import processor
+from tests.compilation import close_session, open_session
 
 # Before jax is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What has been compiled outlives the clone, and is another for another jax or processor. Suites may
-# share it at once: JAX writes an entry without a lock and not in one go, so a reader may find a
-# part of one, but cannot unpack it; JAX then compiles, with a warning.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    / "langsamp-tests"
-    / f"jax-{version('jax')}-{processor()}"
-)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = open_session()
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"  # with a bound it would wait for a lock
+# Most of what so small models take is compiling: without LLVM's passes a third to a half less.
+# ``optimized`` is for what must be compiled as a user's program is.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import gin
+import jax
 import pytest
 from hypothesis import settings
-from jax._src.compilation_cache import decompress_executable
 
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.synthetic.world import synthesize
@@ -51,20 +46,17 @@ settings.register_profile("langsamp", deadline=None, derandomize=True, max_examp
 settings.load_profile("langsamp")
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Removes what a killed process has left half written: JAX would not write it again, and its
-    warning would stand among the lines of a command that are counted."""
-    if hasattr(session.config, "workerinput"):
-        return
-    for entry in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
-        try:
-            decompress_executable(entry.read_bytes())
-        except Exception:  # of whichever library packs them; or another suite has removed it
-            entry.unlink(missing_ok=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Keeps what has been compiled; what a worker has is its session's."""
+    if not hasattr(config, "workerinput"):
+        close_session(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 # Each is a unit of --dist loadfile, and the end waits for whichever begins last.
-LONGEST = ("test_processes.py", "test_live.py", "test_interrupted.py", "test_devices.py")
+LONGEST = (
+    *("test_process_kills.py", "test_processes.py", "test_live.py"),
+    *("test_interrupted.py", "test_devices.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -189,6 +181,17 @@ def clear_gin(monkeypatch: pytest.MonkeyPatch):
     gin.clear_config()
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Compiles as a user's program is compiled: where numbers are compared closely with those of
+    another implementation. What has been compiled otherwise is forgotten."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,23 +1,21 @@
 """Small models to evaluate: made by hand, of a run, or read from a Hugging Face folder."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import numpy as np
 import pytest
 
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 from langsamp_jax.training.run import Run
+from tests.tiny import SIZES, random_params
 
 INVENTORY = Inventory(("qaa", "qab"), ("Cyrl", "Latn"))
 LENGTH = 40
@@ -44,15 +42,6 @@ def words(corpus: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiling without optimisation takes half the time, which is most of what fine-tuning
-    a model this small takes."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
 def run(store_path: Path, make_run: Callable[..., Run]) -> Path:
     """A run with a checkpoint of step 3; the evaluations in it are those of the module alone."""
     return make_run(store_path).path
@@ -63,12 +52,9 @@ def random_model(tokenizer: Tokenizer) -> Callable[..., LoadedModel]:
     """``random_model(**model)``: 3 layers of 32 with large weights, languages qaa and qab."""
 
     def random_model(max_length: int = LENGTH, **fields: Any) -> LoadedModel:
-        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-        sizes |= {"intermediate_size": 64, "max_length": max_length}
+        sizes = SIZES | {"num_hidden_layers": 3, "max_length": max_length}
         model = LangSamp(ModelConfig(**sizes | fields), tokenizer.vocab_size, 2, 2)
-        rng = np.random.default_rng(0)
-        shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-        params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
+        params = random_params(model)
         mesh, path = make_mesh(MeshConfig()), Path("model")
         known = tokenizer, INVENTORY, True, max_length, {}
         return LoadedModel(path, None, model, params, *known, mesh)

@@ -125,7 +125,7 @@ def test_several_devices(pair, theirs, lines, tmp_path):
     root = Path(__file__).parents[2]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=3 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
         "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
     }
     files = [pair[1].path, tmp_path / "lines.txt", tmp_path / "found.npz"]

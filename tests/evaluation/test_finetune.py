@@ -35,8 +35,6 @@ from langsamp_jax.evaluation.transfer import label_sentences
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 50
 LENGTH = 24
 NOWHERE = (0, 0)  # rows of tables that the encoder does not look at
@@ -381,7 +379,7 @@ def test_the_first_of_the_best_epochs_is_kept(tuner, train):
 @pytest.mark.slow
 def test_losses_do_not_depend_on_the_number_of_devices(with_dropout, tmp_path):
     root, outputs = Path(__file__).parents[2], [tmp_path / "one.json", tmp_path / "four.json"]
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=4"
     path = os.pathsep.join([str(root), *sys.path])
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
     command = [sys.executable, __file__, str(with_dropout), str(outputs[1])]

@@ -1,7 +1,5 @@
 """The validation loss of each language-script, and the unigram entropy beside it."""
 
-import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,7 +11,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.loss import evaluate_masked_lm, unigram_entropy
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
@@ -23,15 +21,9 @@ from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.run import Run
 from langsamp_jax.training.setup import start_run, table_rows
 from langsamp_jax.training.validation import LossEvaluator
+from tests.tiny import SIZES, random_params
 
-MODEL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_length=32,
-    hidden_dropout=0.5,  # evaluation must not use it
-)
+MODEL = ModelConfig(**SIZES, hidden_dropout=0.5)  # evaluation must not use it
 OBJECTIVE = ObjectiveConfig(logits_at_once=10_000)
 
 
@@ -49,9 +41,7 @@ def model(store) -> LangSamp:
 
 @pytest.fixture(scope="module")
 def params(model):
-    rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
+    return random_params(model)
 
 
 def evaluator(store: Store, model: LangSamp) -> LossEvaluator:

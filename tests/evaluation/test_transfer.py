@@ -29,8 +29,6 @@ from langsamp_jax.languages.published import LABELS, averages
 from langsamp_jax.text.huggingface_files import write_tokenizer
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ZERO_WIDTH_SPACE = "\u200b"  # the tokenizer drops it
 LANGUAGES = ("qaa_Latn", "qab_Latn", "xho_Latn")  # the model has no vector of the last one
 QUICK = FineTuneConfig(learning_rate=1e-3, num_epochs=2, batch_size=8, num_seeds=2)

@@ -21,8 +21,6 @@ from langsamp_jax.evaluation.datasets.tagging import UPOS
 from langsamp_jax.evaluation.transfer import PROTOCOLS
 from langsamp_jax.languages.published import LABELS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LANGUAGES = ("eng_Latn", "qaa_Latn", "qab_Latn", "xho_Latn")
 SPLITS = {"train": 16, "dev": 8, "test": 12}
 ONE_EPOCH = ("--gin.finetune.num_epochs=1", "--gin.finetune.num_seeds=1")

@@ -16,6 +16,8 @@ from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.text.tokenizer import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -14,6 +14,8 @@ from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.setup import restore_params
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 transformers = pytest.importorskip("transformers")
 
 KINDS = ("xlm-roberta", "xlm-roberta-xl", "bert")

@@ -36,7 +36,6 @@ def start(launcher, store: Path, run: Path):
     program += [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
     environment = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # most of it is compilation
     options = ["--processes", "2", "--pause", "0", "--logs", f"{run}.logs"]
     return launcher.start("local", *options, "--", *map(str, program), **environment)
 

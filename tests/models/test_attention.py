@@ -33,6 +33,8 @@ from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import RULES, use_mesh
 from langsamp_jax.plan.topology import compile_only_devices
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 BATCH, LENGTH, HEADS, HEAD_SIZE = 2, 384, 2, 16  # 3 of splash's blocks
 PADDED = np.arange(LENGTH) < np.array([[LENGTH - 100], [17]])
 PACKED = np.repeat([[1, 2, 3, 0], [1, 2, 0, 0]], [100, 30, 200, 54], axis=1).astype(np.int32)

@@ -12,19 +12,14 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, init_params
+from tests.tiny import LANGUAGES, SCRIPTS, SIZES, random_params, tiny_model
+from tests.tiny import VOCABULARY_SIZE as VOCAB
 
-VOCAB, LANGUAGES, SCRIPTS, LENGTH = 300, 5, 3, 20
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_length": 24,
-}
+LENGTH = 20  # shorter than the model's
 
 
 def make(**fields) -> LangSamp:
-    return LangSamp(ModelConfig(**TINY, **fields), VOCAB, LANGUAGES, SCRIPTS)
+    return tiny_model(ModelConfig(**SIZES, **fields))
 
 
 OUTPUT, INPUT, NONE = (make(placement=placement) for placement in ("output", "input", "none"))
@@ -32,12 +27,6 @@ OUTPUT, INPUT, NONE = (make(placement=placement) for placement in ("output", "in
 
 def shapes_of(model: LangSamp):
     return nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-
-
-def random_params(model: LangSamp, seed: int = 0):
-    """Values that leave no bias at 0 and no scale at 1."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes_of(model))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -253,7 +242,7 @@ def test_layers_are_initialised_one_by_one():
 )
 def test_bad_settings_are_named(field, value):
     with pytest.raises(UserError, match=rf"^model\.{field} = .*: expected "):
-        ModelConfig(**{**TINY, field: value})
+        ModelConfig(**{**SIZES, field: value})
 
 
 def test_a_placement_needs_a_vector_to_place():

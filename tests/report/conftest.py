@@ -15,6 +15,7 @@ from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.setup import start_run
+from tests.tiny import SIZES
 
 NAMES = (
     *("eng_Latn", "deu_Latn", "rus_Cyrl", "hin_Deva", "zho_Hani", "arb_Arab", "swh_Latn"),
@@ -32,10 +33,9 @@ def new_run(store_path: Path) -> Callable[..., Path]:
 
     def new_run(path: Path, **mixture: Any) -> Path:
         store = Store(store_path)
-        sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
         configs = Configs(
             TrainConfig(num_steps=100, global_batch_size=8),
-            ModelConfig(**sizes, intermediate_size=64, max_length=32),
+            ModelConfig(**SIZES | {"num_hidden_layers": 6}),
             MixtureConfig(**mixture),
         )
         inventory = EMPTY.extended(store.manifest.names)

@@ -28,17 +28,12 @@ from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
+from tests import tiny
 
 STEPS = 50
-MODEL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=8,
-    intermediate_size=64,
-    max_length=32,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
+# As many heads as devices.
+SIZES = tiny.SIZES | {"num_attention_heads": 8}
+MODEL = ModelConfig(**SIZES, hidden_dropout=0.0, attention_dropout=0.0)
 SHARDED = MeshConfig(data=-1, fsdp=2, tensor=2)
 MESHES = {"1x8x1": MeshConfig(1, 8, 1), "2x2x2": SHARDED, "1x1x8": MeshConfig(1, 1, 8)}
 
@@ -118,15 +113,12 @@ def main(output: Path, store: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(store_path, tmp_path_factory) -> dict[int, Path]:
-    """Number of devices -> the folder of what that process made. They run side by side, and
-    compile without optimisation, which is most of the work."""
+    """Number of devices -> the folder of what that process made. They run side by side."""
     root = Path(__file__).parents[2]
     outputs = {n: tmp_path_factory.mktemp(f"devices{n}") for n in (8, 2, 1)}
     started = []
     for number, output in outputs.items():
-        flags = (
-            f"--xla_force_host_platform_device_count={number} --xla_backend_optimization_level=0"
-        )
+        flags = f"--xla_force_host_platform_device_count={number}"
         environment = {
             **os.environ,
             "XLA_FLAGS": flags,
@@ -223,9 +215,7 @@ def test_a_step_on_eight_devices_is_that_on_one(store_path, tmp_path):
     """The small form of what the others measure over a whole run."""
     started = {}
     for number, mesh in ((1, (1, 1, 1)), (8, (2, 2, 2))):
-        flags = (
-            f"--xla_force_host_platform_device_count={number} --xla_backend_optimization_level=0"
-        )
+        flags = f"--xla_force_host_platform_device_count={number}"
         sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
         settings = {f"mesh.{axis}": size for axis, size in sizes.items()}
         settings |= {"model.hidden_size": 32, "model.num_hidden_layers": 1}

@@ -10,9 +10,11 @@ import optax
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.models.langsamp import init_params
 from langsamp_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +98,7 @@ def test_updates_are_those_of_torch(scale, warmup):
 
 @pytest.fixture(scope="module")
 def model_params():
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LangSamp(ModelConfig(**sizes, intermediate_size=64, max_length=16), 300, 5, 3)
+    model = tiny_model()
     shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, "f"), shapes)
 

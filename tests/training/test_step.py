@@ -16,7 +16,6 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import EMPTY, TableIds
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
@@ -26,30 +25,17 @@ from langsamp_jax.training.config import TrainConfig
 from langsamp_jax.training.loop import check_finite
 from langsamp_jax.training.run import require_rows_fit
 from langsamp_jax.training.step import TrainState, make_initialise, make_train_step
+from tests import tiny
+from tests.tiny import LENGTH, SIZES, tiny_model
 
 VOCABULARY = Vocabulary(300, 0, 1, 2, 3, 299)
-ROWS, LENGTH = 16, 32
-MODEL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_length=LENGTH,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
+ROWS = 16
+MODEL = ModelConfig(**SIZES, hidden_dropout=0.0, attention_dropout=0.0)
 # Rows of 1 to 32 valid tokens: 1 to 5 targets.
 LENGTHS = np.array([32, 32, 32, 32, 30, 27, 20, 14, 9, 5, 3, 2, 1, 1, 32, 25])
 
 
-def model_of(config: ModelConfig = MODEL) -> LangSamp:
-    return LangSamp(config, VOCABULARY.size, 5, 3)
-
-
-def random_params(model: LangSamp):
-    rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype("f"), shapes)
+random_params = functools.partial(tiny.random_params, scale=0.2)
 
 
 def batch_of(tokens) -> Batch:
@@ -72,9 +58,9 @@ SGD = optax.sgd(1.0)
 def step_of(parts: int = 1, seed: int = 0, model: ModelConfig = MODEL):
     """A compiled step, which takes most of the time here; it donates nothing."""
     config, shuffled = ObjectiveConfig(logits_at_once=10_000), model.tables == "shuffled"
-    objective = MaskedLm(model_of(model), VOCABULARY, config, shuffled)
+    objective = MaskedLm(tiny_model(model), VOCABULARY, config, shuffled)
     step = make_train_step(objective, SGD, parts, seed)
-    return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # sooner
+    return jax.jit(step)
 
 
 def start(params, step: int = 0) -> TrainState:
@@ -87,7 +73,7 @@ def largest_difference(a, b) -> float:
 
 def test_parts_of_a_batch_add_up_to_the_whole(batch):
     """The parts have unequal numbers of targets, so a mean of means would differ."""
-    params, ends = random_params(model_of()), []
+    params, ends = random_params(tiny_model(MODEL)), []
     for parts in (1, 2, 4):
         state = start(params)
         for _ in range(3):
@@ -104,7 +90,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(batch):
 def test_the_loss_is_the_mean_over_all_targets(parts):
     """Without word embeddings a logit is the decoder's bias; with one piece a row, a row's loss
     is known whatever is masked."""
-    params = random_params(model_of())
+    params = random_params(tiny_model(MODEL))
     params["word_embeddings"] *= 0
     piece = np.arange(100, 100 + ROWS)
     bias = params["decoder_bias"][:300].astype("d")
@@ -119,7 +105,7 @@ def test_the_loss_is_the_mean_over_all_targets(parts):
 
 
 def test_the_gradient_norm_is_that_of_the_update(batch):
-    params = random_params(model_of())
+    params = random_params(tiny_model(MODEL))
     state, metrics = step_of()(start(params), batch)
     moved = jax.tree.map(lambda a, b: np.asarray(a, "d") - np.asarray(b, "d"), state.params, params)
     norm = math.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
@@ -127,7 +113,7 @@ def test_the_gradient_norm_is_that_of_the_update(batch):
 
 
 def test_a_step_is_counted_and_is_a_function_of_state_batch_and_seed(batch):
-    params = random_params(model_of())
+    params = random_params(tiny_model(MODEL))
     state, metrics = step_of()(start(params, step=7), batch)
     again, _ = step_of()(start(params, step=7), batch)
     assert int(state.step) == 8
@@ -139,7 +125,7 @@ def test_a_step_is_counted_and_is_a_function_of_state_batch_and_seed(batch):
 
 def test_rows_that_no_one_uses_have_no_gradient(batch):
     """Language 4 and script 2 are in no row that has targets."""
-    params = random_params(model_of())
+    params = random_params(tiny_model(MODEL))
     ids = TableIds(np.arange(ROWS, dtype="i") % 4, np.zeros(ROWS, "i"))
     state, _ = step_of()(start(params), batch._replace(ids=ids))
     moved = jax.tree.map(
@@ -150,7 +136,7 @@ def test_rows_that_no_one_uses_have_no_gradient(batch):
 
 
 def test_dropout_is_on_where_the_model_has_it(batch):
-    params = random_params(model_of())
+    params = random_params(tiny_model(MODEL))
     dropped = dataclasses.replace(MODEL, hidden_dropout=0.3)
     _, with_dropout = step_of(model=dropped)(start(params), batch)
     _, without = step_of()(start(params), batch)
@@ -161,7 +147,7 @@ def test_dropout_is_on_where_the_model_has_it(batch):
 @pytest.mark.slow
 def test_updates_lower_the_loss():
     """Rows of one repeated piece each: what is hidden can be read off the rest."""
-    state = nn.unbox(jax.jit(make_initialise(model_of(), SGD, seed=0))())
+    state = nn.unbox(jax.jit(make_initialise(tiny_model(MODEL), SGD, seed=0))())
     batch = batch_of(np.repeat(np.arange(100, 100 + ROWS)[:, None], LENGTH, 1))
     losses = []
     for _ in range(60):
@@ -231,12 +217,12 @@ def test_bad_settings_are_named(field, value):
 
 def after_a_step(batch: Batch, tables: str):
     model = dataclasses.replace(MODEL, tables=tables)
-    return step_of(model=model)(start(random_params(model_of())), batch)[0].params
+    return step_of(model=model)(start(random_params(tiny_model(MODEL))), batch)[0].params
 
 
 @pytest.mark.slow
 def test_frozen_tables_stay_as_they_began_and_all_else_learns(batch):
-    begin, end = random_params(model_of()), after_a_step(batch, "frozen")
+    begin, end = random_params(tiny_model(MODEL)), after_a_step(batch, "frozen")
     trained = after_a_step(batch, "trained")
     assert largest_difference(end["conditioning"], begin["conditioning"]) == 0
     assert largest_difference(trained["conditioning"], begin["conditioning"]) > 1e-4
