@@ -1,9 +1,12 @@
 """The page: its sections, its head, and the one HTML file that they become."""
 
 import functools
+import importlib
+import pkgutil
 import statistics
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from langsamp_jax.io.files import write_text
@@ -11,32 +14,9 @@ from langsamp_jax.io.progress import Progress
 from langsamp_jax.io.storage import absolute
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.costs import parameter_count
-from langsamp_jax.report import theme
+from langsamp_jax.report import sections, theme
 from langsamp_jax.report.figures import Section
 from langsamp_jax.report.run_results import RunResults, read_results
-from langsamp_jax.report.sections import (
-    configuration,
-    donors,
-    geometry,
-    mixture,
-    neutrality,
-    retrieval,
-    tasks,
-    training,
-    validation,
-)
-
-_SECTIONS = (  # in the order of the page
-    training,
-    validation,
-    mixture,
-    neutrality,
-    retrieval,
-    geometry,
-    tasks,
-    donors,
-    configuration,
-)
 
 
 def write_report(run: Path) -> Path:
@@ -50,19 +30,26 @@ def write_report(run: Path) -> Path:
       UserError: ``run`` is no run, or a file of it is damaged.
     """
     results = read_results(run)
-    sections = [module.section(results) for module in _SECTIONS]
-    figures = [figure for section in sections for figure in section.figures]
+    made = [module.section(results) for module in section_modules()]
+    figures = [figure for section in made for figure in section.figures]
     folder = results.run.path / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     with Progress("report", len(figures), "figures") as progress:
         for figure in figures:
             figure.save(folder / "figures")
             progress.advance(1)
-    write_text(folder / "index.html", render(results, sections))
+    write_text(folder / "index.html", render(results, made))
     return folder / "index.html"
 
 
-def render(results: RunResults, sections: list[Section]) -> str:
+def section_modules() -> list[ModuleType]:
+    """Returns the modules of ``report/sections``, in the order of the page."""
+    names = [module.name for module in pkgutil.iter_modules(sections.__path__)]
+    modules = [importlib.import_module(f"{sections.__name__}.{name}") for name in names]
+    return sorted(modules, key=lambda module: module.POSITION)
+
+
+def render(results: RunResults, page_sections: list[Section]) -> str:
     """Returns the page as HTML, complete in itself."""
     import jinja2
 
@@ -73,13 +60,13 @@ def render(results: RunResults, sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = {figure.name: figure.spec for section in sections for figure in section.figures}
+    charts = {figure.name: figure.spec for section in page_sections for figure in section.figures}
     return environment.get_template("page.html").render(
         name=absolute(results.run.path).name,
         summary=_summary(results),
         tiles=_tiles(results),
-        sections=[section for section in sections if section.figures or section.tables],
-        absent=[section for section in sections if not (section.figures or section.tables)],
+        sections=[section for section in page_sections if section.figures or section.tables],
+        absent=[section for section in page_sections if not (section.figures or section.tables)],
         charts={"specs": charts, "light": theme.light(), "dark": theme.dark()},
         library=_library() if charts else "",
         style=_asset("page.css"),

@@ -1,1 +1,1 @@
-"""The sections of the page, a file each: ``section(results)`` returns its figures and tables."""
+"""The sections of the page, a file each: ``section(results)``, and its ``POSITION``."""

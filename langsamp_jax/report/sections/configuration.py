@@ -7,6 +7,8 @@ from langsamp_jax import __version__
 from langsamp_jax.report.figures import Section, Table
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 90  # on the page
+
 
 def section(results: RunResults) -> Section:
     """Returns every setting, and the command that starts such a run again."""

@@ -7,6 +7,8 @@ from langsamp_jax.report.evaluations import is_share, metric_title, task_title
 from langsamp_jax.report.figures import Figure, Section, Table, format_number
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 80  # on the page
+
 
 def section(results: RunResults) -> Section:
     """Returns what each way of choosing a donor language is worth."""

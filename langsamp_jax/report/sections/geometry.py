@@ -9,6 +9,8 @@ from langsamp_jax.report.evaluations import at_step
 from langsamp_jax.report.figures import Figure, Section, Table, format_number
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 60  # on the page
+
 _FAMILIES = 5  # so many have a colour and a shape of their own
 
 

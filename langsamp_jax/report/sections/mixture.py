@@ -9,6 +9,8 @@ from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Section, Table
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 30  # on the page
+
 
 def section(results: RunResults) -> Section:
     """Returns the rates, and the shares that were really drawn."""

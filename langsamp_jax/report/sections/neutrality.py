@@ -7,6 +7,8 @@ from langsamp_jax.report.evaluations import at_step
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 40  # on the page
+
 _TITLE = "Language neutrality"
 
 

@@ -6,6 +6,8 @@ from langsamp_jax.report.evaluations import retrievals, task_title
 from langsamp_jax.report.figures import Figure, Section, format_number
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 50  # on the page
+
 
 def section(results: RunResults) -> Section:
     """Returns sentence retrieval by language-script, for each set of sentences, and by layer."""

@@ -6,6 +6,8 @@ from langsamp_jax.report.evaluations import TASKS, is_share, metric_title, read_
 from langsamp_jax.report.figures import Section, Table, format_number
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 70  # on the page
+
 _GROUPS = {"all": "all", "head": "head", "tail": "tail", "latin": "Latin", "non_latin": "non-Latin"}
 
 

@@ -7,6 +7,8 @@ from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 10  # on the page
+
 _POINTS = 600  # the most of a curve; of more, neighbours are averaged
 _PHASES = ("step", "input", "validation", "checkpoint")
 _CURVES = (  # title, title of the values, format, from zero, series and their keys, caption

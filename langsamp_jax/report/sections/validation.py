@@ -7,6 +7,8 @@ from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Section, Table, format_number
 from langsamp_jax.report.run_results import RunResults
 
+POSITION = 20  # on the page
+
 
 def section(results: RunResults) -> Section:
     """Returns the loss of each language-script, beside what unigram frequencies give."""
