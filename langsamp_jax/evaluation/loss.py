@@ -17,8 +17,8 @@ from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.checkpoint import model_of
 from langsamp_jax.training.run import Run, open_run
-from langsamp_jax.training.setup import model_of
 from langsamp_jax.training.validation import LossEvaluator
 
 _ROWS_AT_ONCE = 4096

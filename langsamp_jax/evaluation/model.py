@@ -25,8 +25,8 @@ from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
+from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import model_of, restore_params
 
 # A batch fills the cores or the chip and no more: one of a few sentences should not be all padding.
 _TOKENS_AT_ONCE = {"cpu": 2048}
