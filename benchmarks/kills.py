@@ -25,8 +25,8 @@ from record import surroundings
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.synthetic.world import synthesize
 from data_pipelines.tokenizers.training import train_tokenizer
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 PROCESSES, STEPS = 4, 80
 CHANGES = {"train__num_steps": STEPS, "train__checkpoint_every": 5, "train__eval_every": 50}

@@ -1,8 +1,8 @@
 """Measures how the code is laid out: rooms, their lines, and the imports between them.
 
 ``python benchmarks/rooms.py [--code CHECKOUT]`` prints the tables of docs/architecture.md. A room
-is a folder with modules in it, or a module beside the rooms. ``tests/test_rooms.py`` holds the
-measures to their limits.
+is a folder of a package, with the folders inside of it, or a module beside the rooms.
+``tests/test_rooms.py`` holds the measures to their limits.
 """
 
 import argparse
@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PACKAGES = ("langsamp_jax", "data_pipelines")
-# The lowest floor first. A room imports only from floors below its own. ``langsamp_jax`` and
-# ``data_pipelines`` themselves hold a version and a docstring.
+# The lowest floor first. A room imports only from floors below its own.
 FLOORS = (
-    ("langsamp_jax", "data_pipelines", "errors"),
+    ("errors",),
     ("config", "hardware", "io"),
     ("languages",),
-    ("text", "models", "evaluation.datasets"),
+    ("text", "models"),
     ("data", "parallel", "data_pipelines.corpus"),
     (
         *("huggingface", "objectives", "data_pipelines.packing", "data_pipelines.tokenizers"),
@@ -31,37 +30,43 @@ FLOORS = (
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(FLOORS) for room in rooms}
-# From a row of the store to the update of the parameters.
+# From a row of the store to the update of the parameters: which rows at which step, their way
+# through the model and the objective, and the step.
 CORE_PATH = (
     "data/store",
     "data/sampling",
-    "data/mixture",
     "data/feed",
+    "parallel/mesh",
+    "parallel/sharding",
     "models/config",
     "models/transformer",
-    "models/langsamp",
-    "models/embedding",
     "models/attention",
     "models/layers",
+    "models/embedding",
+    "models/langsamp",
     "objectives/base",
     "objectives/masking",
     "objectives/masked_lm",
-    "parallel/mesh",
-    "parallel/sharding",
     "training/setup",
     "training/step",
+    "training/optimizer",
     "training/loop",
 )
 
 
 def modules_in(checkout: Path) -> dict[str, Path]:
-    """Returns the file of every module by its dotted name; of a package, its ``__init__.py``."""
+    """Returns the file of every module by its dotted name; of a package, its ``__init__.py``.
+
+    The two packages' own ``__init__.py`` are left out. That of ``langsamp_jax`` is the face that
+    users see: it loads what they ask for from any room, and rooms take its version only.
+    """
     files = sorted(file for package in PACKAGES for file in (checkout / package).rglob("*.py"))
     names = (file.relative_to(checkout).with_suffix("").parts for file in files)
-    return {
+    modules = {
         ".".join(name).removesuffix(".__init__"): file
         for name, file in zip(names, files, strict=True)
     }
+    return {name: file for name, file in modules.items() if name not in PACKAGES}
 
 
 def imported_modules(name: str, file: Path, modules: Mapping[str, Path]) -> set[str]:
@@ -77,20 +82,19 @@ def imported_modules(name: str, file: Path, modules: Mapping[str, Path]) -> set[
     return imported & modules.keys() - {name}
 
 
-def room_of(name: str, modules: Mapping[str, Path]) -> str:
-    """Returns the room of a module, without the name of ``langsamp_jax``."""
-    if name.endswith(".__main__"):
+def room_of(name: str) -> str:
+    """Returns the room of a module: the first part of its name below ``langsamp_jax``."""
+    package, room, *_ = name.split(".")
+    if room == "__main__":
         return "cli"
-    folder = name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
-    room = folder if "." in folder or modules[name].name == "__init__.py" else name
-    return room.removeprefix("langsamp_jax.")
+    return room if package == "langsamp_jax" else f"{package}.{room}"
 
 
 def rooms_in(modules: Mapping[str, Path]) -> dict[str, list[str]]:
     """Returns the modules of every room."""
     rooms: dict[str, list[str]] = {}
     for name in modules:
-        rooms.setdefault(room_of(name, modules), []).append(name)
+        rooms.setdefault(room_of(name), []).append(name)
     return rooms
 
 
@@ -103,8 +107,8 @@ def arrows_between_rooms(modules: Mapping[str, Path]) -> dict[str, set[str]]:
     """Returns, of each room, the others that its modules import."""
     arrows: dict[str, set[str]] = {}
     for name, others in arrows_between_modules(modules).items():
-        room = room_of(name, modules)
-        arrows.setdefault(room, set()).update({room_of(o, modules) for o in others} - {room})
+        room = room_of(name)
+        arrows.setdefault(room, set()).update({room_of(o) for o in others} - {room})
     return arrows
 
 

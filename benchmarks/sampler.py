@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from langsamp_jax.data.sampling import Allocation, integer_rates, temperature_rates
+from langsamp_jax.data.rates import temperature_rates
+from langsamp_jax.data.sampling import Allocation, integer_rates
 
 STEPS, BATCH, STEPS_AT_ONCE = 150_000, 1024, 1000
 

@@ -22,12 +22,12 @@ from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from langsamp_jax.text.tokenizer import Tokenizer
-from langsamp_jax.training.checkpoint import Checkpoints
+from langsamp_jax.training.checkpoint import Checkpoints, model_of
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
 from langsamp_jax.training.run import Run
-from langsamp_jax.training.setup import model_of, start_run
+from langsamp_jax.training.setup import start_run
 from tests import tiny
 from tests.tiny import LENGTH, TRAIN
 

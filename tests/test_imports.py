@@ -21,9 +21,10 @@ print(json.dumps({
     "devices": xla_bridge.backends_are_initialized(),
 }))
 """
-# scikit-learn sets variables of OpenMP.
+# scikit-learn sets variables of OpenMP, Transformers one of PyTorch's compiler.
 LIBRARIES = (
-    "import flax.linen, jax, optax, orbax.checkpoint, sklearn; from jax._src import xla_bridge"
+    "import flax.linen, jax, optax, orbax.checkpoint, sklearn, transformers.modeling_utils; "
+    "from jax._src import xla_bridge"
 )
 # Every module, but for the command itself and what runs inside of a downloaded model's folder.
 EVERYTHING = """

@@ -16,10 +16,10 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.text.huggingface_files import write_tokenizer
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.config import Configs, with_overrides
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run, open_run
-from langsamp_jax.training.setup import restore_params
 
 SMALL = {
     "train.num_steps": 2,

@@ -97,7 +97,7 @@ def assert_close(found: Any, wanted: Any) -> None:
 
 
 def assert_same_end(run: Path) -> None:
-    """The parameters and the optimiser's state at the last step."""
+    """The parameters and the optimizer's state at the last step."""
     found, wanted = make.state(run, make.STEPS), expected("state")
     if not SAME_ARITHMETIC:  # then the last validation loss speaks for the values
         found, wanted = ({name: s[name][:2] for name in s} for s in (found, wanted))

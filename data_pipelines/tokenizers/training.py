@@ -11,7 +11,8 @@ import sentencepiece
 
 from data_pipelines.corpus.cleaning import CleaningConfig, TextCleaner, clean_lines
 from data_pipelines.corpus.sources import TextRange, find_sources, text_ranges
-from langsamp_jax.data.sampling import Sampler, temperature_rates
+from langsamp_jax.data.rates import temperature_rates
+from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import require_absent, write_bytes
 from langsamp_jax.io.progress import Progress

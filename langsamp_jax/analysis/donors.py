@@ -70,11 +70,11 @@ def evaluate(
     Returns:
       ``on``, ``metric``, the fields of ``donor_selection`` and ``skipped``.
     """
-    known = [reference for file in references for reference in read_references(file)]
+    distances = [reference for file in references for reference in read_references(file)]
     read, tables = functools.partial(read_task, data, on), trained_tables(model)
     others = names or model.inventory.language_scripts
     transfer, skipped = transfer_matrix(model, on, read, pivot, others, config, journal, say)
-    near = similarities(transfer.targets, transfer.donors, tables, known)
+    near = similarities(transfer.targets, transfer.donors, tables, distances)
     selection = donor_selection(transfer, near, model.tokens, pivot)
     return {"on": on, "metric": METRICS[on][0], **selection, "skipped": skipped}
 
@@ -92,8 +92,8 @@ def show(record: Mapping[str, Any]) -> str:
 
 
 def measures(record: Mapping[str, Any]) -> dict[str, float]:
-    choices = [one for one in record["choices"] if one["mean"] is not None]
-    return {f"{one['choice']}/{record['metric']}": one["mean"] for one in choices}
+    choices = [choice for choice in record["choices"] if choice["mean"] is not None]
+    return {f"{choice['choice']}/{record['metric']}": choice["mean"] for choice in choices}
 
 
 def transfer_matrix(
@@ -128,7 +128,7 @@ def transfer_matrix(
                 raise
             skipped[donor] = str(error)
             continue
-        columns[donor] = {one["language"]: one[metric] for one in record["languages"]}
+        columns[donor] = {scores["language"]: scores[metric] for scores in record["languages"]}
         skipped |= record["skipped"]
         say(f"{donor}: {statistics.fmean(columns[donor].values()):.3f} over all")
     targets = tuple(sorted(set().union(*columns.values())))
@@ -194,7 +194,7 @@ def choose(
         "oracle": transfer.scores,
     }
     tested = ~np.isnan(transfer.zero_shot())
-    return {name: _first_best(each, tested) for name, each in preferences.items()}
+    return {name: _first_best(preference, tested) for name, preference in preferences.items()}
 
 
 def donor_selection(
@@ -293,8 +293,8 @@ def _scores_reached(transfer: Transfer, chosen: Mapping[str, np.ndarray]) -> dic
 
 
 def _first_best(preference: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    known = np.where(allowed & ~np.isnan(preference), preference, -np.inf)
-    return np.where(np.isfinite(known.max(axis=1)), known.argmax(axis=1), -1)
+    candidates = np.where(allowed & ~np.isnan(preference), preference, -np.inf)
+    return np.where(np.isfinite(candidates.max(axis=1)), candidates.argmax(axis=1), -1)
 
 
 def _mean(values: np.ndarray, name: str, seed: int, resamples: int) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def evaluate(
     Args:
       references, families: files, see ``read_references`` and ``read_families``.
     """
-    known = [reference for file in references for reference in read_references(file)]
+    distances = [reference for file in references for reference in read_references(file)]
     family_of = {} if families is None else read_families(families)
     scripts = scripts_by_language(model.inventory.language_scripts)
-    return geometry(trained_tables(model), known, family_of, scripts)
+    return geometry(trained_tables(model), distances, family_of, scripts)
 
 
 def show(record: Mapping[str, Any]) -> str:
@@ -74,8 +74,8 @@ def show(record: Mapping[str, Any]) -> str:
 
 
 def measures(record: Mapping[str, Any]) -> dict[str, float]:
-    correlations = [one for one in _correlations(record) if one["rho"] is not None]
-    return {f"{one['with']}/rho": one["rho"] for one in correlations}
+    correlations = [record for record in _correlations(record) if record["rho"] is not None]
+    return {f"{record['with']}/rho": record["rho"] for record in correlations}
 
 
 def trained_tables(trained: LoadedModel) -> dict[str, Table]:
@@ -167,9 +167,9 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     left, scales, right = np.linalg.svd(centred, full_matrices=False)
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
     coordinates, variances = np.zeros((len(vectors), 2)), np.zeros(2)
-    kept = min(2, len(scales))
-    coordinates[:, :kept] = (left * signs * scales)[:, :kept]
-    variances[:kept] = scales[:kept] ** 2
+    dimensions = min(2, len(scales))
+    coordinates[:, :dimensions] = (left * signs * scales)[:, :dimensions]
+    variances[:dimensions] = scales[:dimensions] ** 2
     return coordinates, variances / max((scales**2).sum(), np.finfo(np.float64).tiny)
 
 
@@ -210,9 +210,9 @@ def _correlation(
 ) -> dict[str, Any]:
     """Correlates over all pairs, or over those within one of ``scripts``."""
     everywhere = dict.fromkeys(table.codes, "") if scripts is None else scripts
-    known = everywhere.keys() & reference.codes
-    sizes = Counter(everywhere[code] for code in table.codes if code in known)
-    common = [code for code in table.codes if code in known and sizes[everywhere[code]] > 1]
+    comparable = everywhere.keys() & reference.codes
+    sizes = Counter(everywhere[code] for code in table.codes if code in comparable)
+    common = [code for code in table.codes if code in comparable and sizes[everywhere[code]] > 1]
     name = reference.name if scripts is None else f"{reference.name} within a script"
     record = {"with": name, "rho": None, "p": None, "languages": len(common)}
     record["permutations"] = permutations

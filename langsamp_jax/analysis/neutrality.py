@@ -92,7 +92,7 @@ def evaluate_neutrality(
     """
     skipped, names, truncated = {}, list(lines), 0
     shape = (len(names), num_layers, len(lines[names[0]]), hidden_size)
-    there = np.zeros((len(names), shape[2]), bool)
+    has_line = np.zeros((len(names), shape[2]), bool)
     # On disk: 205 languages of 1,000 sentences are 8 GB with XLM-R base.
     with tempfile.TemporaryFile() as file:
         vectors = np.memmap(file, np.float32, "w+", shape=shape)
@@ -105,29 +105,31 @@ def evaluate_neutrality(
                     skipped[name] = str(error)
                 else:
                     vectors[index][:, present] = encoded.vectors
-                    there[index, present] = True
+                    has_line[index, present] = True
                     truncated += int(encoded.truncated.sum())
                 progress.advance(1)
-        kept = [index for index in range(len(names)) if names[index] not in skipped]
-        if not any((there[a] & there[b]).sum() > 1 for a, b in itertools.combinations(kept, 2)):
+        used = [index for index in range(len(names)) if names[index] not in skipped]
+        if not any(
+            (has_line[a] & has_line[b]).sum() > 1 for a, b in itertools.combinations(used, 2)
+        ):
             reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
             raise UserError(f"no two languages have two lines in common{reasons}")
 
         def row(name: str) -> list[tuple[int, int, int, list[list[float]]]]:
-            first = kept.index(names.index(name))
-            a, pairs = kept[first], []
+            first = used.index(names.index(name))
+            a, pairs = used[first], []
             mine = jnp.asarray(vectors[a])  # on the device, once for all pairs
-            for second in range(first + 1, len(kept)):
-                b = kept[second]
-                both = there[a] & there[b]
+            for second in range(first + 1, len(used)):
+                b = used[second]
+                both = has_line[a] & has_line[b]
                 if both.sum() > 1:
-                    measured = np.asarray(_compare(mine, vectors[b], there[a], there[b]))
+                    measured = np.asarray(_compare(mine, vectors[b], has_line[a], has_line[b]))
                     pairs.append((first, second, int(both.sum()), measured.round(6).tolist()))
             return pairs
 
-        rows, _ = journal.each([names[index] for index in kept], row)
+        rows, _ = journal.each([names[index] for index in used], row)
     return {
-        "languages": [names[index] for index in kept],
+        "languages": [names[index] for index in used],
         "num_layers": num_layers,
         **_columns([pair for pairs in rows for pair in pairs]),
         "truncated": truncated,
@@ -149,12 +151,12 @@ def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> ja
     def layer(states: tuple[jax.Array, jax.Array]) -> jax.Array:
         measured = []
         for centred in (False, True):
-            x, y = (_unit(x, here, centred) for x, here in zip(states, (in_a, in_b), strict=True))
+            x, y = (_unit(x, valid, centred) for x, valid in zip(states, (in_a, in_b), strict=True))
             matched = (both * (x * y).sum(axis=-1)).sum()
             everything = (both @ x) @ (both @ y)
             random = (everything - matched) / (count * (count - 1))
             measured += [matched / count, random, matched / count - random]
-        x, y = (_unit(x, here, False) for x, here in zip(states, (in_a, in_b), strict=True))
+        x, y = (_unit(x, valid, False) for x, valid in zip(states, (in_a, in_b), strict=True))
         cosine = x @ y.T
         right = (_nearest(cosine, both) + _nearest(cosine.T, both)) / 2
         return jnp.stack([*measured, right])
@@ -162,8 +164,8 @@ def _compare(a: jax.Array, b: jax.Array, in_a: jax.Array, in_b: jax.Array) -> ja
     return jax.lax.map(layer, (a, b)).T
 
 
-def _unit(x: jax.Array, here: jax.Array, centred: bool) -> jax.Array:
-    weight = here[:, None].astype(jnp.float32)
+def _unit(x: jax.Array, valid: jax.Array, centred: bool) -> jax.Array:
+    weight = valid[:, None].astype(jnp.float32)
     least = _ROUNDING * jnp.linalg.norm(x, axis=-1, keepdims=True)
     if centred:
         x = x - (x * weight).sum(axis=0) / jnp.maximum(weight.sum(), 1)

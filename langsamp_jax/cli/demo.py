@@ -77,11 +77,11 @@ def demo(output: Path, configs: Configs) -> dict[str, Any]:
 
 def report(world: dict[str, Any], results: dict[str, Any]) -> str:
     """Returns the results as a table and the two sentences that sum it up."""
-    found = {record["language"]: record for record in results["retrieval"]["languages"]}
+    retrieval = {record["language"]: record for record in results["retrieval"]["languages"]}
     records = []
     for record in results["masked_lm"]["languages"]:
         name = record["language"]
-        records.append({**record, **found.get(name, {}), **world["language_scripts"][name]})
+        records.append({**record, **retrieval.get(name, {}), **world["language_scripts"][name]})
         records[-1]["language"] = name  # there it is the bare code
     headers = {
         "language": "language",

@@ -103,8 +103,8 @@ def _heading(row: Row, tokenizer: Tokenizer) -> str:
     facts += f"; {lines} line{'s' if lines != 1 else ''}"
     if row.hidden.any():
         kinds = _kinds(row, tokenizer)
-        each = ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS)
-        facts += f"; {np.count_nonzero(row.hidden)} hidden: {each}"
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS)
+        facts += f"; {np.count_nonzero(row.hidden)} hidden: {counts}"
     return f"{where}  {facts}"
 
 

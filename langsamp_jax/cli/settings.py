@@ -65,11 +65,11 @@ def select(settings: Sequence["Setting"], name: str | None) -> list["Setting"]:
     ):
         if matches:
             return matches
-    full_names = {part: setting.name for setting in settings for part in setting.name.split(".")}
+    full_names = {word: setting.name for setting in settings for word in setting.name.split(".")}
     groups = dict.fromkeys(setting.name.split(".")[0] for setting in settings)
-    known = {**full_names, **{group: group for group in groups}}
-    known |= {setting.name: setting.name for setting in settings}
-    close = dict.fromkeys(known[part] for part in difflib.get_close_matches(name, known))
+    names = {**full_names, **{group: group for group in groups}}
+    names |= {setting.name: setting.name for setting in settings}
+    close = dict.fromkeys(names[word] for word in difflib.get_close_matches(name, names))
     meant = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(groups)}"
     raise UserError(f"there is no setting {name!r}; {meant}")
 

@@ -24,14 +24,14 @@ def split_lines(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 def truncate(
     sentences: Sequence[np.ndarray], max_length: int, eos_id: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Sentences of at most ``max_length`` tokens, whose last one stays ``</s>``; and bool
+    """Cuts sentences to ``max_length`` tokens, of which the last stays ``</s>``; and returns bool
     [sentences], which were longer."""
     ending = np.array([eos_id], np.int32)
-    kept = [
+    cut = [
         np.concatenate([ids[: max_length - 1], ending]) if len(ids) > max_length else ids
         for ids in sentences
     ]
-    return kept, np.array([len(ids) > max_length for ids in sentences], bool)
+    return cut, np.array([len(ids) > max_length for ids in sentences], bool)
 
 
 def bucketed_batches(
@@ -41,7 +41,7 @@ def bucketed_batches(
     tokens_at_once: int,
     devices: int,
 ) -> Iterator[Padded]:
-    """Batches of sentences of about the same length, the longest first.
+    """Yields batches of sentences of about the same length, the longest first.
 
     There is one number of rows for each length, a multiple of ``devices``, so that about twenty
     shapes are compiled for any text; all batches but the last are full.

@@ -59,7 +59,7 @@ class Protocol:
     published_defect: bool = False
 
     def changed(self, config: FineTuneConfig) -> "Protocol":
-        """This protocol with what a config says differently."""
+        """Returns this protocol with what a config says differently."""
         given = {name: value for name, value in dataclasses.asdict(config).items() if value}
         defect = given.pop("accumulation") == "published" and self.parts > 1
         changed = dataclasses.replace(self, **given, published_defect=defect)

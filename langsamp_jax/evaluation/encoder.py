@@ -106,11 +106,11 @@ def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, An
     block more, so that what was in the middle is not taken for the end.
     """
     config = model.config
-    kept = min(config.num_hidden_layers, max(1, layer + config.norm_first))
-    if kept == config.num_hidden_layers:
+    num_layers = min(config.num_hidden_layers, max(1, layer + config.norm_first))
+    if num_layers == config.num_hidden_layers:
         return model, params
     encoder = params["encoder"]
-    blocks = jax.tree.map(lambda leaf: leaf[:kept], encoder["layers"])
+    blocks = jax.tree.map(lambda leaf: leaf[:num_layers], encoder["layers"])
     params = {**params, "encoder": {**encoder, "layers": blocks}}
-    config = dataclasses.replace(config, num_hidden_layers=kept)
+    config = dataclasses.replace(config, num_hidden_layers=num_layers)
     return model.clone(config=config), params

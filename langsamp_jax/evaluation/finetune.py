@@ -109,15 +109,15 @@ class FineTuner:
 
     def predict(self, params: Any, examples: LabelledExamples, ids: TableIds) -> list[np.ndarray]:
         """Returns int [labels], the most likely label where an example has one, for each."""
-        trained, found = self.trained, []
+        trained, outputs = self.trained, []
         pad_id = trained.tokenizer.vocabulary.pad_id
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         with use_mesh(trained.mesh):
             for batch in bucketed_batches(examples.tokens, pad_id, *limits):
                 arguments = batch.tokens, batch.attention_mask, repeat_ids(ids, len(batch.tokens))
-                found.append((batch.chosen, self._best(params, *trained.place(arguments))))
+                outputs.append((batch.chosen, self._best(params, *trained.place(arguments))))
         predicted: list[Any] = [None] * len(examples.tokens)
-        for chosen, best in found:
+        for chosen, best in outputs:
             for index, row in zip(chosen, np.asarray(best), strict=False):
                 labels = examples.labels[index]
                 predicted[index] = row[: len(labels)][labels != NO_LABEL]
@@ -154,8 +154,8 @@ def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.nd
     """Lists the examples of each update of an epoch, in an order that (seed, epoch) decides."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     whole = [order[i : i + protocol.batch_size] for i in range(0, count, protocol.batch_size)]
-    part = protocol.part_size
-    return [batch[(len(batch) - 1) // part * part :] for batch in whole]  # only the last part
+    size = protocol.part_size
+    return [batch[(len(batch) - 1) // size * size :] for batch in whole]  # only the last part
 
 
 def finetune(
@@ -180,22 +180,22 @@ def finetune(
     Raises:
       UserError: the loss is no longer finite.
     """
-    state, best, kept = tuner.start(seed), None, None
+    state, best, best_params = tuner.start(seed), None, None
     for epoch in range(1, tuner.protocol.num_epochs + 1):
         losses = []
         for chosen in batches(len(train.tokens), tuner.protocol, seed, epoch):
-            part = LabelledExamples(
+            batch = LabelledExamples(
                 [train.tokens[i] for i in chosen], [train.labels[i] for i in chosen]
             )
-            state, loss = tuner.update(state, part, ids, seed)
+            state, loss = tuner.update(state, batch, ids, seed)
             losses.append(loss)
         mean = float(np.mean([float(loss) for loss in losses]))
         if not math.isfinite(mean):
             raise UserError(
                 f"seed {seed}, epoch {epoch}: the loss is {mean}; lower finetune.learning_rate"
             )
-        found = {"epoch": epoch, "dev": score(tuner.predict(state.params, dev, ids)), "loss": mean}
-        say(f"seed {seed}, epoch {epoch}: loss {mean:.4f}, dev {found['dev']:.4f}")
-        if best is None or found["dev"] > best["dev"]:
-            best, kept = found, jax.tree.map(jnp.copy, state.params)
-    return kept, best
+        record = {"epoch": epoch, "dev": score(tuner.predict(state.params, dev, ids)), "loss": mean}
+        say(f"seed {seed}, epoch {epoch}: loss {mean:.4f}, dev {record['dev']:.4f}")
+        if best is None or record["dev"] > best["dev"]:
+            best, best_params = record, jax.tree.map(jnp.copy, state.params)
+    return best_params, best

@@ -17,8 +17,8 @@ from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Vocabulary
+from langsamp_jax.training.checkpoint import model_of
 from langsamp_jax.training.run import Run, open_run
-from langsamp_jax.training.setup import model_of
 from langsamp_jax.training.validation import LossEvaluator
 
 _ROWS_AT_ONCE = 4096
@@ -62,11 +62,11 @@ def evaluate_masked_lm(
     evaluator = LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows_at_once)
     with use_mesh(mesh):
         loss, count = evaluator.totals(params)
-    together, each = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
-    columns = zip(split.names, split.rows, loss, count, each, strict=True)
+    entropy_of_all, entropies = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
+    columns = zip(split.names, split.rows, loss, count, entropies, strict=True)
     return {
         "loss": float(loss.sum() / count.sum()),
-        "unigram_entropy": together,
+        "unigram_entropy": entropy_of_all,
         "languages": [
             {
                 "language": name,

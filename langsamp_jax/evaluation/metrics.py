@@ -49,10 +49,10 @@ def entity_scores(
     pairs = list(zip(true, predicted, strict=True))
     if any(len(a) != len(b) for a, b in pairs):
         raise ValueError("a sentence has another number of tags than predictions")
-    expected, found = _entities(true), _entities(predicted)
-    correct = len(expected & found)
-    precision = correct / len(found) if found else 0.0
-    recall = correct / len(expected) if expected else 0.0
+    true_entities, predicted_entities = _entities(true), _entities(predicted)
+    correct = len(true_entities & predicted_entities)
+    precision = correct / len(predicted_entities) if predicted_entities else 0.0
+    recall = correct / len(true_entities) if true_entities else 0.0
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
     return EntityScores(precision, recall, f1)
 

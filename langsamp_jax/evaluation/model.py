@@ -25,8 +25,8 @@ from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer
+from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import model_of, restore_params
 
 # A batch fills the cores or the chip and no more: one of a few sentences should not be all padding.
 _TOKENS_AT_ONCE = {"cpu": 2048}
@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def tokens_at_once(self) -> int:
-        """Of a batch over all devices."""
+        """Returns the most tokens of a batch over all devices."""
         platform = self.mesh.devices.flat[0].platform
         return self.mesh.size * _TOKENS_AT_ONCE.get(platform, _TOKENS_ON_ACCELERATOR)
 
@@ -141,7 +141,7 @@ class LoadedModel:
         ]
 
     def _masked_ids(self, text: str) -> np.ndarray:
-        """The ids of a text in which the name of the mask is the mask, int32 [tokens].
+        """Returns the ids of a text in which the name of the mask is the mask, int32 [tokens].
 
         What stands between two masks is tokenized for itself, as ``transformers`` does it.
         """
@@ -161,7 +161,7 @@ class LoadedModel:
         return ids
 
     def encoder_ids(self, language_script: str | None) -> TableIds:
-        """The rows of the tables that the encoder needs: those of the input-side ablation.
+        """Returns the rows of the tables that the encoder needs, for the input-side ablation only.
 
         Raises:
           UserError: it needs them and has none for this language-script.
@@ -169,7 +169,7 @@ class LoadedModel:
         return self._ids(language_script) if self.config.placement == "input" else _NO_IDS
 
     def head_ids(self, language_script: str | None) -> TableIds:
-        """The rows of the tables that the language-modelling head needs.
+        """Returns the rows of the tables that the language-modelling head needs.
 
         Raises:
           UserError: the model has tables, and no row for this language-script.
@@ -177,7 +177,7 @@ class LoadedModel:
         return _NO_IDS if self.config.placement == "none" else self._ids(language_script)
 
     def _ids(self, language_script: str | None) -> TableIds:
-        """A table that the model does not have needs no row."""
+        """Returns the rows of a language-script; a table that the model lacks needs none."""
         if language_script is None:
             raise UserError(f"{self.path} needs the language of the text, for example deu_Latn")
         any_code, known = self.inventory.extended([language_script]), self.inventory
@@ -197,7 +197,8 @@ def _probabilities(
     ids: TableIds,
     positions: jax.Array,
 ) -> jax.Array:
-    """Of every piece at some positions of each row: float32 [rows, positions, vocabulary]."""
+    """Computes those of all pieces at some positions of each row: float32 [rows, positions,
+    vocabulary]."""
     inputs = tokens, attention_mask, ids, positions, True
     features, table, bias = model.apply({"params": params}, *inputs, method=model.predict)
     table = table[0].astype(features.dtype)  # the copies on the replicas are one and the same
@@ -223,7 +224,11 @@ def load_model(path: str | PurePath, step: int | None = None) -> LoadedModel:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is a run and no Hugging Face model; raises UserError where it is neither."""
+    """Returns whether ``path`` is a run, not a Hugging Face model.
+
+    Raises:
+      UserError: it is neither.
+    """
     if (path / "run.json").exists():
         return True
     if (path / "config.json").exists():

@@ -73,8 +73,8 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
     def measure(name: str, lines: Sequence[str]) -> dict[str, Any]:
         tables = trained.head_ids(name)
         sentences = split_lines(*trained.tokenizer.encode(lines))
-        kept, longer = truncate(sentences, trained.max_length, vocabulary.eos_id)
-        masked = [one for ids in kept for one in _each_masked(ids, vocabulary.mask_id)]
+        cut, longer = truncate(sentences, trained.max_length, vocabulary.eos_id)
+        masked = [copy for ids in cut for copy in _each_masked(ids, vocabulary.mask_id)]
         if not masked:
             raise UserError("no tokens")
         rows, positions, targets = (list(column) for column in zip(*masked, strict=True))
@@ -89,9 +89,9 @@ def pseudo_perplexity(trained: LoadedModel) -> Callable[[str, Sequence[str]], di
                 weights = (np.arange(size) < len(chosen))[:, None]
                 examples = MaskedExamples(*padded[1:], ids, at, aim, weights)
                 losses.append(_losses(objective, trained.params, trained.place(examples)))
-        nats = float(sum(np.asarray(part, np.float64).sum() for part in losses))
+        nats = float(sum(np.asarray(batch_losses, np.float64).sum() for batch_losses in losses))
         # The share that is not cut off. A tokenizer may drop all of a line: a zero-width space.
-        share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(kept, sentences, strict=True)]
+        share = [(len(a) - 2) / max(1, len(b) - 2) for a, b in zip(cut, sentences, strict=True)]
         characters = sum(len(line) * part for line, part in zip(lines, share, strict=True))
         return {
             "language": name,

@@ -122,11 +122,11 @@ def evaluate_transfer(
     def one_seed(seed: int) -> dict[str, Any]:
         dev_score = lambda predicted: scores(dev, predicted)[metric]  # noqa: E731
         params, best = finetune(tuner, train, dev, ids[source], seed, dev_score, say)
-        found = {
+        test_scores = {
             name: scores(test, tuner.predict(params, test, ids[name]))
             for name, test in tests.items()
         }
-        return {**best, "languages": found}
+        return {**best, "languages": test_scores}
 
     seeds = [
         {"seed": seed, **journal.part(f"{source}, seed {seed}", lambda seed=seed: one_seed(seed))}
@@ -162,7 +162,7 @@ def averages_over_seeds(
     one seed).
     """
     number = len(languages[0][f"{metrics[0]}_seeds"])
-    each = [
+    averages_of_seeds = [
         averages(
             [
                 {"language": r["language"], **{m: r[f"{m}_seeds"][seed] for m in metrics}}
@@ -174,9 +174,9 @@ def averages_over_seeds(
         for seed in range(number)
     ]
     return {
-        group: {"languages": found["languages"]}
-        | _over_seeds([{m: seed[group][m] for m in metrics} for seed in each], False)
-        for group, found in each[0].items()
+        group: {"languages": average["languages"]}
+        | _over_seeds([{m: seed[group][m] for m in metrics} for seed in averages_of_seeds], False)
+        for group, average in averages_of_seeds[0].items()
     }
 
 
@@ -222,8 +222,8 @@ def scores_of(task: str, names: Sequence[str]) -> Scores:
     def scores(examples: LabelledExamples, predicted: Sequence[np.ndarray]) -> dict[str, float]:
         true = [labels[labels != NO_LABEL] for labels in examples.labels]
         if task == "ner":
-            found = entity_scores(_named(true, names), _named(predicted, names))
-            return {"entity_f1": found.f1, "precision": found.precision, "recall": found.recall}
+            scored = entity_scores(_named(true, names), _named(predicted, names))
+            return {"entity_f1": scored.f1, "precision": scored.precision, "recall": scored.recall}
         together = np.concatenate(true), np.concatenate(predicted)
         if task == "pos":
             tags = bare_tag_f1(_named(true, names), _named(predicted, names))
@@ -240,11 +240,11 @@ def _named(labels: Sequence[np.ndarray], names: Sequence[str]) -> list[list[str]
 def _over_seeds(
     scores: Sequence[Mapping[str, float]], with_each: bool = True
 ) -> dict[str, float | list[float] | None]:
-    found: dict[str, float | list[float] | None] = {}
+    summary: dict[str, float | list[float] | None] = {}
     for metric in scores[0]:
         values = [score[metric] for score in scores]
-        found[metric] = statistics.fmean(values)
-        found[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        summary[metric] = statistics.fmean(values)
+        summary[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
         if with_each:
-            found[f"{metric}_seeds"] = values
-    return found
+            summary[f"{metric}_seeds"] = values
+    return summary

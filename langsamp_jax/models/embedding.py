@@ -1,28 +1,20 @@
 """The word embeddings at both ends of the model: lookup, and cross-entropy of the tied decoder.
 
 On a mesh the table [vocab, hidden] lies with its pieces along ``tensor`` and its columns along
-``fsdp``. Neither end ever gathers it. Each exchanges (all-to-all) within an ``fsdp`` group, here of
-two devices, A and B:
-
-* lookup: each device looks its columns up for all rows of the group, which then exchanges columns
-  for rows of the batch;
+``fsdp``. Neither end ever gathers it. Each exchanges (all-to-all) columns for rows within an
+``fsdp`` group, here of two devices, A and B:
 
               columns                         columns
             +----+----+                     +---------+
-      rows  |    |    |                     |    A    |  rows of A
-       of   | A  | B  |   -- exchange -->   +---------+
-     the    |    |    |                     |    B    |  rows of B
-     group  +----+----+                     +---------+
-
-* decoder: the group exchanges columns for pieces, so that each device has all of some pieces, and
-  gathers the features instead, which are far smaller. Each computes the logits of its own pieces.
-
-              columns                         columns
+            |    |    |                     |    A    |
+      rows  | A  | B  |   -- exchange -->   +---------+
+            |    |    |                     |    B    |
             +----+----+                     +---------+
-            |    |    |                     |    A    |  its pieces
-     pieces | A  | B  |   -- exchange -->   +---------+
-            |    |    |                     |    B    |  its pieces
-            +----+----+                     +---------+
+
+* lookup: the rows are those of the batch. Each device looks its columns up for the rows of the
+  whole group; the exchange leaves it its own rows, whole.
+* decoder: the rows are the pieces of the table. The exchange leaves each device some pieces, whole.
+  It gathers the group's features, which are far smaller, and computes the logits of its pieces.
 
 The backward pass exchanges the gradients the other way.
 

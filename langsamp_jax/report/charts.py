@@ -75,7 +75,7 @@ def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
 def by_language(
     records: Sequence[Record], y: str, form: str, what: dict[str, str]
 ) -> alt.LayerChart:
-    """One ``value`` of each language-script, perhaps a ``second``, and a ``reference`` to compare.
+    """Draws a ``value`` of each language-script, perhaps a ``second``, and a ``reference``.
 
     Args:
       records: ``language``, ``name``, ``group`` and what ``what`` names, in the order in which
@@ -109,7 +109,7 @@ def by_language(
 
 
 def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt.LayerChart:
-    """``value`` over ``reference`` of each language-script, and the line where they are equal."""
+    """Draws ``value`` over ``reference`` of each language-script, and the line of equality."""
     groups = sorted({record["group"] for record in records})
     ends = [record[field] for record in records for field in ("value", "reference")]
     diagonal = alt.Chart(data([{"at": min(ends)}, {"at": max(ends)}]))
@@ -156,7 +156,7 @@ def shares(records: Sequence[Record]) -> alt.Chart:
 
 
 def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt.Chart:
-    """A colour for the ``value`` of each pair ``one``, ``other`` of language-scripts."""
+    """Draws a colour for the ``value`` of each pair ``one``, ``other`` of language-scripts."""
     named = len(order) <= NAMED
     axis = alt.Axis(title=None, labels=named, ticks=False, domain=False, grid=False)
     fields = ["one:N", "other:N", alt.Tooltip("value:Q", title=value, format=".4f")]
@@ -188,9 +188,9 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
         x=alt.X("x:Q", title=x, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
         y=alt.Y("y:Q", title=y, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
     )
-    known = [field for field in ("name", "family", "script") if field in records[0]]
+    details = [field for field in ("name", "family", "script") if field in records[0]]
     dots = base.mark_point(size=80).encode(
-        tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in known)],
+        tooltip=[alt.Tooltip("label:N", title="code"), *(f"{field}:N" for field in details)],
         **(by_kind("kind", kinds) if len(kinds) > 1 else {}),
     )
     names = base.mark_text(style="label", fontSize=11, dy=-11).encode(text="label:N")
@@ -198,7 +198,7 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
 
 
 def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
-    """A mean and its interval ``low`` to ``high`` for each ``choice``, from above in order."""
+    """Draws a mean and its interval ``low`` to ``high`` for each ``choice``, the first on top."""
     title = alt.Axis(format=form)
     row = alt.Y("choice:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170))
     base = alt.Chart(data(records)).encode(
@@ -216,7 +216,7 @@ def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
 
 
 def _along(x: str) -> alt.X:
-    """Whole numbers, from the first to the last there is."""
+    """Returns an axis of whole numbers, from the first to the last there is."""
     axis = alt.Axis(format="~s", tickMinStep=1, grid=False)
     return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
 
@@ -232,7 +232,7 @@ def by_kind(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -
 
 
 def _placed(records: Sequence[Record], field: str, **value: Any) -> Record:
-    """A row for each language-script and the field along it; or the field over their rank."""
+    """Places a field along a row for each language-script; or, of many, over their rank."""
     if len(_languages(records)) <= NAMED:
         names = alt.Axis(grid=True, domain=False, ticks=False)
         return {

@@ -53,43 +53,44 @@ def compare(paths: Sequence[Path], measures_of: Measures) -> dict[str, Any]:
     runs = [open_run(path) for path in paths]
     names = _variants(runs)
     measured = [_measured(name, run, measures_of) for name, run in zip(names, runs, strict=True)]
-    twice = collections.Counter((one.variant, one.seed) for one in measured)
+    twice = collections.Counter((result.variant, result.seed) for result in measured)
     for (variant, seed), count in twice.items():
         if count > 1:
             raise UserError(f"{count} runs are of variant {variant} with train.seed = {seed}")
     order = list(dict.fromkeys(names))
-    measures = dict.fromkeys(measure for one in measured for measure in one.values)
+    measures = dict.fromkeys(measure for result in measured for measure in result.values)
     records = []
     for measure in measures:
         by_variant = {
             variant: {
-                one.seed: one.values[measure]
-                for one in measured
-                if one.variant == variant and measure in one.values
+                result.seed: result.values[measure]
+                for result in measured
+                if result.variant == variant and measure in result.values
             }
             for variant in order
         }
-        there = {variant: values for variant, values in by_variant.items() if values}
-        if len(there) > 1:
-            records += _compared(measure, there)
+        measured_variants = {variant: values for variant, values in by_variant.items() if values}
+        if len(measured_variants) > 1:
+            records += _compared(measure, measured_variants)
     if not records:
         raise UserError(
             "there is nothing to compare: no evaluation in RUN/evaluation/ is there of two variants"
         )
-    tasks = dict.fromkeys(task for one in measured for task in one.data)
+    tasks = dict.fromkeys(task for result in measured for task in result.data)
     return {
         "variants": _described(order, names, runs),
         "measures": records,
         "data": {
-            task: sorted({one.data[task] for one in measured if task in one.data}) for task in tasks
+            task: sorted({result.data[task] for result in measured if task in result.data})
+            for task in tasks
         },
     }
 
 
-def _compared(measure: str, there: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-    (_, baseline), *_ = there.items()
+def _compared(measure: str, by_variant: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    (_, baseline), *_ = by_variant.items()
     records = []
-    for variant, values in there.items():
+    for variant, values in by_variant.items():
         record = {
             "measure": measure,
             "variant": variant,

@@ -37,7 +37,7 @@ class Figure:
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
-        """The chart as Vega-Lite, without a number that JSON has no word for."""
+        """Returns the chart as Vega-Lite, without a number that JSON has no word for."""
         return finite({**self.chart.to_dict(), "description": self.alt})
 
     def save(self, folder: Path) -> None:

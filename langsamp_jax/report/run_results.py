@@ -48,7 +48,7 @@ class RunResults:
 
     @property
     def step(self) -> int:
-        """The last step that has been logged."""
+        """Returns the last step that has been logged."""
         return self.metrics[-1]["step"] if self.metrics else 0
 
     def group(self, name: str) -> str:
@@ -61,11 +61,11 @@ class RunResults:
 
     @property
     def head_means(self) -> str:
-        """What the head is in this run, in a sentence."""
-        head, of = len(self._head), len(self.run.tokens)
+        """Returns a sentence that says which language-scripts the head is in this run."""
+        head, total = len(self._head), len(self.run.tokens)
         if self._head <= seen_by_xlmr():
-            return f"Head: the {head} of {of} language-scripts that XLM-R was trained on."
-        return f"Head: the {head} of {of} language-scripts with the most tokens."
+            return f"Head: the {head} of {total} language-scripts that XLM-R was trained on."
+        return f"Head: the {head} of {total} language-scripts with the most tokens."
 
     def identify(self, language_script: str) -> dict[str, str]:
         """Returns the first fields of a record of a chart: ``language``, ``name``, ``group``."""
@@ -74,7 +74,7 @@ class RunResults:
 
     @property
     def path_argument(self) -> str:
-        """The run as a word of a command line."""
+        """Returns the run as a word of a command line."""
         return shlex.quote(str(self.run.path))
 
     def evaluate_command(self, task: str, data: str) -> str:

@@ -15,17 +15,17 @@ _ON_PAGE = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Aria
 
 
 def light() -> dict[str, Any]:
-    """For a page on white."""
+    """Returns the look on a white page."""
     return _config("#20252b", "#57606a", "#c9ced4", "#e7e9ec", _ON_LIGHT, _ON_PAGE)
 
 
 def dark() -> dict[str, Any]:
-    """For a page on nearly black."""
+    """Returns the look on a page that is nearly black."""
     return _config("#e8eaed", "#a3abb5", "#4a525c", "#2d333b", _ON_DARK, _ON_PAGE)
 
 
 def paper() -> dict[str, Any]:
-    """For PNG, SVG and PDF files: as light, on white, in a font that is everywhere."""
+    """Returns the look of PNG, SVG and PDF files: as light, in a font that is everywhere."""
     look = light()
     look["range"]["ordinal"] = _WRITTEN_UPON
     return {**look, "background": "white", "padding": 8, "font": "Arial, Helvetica, sans-serif"}

@@ -1,7 +1,6 @@
 """Saving and restoring the training state. The only module that touches Orbax."""
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import shutil
@@ -15,6 +14,10 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror
 from langsamp_jax.io.storage import absolute, is_remote, kvstore_at
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp, param_shapes
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from langsamp_jax.training.run import Run
 
 _policies = ocp.checkpoint_managers
 _SLACK_BYTES = 256_000  # metadata that comes with every checkpoint
@@ -66,32 +69,31 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             ),
         ]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
-        )
-        self._open(folder, options)
+        policy = _policies.AnyPreservationPolicy(keep)
+        self._open(folder, preservation_policy=policy, cleanup_tmp_directories=True)
 
     @classmethod
     def reader(cls, folder: Path) -> "Checkpoints":
         """Opens a folder for reading; what another process is saving there is left alone."""
         checkpoints = cls.__new__(cls)
-        checkpoints._open(folder, ocp.CheckpointManagerOptions(read_only=True))
+        checkpoints._open(folder, read_only=True)
         return checkpoints
 
-    def _open(self, folder: Path, options: ocp.CheckpointManagerOptions) -> None:
+    def _open(self, folder: Path, **options: Any) -> None:
         self._folder = folder
-        logging.getLogger("absl").addFilter(_is_not_orbax)
+        logging.getLogger("absl").addFilter(_is_not_orbax)  # options are logged about, too
         if str(folder).startswith("s3://"):
             tensorstore_utils.build_kvstore_tspec = _kvstore
         mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
-        options = dataclasses.replace(
-            options,
-            best_fn=lambda metrics: metrics["loss"],
-            best_mode="min",
-            atomicity_options=ocp.options.AtomicityOptions(ocp.options.AtomicityMode[mode]),
-        )
         self._manager = ocp.CheckpointManager(
-            absolute(folder), item_names=("state", "progress"), options=options
+            absolute(folder),
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["loss"],
+                best_mode="min",
+                atomicity_options=ocp.options.AtomicityOptions(ocp.options.AtomicityMode[mode]),
+                **options,
+            ),
         )
 
     @property
@@ -184,3 +186,36 @@ class Checkpoints:
                 f"No space for a checkpoint of {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
                 str(self._folder),
             )
+
+
+def model_of(run: Run) -> LangSamp:
+    """Returns the model of a run, without its parameters."""
+    inventory = run.inventory
+    sizes = run.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
+    return LangSamp(run.config(ModelConfig), *sizes)
+
+
+def restore_params(run: Run, step: int | None = None) -> tuple[int, Any]:
+    """Reads the parameters saved at ``step``, by default those of the best validation loss.
+
+    Returns:
+      the step and the parameters, a copy on every device.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{run.path} has no checkpoint yet")
+    everywhere = replicated(make_mesh(MeshConfig()))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        param_shapes(model_of(run)),
+    )
+    with contextlib.closing(Checkpoints.reader(run.checkpoints)) as checkpoints:
+        chosen = step
+        if step is None:
+            chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
+        if chosen not in checkpoints.steps:
+            steps = ", ".join(map(str, checkpoints.steps)) or "none"
+            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {steps}")
+        return chosen, checkpoints.restore_params(chosen, abstract)

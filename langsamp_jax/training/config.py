@@ -93,14 +93,14 @@ def with_overrides(configs: Configs, overrides: Mapping[str, Any]) -> Configs:
       UserError: there is no such name, or a value is of the wrong type or outside its limits.
     """
     fields: dict[str, dict[str, Any]] = {config.gin_name: {} for config in configs.all()}
-    known = [
+    names = [
         f"{config.gin_name}.{field.name}"
         for config in configs.all()
         for field in dataclasses.fields(config)
     ]
     for name, value in overrides.items():
-        if name not in known:
-            raise UserError(f"there is no setting {name!r}{suggest(str(name), known)}")
+        if name not in names:
+            raise UserError(f"there is no setting {name!r}{suggest(str(name), names)}")
         config, _, field = name.partition(".")
         fields[config][field] = value
     changed = (dataclasses.replace(c, **fields[c.gin_name]) for c in configs.all())

@@ -8,9 +8,9 @@ from langsamp_jax.huggingface.model_card import TrainingFacts
 from langsamp_jax.io.files import require_absent
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.config import TrainConfig
 from langsamp_jax.training.run import Run
-from langsamp_jax.training.setup import restore_params
 
 
 def export_run(

@@ -1,6 +1,5 @@
 """What a run is made of: mesh, model, objective, optimizer, state. For train, dry run and plan."""
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -17,21 +16,13 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.loading import describe, load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import Pretrained
 from langsamp_jax.languages.inventory import EMPTY, Inventory
-from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, param_shapes
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.base import Objective
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.parallel.distributed import barrier, is_primary
-from langsamp_jax.parallel.mesh import (
-    MeshConfig,
-    data_parallelism,
-    make_mesh,
-    replicated,
-    require_model_fits,
-)
+from langsamp_jax.parallel.mesh import data_parallelism, make_mesh, require_model_fits
 from langsamp_jax.parallel.sharding import shardings
 from langsamp_jax.text.tokenizer import Vocabulary
-from langsamp_jax.training.checkpoint import Checkpoints
 from langsamp_jax.training.config import Configs
 from langsamp_jax.training.optimizer import make_optimizer
 from langsamp_jax.training.run import Run, create_run, open_run
@@ -172,36 +163,3 @@ def start_run(
             "all processes share"
         )
     return open_run(path)
-
-
-def model_of(run: Run) -> LangSamp:
-    """Returns the model of a run, without its parameters."""
-    inventory = run.inventory
-    sizes = run.tokenizer.vocab_size, len(inventory.languages), len(inventory.scripts)
-    return LangSamp(run.config(ModelConfig), *sizes)
-
-
-def restore_params(run: Run, step: int | None = None) -> tuple[int, Any]:
-    """Reads the parameters saved at ``step``, by default those of the best validation loss.
-
-    Returns:
-      the step and the parameters, a copy on every device.
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged.
-    """
-    if not run.checkpoints.is_dir():
-        raise UserError(f"{run.path} has no checkpoint yet")
-    everywhere = replicated(make_mesh(MeshConfig()))
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        param_shapes(model_of(run)),
-    )
-    with contextlib.closing(Checkpoints.reader(run.checkpoints)) as checkpoints:
-        chosen = step
-        if step is None:
-            chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
-        if chosen not in checkpoints.steps:
-            steps = ", ".join(map(str, checkpoints.steps)) or "none"
-            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {steps}")
-        return chosen, checkpoints.restore_params(chosen, abstract)

@@ -10,8 +10,8 @@ import pytest
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.errors import out_of_memory
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 FORBIDDEN = (
     *("tensorflow", "tensorflow_text", "seqio", "apache_beam", "torch", "transformers"),

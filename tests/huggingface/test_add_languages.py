@@ -14,9 +14,9 @@ from langsamp_jax.cli.main import main
 from langsamp_jax.huggingface.add_languages import add_languages
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.languages.inventory import Inventory
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

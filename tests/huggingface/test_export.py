@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run, open_run
-from langsamp_jax.training.setup import model_of, restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

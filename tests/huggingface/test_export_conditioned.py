@@ -17,9 +17,9 @@ from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
+from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run
-from langsamp_jax.training.setup import model_of, restore_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -11,8 +11,8 @@ from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation.loss import evaluate_masked_lm
 from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.export import export_run
-from langsamp_jax.training.setup import restore_params
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

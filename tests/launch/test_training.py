@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 pytestmark = pytest.mark.slow
 

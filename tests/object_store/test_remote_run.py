@@ -18,9 +18,8 @@ import pytest
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.io.storage import location
-from langsamp_jax.training.checkpoint import latest_step
+from langsamp_jax.training.checkpoint import latest_step, restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from process_group import STEPS, Group, checkpoints, losses
 
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 
 def assert_same_end(run: Path, reference: Path) -> None:

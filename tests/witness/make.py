@@ -132,7 +132,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def state(run: Path, step: int) -> dict[str, list[Any]]:
-    """Type, shape and SHA-256 of each array of a checkpoint: parameters and optimiser.
+    """Type, shape and SHA-256 of each array of a checkpoint: parameters and optimizer.
 
     They are read with TensorStore, as they lie there; JAX has no part in it.
     """

@@ -111,14 +111,14 @@ def _read_aligned(text: Path, task: str, source: str) -> TaskData[Classification
         chosen[split].append((int(line) - 1, _label_id(cells[label_column], task, where)))
 
     def read(name: str, split: str) -> ClassificationSet:
-        there = [(lines[name][i], label) for i, label in chosen[split] if lines[name][i]]
-        if not there:
+        labelled = [(lines[name][i], label) for i, label in chosen[split] if lines[name][i]]
+        if not labelled:
             raise UserError(
                 f"{text / name}.txt has none of the {len(chosen[split])} sentences of {split}"
             )
-        texts, labels = zip(*there, strict=True)
+        texts, labels = zip(*labelled, strict=True)
         return ClassificationSet(
-            list(texts), np.array(labels, np.int32), len(chosen[split]) - len(there)
+            list(texts), np.array(labels, np.int32), len(chosen[split]) - len(labelled)
         )
 
     test = {}
@@ -133,16 +133,16 @@ def _read_aligned(text: Path, task: str, source: str) -> TaskData[Classification
 def _labels_file(text: Path) -> tuple[Path, list[str]]:
     """Finds the one table that labels the lines, in the text's folder or beside it; its header."""
     places = [text, text.parent] if text.name == "text" else [text]
-    found = []
+    tables = []
     for file in (file for place in places for file in sorted(place.glob("*.tsv"))):
         header = next(iter(text_lines(file)), "").split("\t")
         if {"line", "split"} <= set(header) and _column(header, _LABEL_NAMES) is not None:
-            found.append((file, header))
-    if len(found) == 1:
-        return found[0]
+            tables.append((file, header))
+    if len(tables) == 1:
+        return tables[0]
     where = " and ".join(str(place) for place in places)
     problem = (
-        f"several files, {' and '.join(str(file) for file, _ in found)}" if found else "no file"
+        f"several files, {' and '.join(str(file) for file, _ in tables)}" if tables else "no file"
     )
     raise UserError(
         f"{problem} with the labels of the lines: expected one .tsv in {where} whose first line "

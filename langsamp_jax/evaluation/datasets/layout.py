@@ -73,9 +73,9 @@ def source_files(folder: Path, source: str) -> tuple[str, list[Path], list[Path]
         for name in _names(folder)
         if all(split_files(folder, name, split) for split in ("train", "dev"))
     ]
-    there = f", as there is of {', '.join(others[:_NAMED])}" if others else ""
+    alternatives = f", as there is of {', '.join(others[:_NAMED])}" if others else ""
     raise UserError(
-        f"{folder} has no training data of {source}{there}: expected {source}/train.tsv or "
+        f"{folder} has no training data of {source}{alternatives}: expected {source}/train.tsv or "
         f"{source}/TREEBANK/train.tsv (also .txt, .conllu, .iob2 or no ending), or "
         f"{source}_train.tsv, each with its dev"
     )
@@ -126,16 +126,16 @@ def split_files(folder: Path, name: str, split: str) -> list[Path]:
     files = []
     if (home := folder / name).is_dir():
         for place in (home, *sorted(path for path in home.iterdir() if path.is_dir())):
-            found = [
+            split_paths = [
                 path
                 for path in sorted(place.iterdir())
                 if path.suffix in _SUFFIXES and re.search(rf"(^|[-_]){split}$", path.stem)
                 if path.is_file()
             ]
-            if len(found) > 1:
-                names = " and ".join(path.name for path in found)
+            if len(split_paths) > 1:
+                names = " and ".join(path.name for path in split_paths)
                 raise UserError(f"{place} has several {split} sets, {names}; keep one")
-            files += found
+            files += split_paths
     return files
 
 

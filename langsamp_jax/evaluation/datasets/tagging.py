@@ -56,8 +56,8 @@ def read_tagging_task(folder: Path, task: str, source: str = "eng_Latn") -> Task
     labels = UPOS if task == "pos" else None
     train, dev = _read_files(train_files, labels), _read_files(dev_files, labels)
     if labels is None:
-        found = {tag for split in (train, dev) for tags in split.tags for tag in tags}
-        labels = ("O", *sorted(found - {"O"}))
+        tags_seen = {tag for split in (train, dev) for tags in split.tags for tag in tags}
+        labels = ("O", *sorted(tags_seen - {"O"}))
     test, skipped = read_tests(folder, name, task, lambda files: _read_files(files, labels))
     return TaskData(labels, train, dev, test, skipped)
 

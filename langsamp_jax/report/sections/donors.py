@@ -19,8 +19,8 @@ def section(results: RunResults) -> Section:
         return Section("donors", title, command=results.evaluate_command("donors", "--data SIB200"))
     ends = {"oracle": 0, "random": 2}
     records = sorted(
-        ({key: each.get(key) for key in ("choice", "mean", "low", "high", "targets")}
-         for each in evaluation["choices"]),
+        ({key: choice.get(key) for key in ("choice", "mean", "low", "high", "targets")}
+         for choice in evaluation["choices"]),
         key=lambda record: (ends.get(record["choice"], 1), -record["mean"]),
     )  # fmt: skip
     metric = metric_title(evaluation["metric"])
@@ -38,16 +38,16 @@ def section(results: RunResults) -> Section:
     tables = []
     if evaluation.get("correlations"):
         rows = [
-            [each["similarity"], format_number(each["rho"], ".2f"), _interval(each, ".2f")]
-            for each in evaluation["correlations"]
+            [record["similarity"], format_number(record["rho"], ".2f"), _interval(record, ".2f")]
+            for record in evaluation["correlations"]
         ]
         headers = ["similarity", "ρ", "interval"]
         tables.append(Table("Rank correlation of similarity and transfer", headers, rows))
-    choices = [each for each in evaluation["choices"] if each.get("chosen")]
+    choices = [choice for choice in evaluation["choices"] if choice.get("chosen")]
     if choices:
-        targets = list(dict.fromkeys(target for each in choices for target in each["chosen"]))
-        rows = [[t, *(each["chosen"].get(t, "–") for each in choices)] for t in targets]
-        headers = ["target", *(each["choice"] for each in choices)]
+        targets = list(dict.fromkeys(target for choice in choices for target in choice["chosen"]))
+        rows = [[t, *(choice["chosen"].get(t, "–") for choice in choices)] for t in targets]
+        headers = ["target", *(choice["choice"] for choice in choices)]
         tables.append(Table("The donor of each target", headers, rows, True, True))
     task = task_title(evaluation["on"])
     text = f"Zero-shot transfer on {task}: fine-tuned on the donor's data alone."

@@ -76,9 +76,9 @@ def _points(results: RunResults, table: dict[str, Any]) -> tuple[list[dict[str, 
 
 def _correlations(table: str, correlations: list[dict[str, Any]]) -> Table:
     rows = [
-        [each["with"], format_number(each["rho"], ".2f"), format_number(each.get("p"), ".4f"),
-         format_number(each.get("languages"), ",")]
-        for each in correlations
+        [record["with"], format_number(record["rho"], ".2f"), format_number(record.get("p"), ".4f"),
+         format_number(record.get("languages"), ",")]
+        for record in correlations
     ]  # fmt: skip
     headers = ["distance by", "ρ", "p", "rows"]
     return Table(f"Rank correlation of distances in the {table} table", headers, rows)

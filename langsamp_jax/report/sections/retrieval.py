@@ -17,14 +17,14 @@ def section(results: RunResults) -> Section:
         titles = {"value": "top-10", "second": "top-1", "reference": "chance"}
         records = [
             {
-                "language": each["language"],
-                "name": language_name(each["language"]),
-                "group": each.get("group") or results.group(each["language"]),
-                "value": each[metric],
-                "second": each.get("top1"),
-                "reference": each.get("chance_top10"),
+                "language": record["language"],
+                "name": language_name(record["language"]),
+                "group": record.get("group") or results.group(record["language"]),
+                "value": record[metric],
+                "second": record.get("top1"),
+                "reference": record.get("chance_top10"),
             }
-            for each in task["languages"]
+            for record in task["languages"]
         ]
         if not records:
             continue

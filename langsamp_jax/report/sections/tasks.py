@@ -34,8 +34,8 @@ def section(results: RunResults) -> Section:
     sources = {stem: task["source"] for stem, task in tasks.items() if "source" in task}
     text = ""
     if sources:
-        each = ", ".join(f"{task_title(stem)} on {source}" for stem, source in sources.items())
-        text = f"Fine-tuned on one language ({each}) and applied to all others as it is. "
+        sourced = ", ".join(f"{task_title(stem)} on {source}" for stem, source in sources.items())
+        text = f"Fine-tuned on one language ({sourced}) and applied to all others as it is. "
     text += results.head_means
     if missing:
         text += f" Not measured yet: {', '.join(map(task_title, missing))}; the first of them:"
@@ -45,13 +45,13 @@ def section(results: RunResults) -> Section:
 def _each_language(title: str, task: dict[str, Any]) -> Table:
     metric = task["metric"]
     # What each seed gave is in the result; here its mean and deviation are enough.
-    given = (field for each in task["languages"] for field in each)
+    given = (field for record in task["languages"] for field in record)
     fields = list(dict.fromkeys(field for field in given if not field.endswith("_seeds")))
     first = [field for field in ("group", metric, f"{metric}_std") if field in fields]
     fields = first + [field for field in fields if field not in ("language", *first)]
     rows = [
-        [each["language"], *(_cell(field, each.get(field)) for field in fields)]
-        for each in sorted(task["languages"], key=lambda each: each["language"])
+        [record["language"], *(_cell(field, record.get(field)) for field in fields)]
+        for record in sorted(task["languages"], key=lambda record: record["language"])
     ]
     headers = ["language", *(field.replace("_", " ") for field in fields)]
     skipped = [f"{name} ({why})" for name, why in task.get("skipped", {}).items()]
@@ -67,10 +67,12 @@ def _cell(field: str, value: Any) -> str:
 
 def _average(task: dict[str, Any], group: str) -> str:
     """Returns ``53.4 ± 0.8 (354)``: in percent where it is a share."""
-    of, metric = task.get("averages", {}).get(group), task["metric"]
-    if not of or of.get(metric) is None:
+    averages, metric = task.get("averages", {}).get(group), task["metric"]
+    if not averages or averages.get(metric) is None:
         return "–"
     scale, form = (100, ".1f") if is_share(metric) else (1, ".3f")
-    spread = of.get(f"{metric}_std")
+    spread = averages.get(f"{metric}_std")
     more = "" if spread is None else f" ± {format_number(scale * spread, form)}"
-    return f"{format_number(scale * of[metric], form)}{more} ({of.get('languages', '?')})"
+    return (
+        f"{format_number(scale * averages[metric], form)}{more} ({averages.get('languages', '?')})"
+    )

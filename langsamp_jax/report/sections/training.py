@@ -74,7 +74,9 @@ def _step_time(results: RunResults) -> Figure | None:
     if not records:
         return None
     seconds = {phase: [r["value"] for r in records if r["series"] == phase] for phase in _PHASES}
-    means = [f"{phase} {statistics.mean(each):.3g}" for phase, each in seconds.items() if each]
+    means = [
+        f"{phase} {statistics.mean(values):.3g}" for phase, values in seconds.items() if values
+    ]
     return Figure(
         "step-time",
         "Where the time of a step goes",

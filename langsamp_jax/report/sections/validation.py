@@ -13,19 +13,19 @@ POSITION = 20  # on the page
 def section(results: RunResults) -> Section:
     """Returns the loss of each language-script, beside what unigram frequencies give."""
     command = results.evaluate_command("mlm", "--data STORE")
-    each = ("language", "loss", "unigram_entropy")
-    fields = ("loss", "unigram_entropy", *(f"languages.*.{field}" for field in each))
+    language_fields = ("language", "loss", "unigram_entropy")
+    fields = ("loss", "unigram_entropy", *(f"languages.*.{field}" for field in language_fields))
     evaluation = results.evaluation("mlm", *fields)
     if evaluation is None:
         return _validation_of_metrics(results, command)
     records = [
         {
-            **results.identify(each["language"]),
-            "value": each["loss"],
-            "reference": each["unigram_entropy"],
+            **results.identify(record["language"]),
+            "value": record["loss"],
+            "reference": record["unigram_entropy"],
         }
-        for each in evaluation["languages"]
-        if each["loss"] is not None and each["unigram_entropy"] is not None
+        for record in evaluation["languages"]
+        if record["loss"] is not None and record["unigram_entropy"] is not None
     ]
     records.sort(key=lambda record: (record["value"], record["language"]))
     titles = {"value": "validation loss", "reference": "unigram entropy"}
@@ -100,13 +100,13 @@ def _columns(records: list[dict[str, Any]], titles: dict[str, str]) -> list[dict
 def _loss_by_group(records: list[dict[str, Any]]) -> Table:
     rows = []
     for group in ("all", "head", "tail"):
-        of = [r for r in records if group in ("all", r["group"])]
-        if of:
-            loss, entropy = (statistics.mean(r[k] for r in of) for k in ("value", "reference"))
+        chosen = [r for r in records if group in ("all", r["group"])]
+        if chosen:
+            loss, entropy = (statistics.mean(r[k] for r in chosen) for k in ("value", "reference"))
             rows.append(
                 [
                     group,
-                    str(len(of)),
+                    str(len(chosen)),
                     format_number(loss),
                     format_number(entropy),
                     format_number(entropy - loss),

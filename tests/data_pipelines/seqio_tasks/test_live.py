@@ -34,11 +34,11 @@ from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
+from langsamp_jax.training.checkpoint import restore_params
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
 from langsamp_jax.training.run import open_run
-from langsamp_jax.training.setup import restore_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tasks")]
 
