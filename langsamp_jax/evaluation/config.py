@@ -69,5 +69,5 @@ class Protocol:
 
     @property
     def part_size(self) -> int:
-        """Examples whose gradient an update takes: of a whole batch, or of its last part."""
+        """Returns the number of examples in a gradient: of a whole batch, or of its last part."""
         return self.batch_size // (self.parts if self.published_defect else 1)

@@ -180,10 +180,10 @@ class LoadedModel:
         """Returns the rows of a language-script; a table that the model lacks needs none."""
         if language_script is None:
             raise UserError(f"{self.path} needs the language of the text, for example deu_Latn")
-        any_code, known = self.inventory.extended([language_script]), self.inventory
+        any_code, own = self.inventory.extended([language_script]), self.inventory
         tables = Inventory(
-            known.languages if self.config.use_language else any_code.languages,
-            known.scripts if self.config.use_script else any_code.scripts,
+            own.languages if self.config.use_language else any_code.languages,
+            own.scripts if self.config.use_script else any_code.scripts,
         )
         return tables.ids(language_script)
 

@@ -20,7 +20,7 @@ _SHARE = ".0%"
 
 
 def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> alt.LayerChart:
-    """Lines over ``x`` (a field, and its title), one for each ``series``; of few points, dots too.
+    """Draws lines over ``x`` (field and title), one for each ``series``; of few points, dots too.
 
     Args:
       records: ``x``, ``series``, ``value``, in order.
@@ -52,7 +52,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> 
 
 
 def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
-    """Parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
+    """Draws parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
     names = list(dict.fromkeys(record["series"] for record in records))
     parts = [{**record, "place": names.index(record["series"])} for record in records]
     chart = alt.Chart(data(parts)).mark_area(opacity=0.9)
@@ -133,7 +133,7 @@ def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt
 
 
 def shares(records: Sequence[Record]) -> alt.Chart:
-    """Shares of each language-script on a log scale, a mark for each ``series``.
+    """Draws shares of each language-script on a log scale, a mark for each ``series``.
 
     Args:
       records: ``language``, ``name``, ``series``, ``share``, in the order in which the
@@ -179,7 +179,7 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
 
 
 def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> alt.LayerChart:
-    """Points of a plane, by ``kind``; as long as they are few, with their ``label`` beside them.
+    """Draws points of a plane, by ``kind``; if they are few, with their ``label`` beside them.
 
     Args:
       records: ``label``, ``name``, ``script``, ``family``, ``kind``, ``x``, ``y``.

@@ -115,9 +115,9 @@ def step_function(setup: Setup, configs: Configs) -> jax.stages.Wrapped:
     return jit_train_step(step, setup.shardings, setup.mesh)
 
 
-def table_rows(data: Data, known: Inventory | None) -> Inventory:
-    """Returns the rows of the two tables of a run: those known, then the new codes of the data."""
-    return (known or EMPTY).extended(data.manifest.names)
+def table_rows(data: Data, pretrained: Inventory | None) -> Inventory:
+    """Returns the rows of a run's two tables: the pretrained ones, then the data's new codes."""
+    return (pretrained or EMPTY).extended(data.manifest.names)
 
 
 def initial_state(
