@@ -117,7 +117,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
     )
     evaluators = [loss] if loss.rows_total else []
-    fit(setup, configs, feed, evaluators, run, checkpoints, state, progress, timer)
+    fit(setup, configs, feed, evaluators, run, checkpoints, start, state, progress, timer)
     return run
 
 
@@ -128,16 +128,18 @@ def fit(
     evaluators: Sequence[Evaluator],
     run: Run,
     checkpoints: Checkpoints,
+    start: int,
     state: TrainState,
     progress: dict[str, Any],
     timer: PhaseTimer,
 ) -> None:
-    """Minimises the objective of ``setup`` from ``state`` on, to the last step of ``configs``.
+    """Minimises the objective of ``setup`` from ``state``, after ``start`` steps, to the last one.
 
     What the objective is, what the feed gives and what the evaluators measure is not known here.
-    ``progress`` is what a checkpoint holds beside the state.
+    ``progress`` is what a checkpoint holds beside the state. The state is not waited for: one that
+    does not fit into memory fails in the step.
     """
-    config, start = configs.train, int(state.step)
+    config = configs.train
     step_and_metrics = compile_with_barrier(step_function(setup, configs))
     rate = learning_rate(configs.optimizer, config.num_steps)
     size = config.global_batch_size, feed.split.sequence_length
