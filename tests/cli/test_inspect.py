@@ -32,7 +32,8 @@ def trained_on(store_path, tmp_path, monkeypatch) -> tuple[Configs, list[tuple[n
     def spy(keys, tokens, *rest):
         masked = mask_rows(keys, tokens, *rest)
         seen = tokens, masked.inputs, masked.positions, masked.weights
-        jax.debug.callback(lambda *arrays: given.append(arrays), *seen, ordered=True)
+        if len(tokens) == SIZE:  # not the validation, which takes half as many rows at once
+            jax.debug.callback(lambda *arrays: given.append(arrays), *seen, ordered=True)
         return masked
 
     monkeypatch.setattr("langsamp_jax.objectives.masked_lm.mask_rows", spy)

@@ -44,7 +44,7 @@ def test_up_creates_sets_up_and_runs(launcher, cloud):
     ]  # fmt: skip
     for worker in range(2):
         home = cloud / f"worker{worker}"
-        assert (home / "langsamp-jax" / "langsamp_jax" / "train.py").exists()
+        assert (home / "langsamp-jax" / "langsamp_jax" / "training" / "loop.py").exists()
         assert (home / "langsamp-jax" / "gin_configs" / "models" / "tiny.gin").exists()
         assert (
             "pip install -q --python .venv -r requirements/core.txt" in (home / "setup").read_text()

@@ -117,7 +117,7 @@ def test_two_axes_of_a_mesh_may_share_one_of_the_torus():
     pytest.importorskip("libtpu")
     program = """
 from langsamp_jax.plan.topology import topology_devices
-from langsamp_jax.parallel.sharding import MeshConfig, make_mesh
+from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 devices = topology_devices("v6e:4x4")
 for sizes in ((1, 16, 1), (1, 4, 4), (1, 8, 2), (2, 4, 2)):
     mesh = make_mesh(MeshConfig(*sizes), devices)
