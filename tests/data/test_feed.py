@@ -191,16 +191,20 @@ def test_batches_read_ahead_are_the_same(ahead, feed):
 
 def test_closing_early_cancels_what_has_not_begun(feed, monkeypatch):
     """Of three steps read ahead the first is under way, and the others are not waited for."""
-    started, go_on, batch = [], threading.Event(), feed.batch
+    started, batch = [], feed.batch
+    under_way, go_on = threading.Event(), threading.Event()
 
     def slow_batch(step: int) -> Batch:
         started.append(step)
+        if step == 1:
+            under_way.set()
         assert step == 0 or go_on.wait(30)
         return batch(step)
 
     monkeypatch.setattr(feed, "batch", slow_batch)
     batches = feed.batches(0, 100, ahead=3)
     next(batches)
+    assert under_way.wait(30)  # a busy machine may begin it late
     threading.Timer(0.2, go_on.set).start()
     batches.close()
     assert started == [0, 1]
