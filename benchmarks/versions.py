@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from feed import make_store
 from interleave import HERE, Contender, rounds, spread
 from record import surroundings
 from step import write_start
@@ -53,7 +54,7 @@ def step(before: Path, count: int, folder: Path) -> tuple[list[float], list[floa
     return tuple([answer["seconds"] for answer in side] for side in answers)
 
 
-def feed(code: Path, folder: Path) -> float:
+def feed_seconds(code: Path, folder: Path) -> float:
     """Seconds a million tokens."""
     script = code / "benchmarks" / "feed.py"
     found = json.loads(run(code, script, "--measure", "--store", folder / "store"))
@@ -101,13 +102,11 @@ def main() -> None:
     before = args.before.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        from feed import make_store
-
         make_store(folder / "store")
         results = {
             "help": told(*in_turn(help_text, before, 2 * args.rounds)),
             "step": told(*step(before, 2 * args.rounds, folder)),
-            "feed": told(*in_turn(lambda code: feed(code, folder), before, args.rounds)),
+            "feed": told(*in_turn(lambda code: feed_seconds(code, folder), before, args.rounds)),
             "startup": told(*in_turn(first_step, before, args.rounds)),
         }
     print(json.dumps({**surroundings(), "rows": ROWS, **results}, indent=1))

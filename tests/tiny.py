@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from langsamp_jax.data.store import Store
+from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.training.config import TrainConfig
@@ -26,6 +28,13 @@ VOCABULARY_SIZE, LANGUAGES, SCRIPTS = 300, 5, 3
 def tiny_model(config: ModelConfig = MODEL) -> LangSamp:
     """Returns the model, with tables for 5 languages and 3 scripts."""
     return LangSamp(config, VOCABULARY_SIZE, LANGUAGES, SCRIPTS)
+
+
+def model_of_store(store: Store, config: ModelConfig) -> LangSamp:
+    """Returns a model with the vocabulary of a store and a row for each of its codes."""
+    inventory = EMPTY.extended(store.manifest.names)
+    tables = len(inventory.languages), len(inventory.scripts)
+    return LangSamp(config, store.manifest.vocabulary.size, *tables)
 
 
 def random_params(model: LangSamp, scale: float = 0.3, seed: int = 0) -> Any:

@@ -61,6 +61,8 @@ def _add_several_processes(verb: argparse.ArgumentParser) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Trains on a store or a mixture, or shows what would be done."""
+    import jax
+
     from langsamp_jax.data.store import Store
     from langsamp_jax.training.config import configs_from_gin
     from langsamp_jax.training.dry_run import dry_run
@@ -71,6 +73,7 @@ def train(args: argparse.Namespace) -> None:
     if args.dry_run:
         if args.mixture:
             raise UserError("--dry_run looks at a store; make one: langsamp prepare --mixture")
+        jax.config.update("jax_platforms", "cpu")  # a look takes no device away from a training
         print(dry_run(args.data, configs_from_gin(), args.init_from))
         return
     if args.output is None:

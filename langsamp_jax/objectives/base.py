@@ -26,8 +26,8 @@ class Objective(Protocol):
       all steps.
 
     An objective is a frozen dataclass: what it holds besides the model (the vocabulary, its
-    settings) is constant in the compiled step. A new one is a file in this room and a row in
-    ``training/setup.py``.
+    settings) is constant in the compiled step. A new one is a file in this room, made by
+    ``set_up`` in ``training/setup.py``.
 
     Attributes:
       model: the Flax module whose parameters the run trains.

@@ -1,4 +1,4 @@
-"""What a run would be, told without touching a device."""
+"""What a run would be, told without putting anything on a device."""
 
 import dataclasses
 from pathlib import Path

@@ -103,9 +103,6 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         state, progress = checkpoints.restore(start, setup.state)
         print(f"going on from step {start} of {output}", file=sys.stderr)
     del pretrained  # and with it the copy of weights in an object store
-    if platform == "cpu":
-        keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-    timer.resume(run.started, progress["seconds"])
 
     # Feed and validation
     for line in mixture_warnings(configs.mixture, data.manifest, sampler, *planned):
@@ -117,6 +114,11 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
     )
     evaluators = [loss] if loss.rows_total else []
+
+    # Loop
+    if platform == "cpu":
+        keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+    timer.resume(run.started, progress["seconds"])
     fit(setup, configs, feed, evaluators, run, checkpoints, start, state, progress, timer)
     return run
 

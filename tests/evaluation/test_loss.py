@@ -21,7 +21,7 @@ from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.run import Run
 from langsamp_jax.training.setup import start_run, table_rows
 from langsamp_jax.training.validation import LossEvaluator
-from tests.tiny import SIZES, random_params
+from tests.tiny import SIZES, model_of_store, random_params
 
 MODEL = ModelConfig(**SIZES, hidden_dropout=0.5)  # evaluation must not use it
 OBJECTIVE = ObjectiveConfig(logits_at_once=10_000)
@@ -34,9 +34,7 @@ def store(store_path) -> Store:
 
 @pytest.fixture(scope="module")
 def model(store) -> LangSamp:
-    inventory = EMPTY.extended(store.manifest.names)
-    sizes = len(inventory.languages), len(inventory.scripts)
-    return LangSamp(MODEL, store.manifest.vocabulary.size, *sizes)
+    return model_of_store(store, MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import types
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -10,21 +9,15 @@ import pytest
 from langsamp_jax.data.store import Store
 from langsamp_jax.languages.inventory import EMPTY, TableIds
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.langsamp import LangSamp, init_params
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import Masking, ObjectiveConfig, mask_rows
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
 from langsamp_jax.training.validation import VALIDATION_SEED, LossEvaluator
+from tests.tiny import SIZES, model_of_store, random_params
 
-MODEL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_length=32,
-    hidden_dropout=0.5,  # evaluation must not use it
-)
+MODEL = ModelConfig(**SIZES, hidden_dropout=0.5)  # evaluation must not use it
 OBJECTIVE = ObjectiveConfig(logits_at_once=10_000)
 
 
@@ -35,16 +28,12 @@ def store(store_path) -> Store:
 
 @pytest.fixture(scope="module")
 def model(store) -> LangSamp:
-    inventory = EMPTY.extended(store.manifest.names)
-    sizes = len(inventory.languages), len(inventory.scripts)
-    return LangSamp(MODEL, store.manifest.vocabulary.size, *sizes)
+    return model_of_store(store, MODEL)
 
 
 @pytest.fixture(scope="module")
 def params(model):
-    rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype("f"), shapes)
+    return random_params(model)
 
 
 def evaluator(store: Store, model: LangSamp, batch_size: int, max_rows=None) -> LossEvaluator:
