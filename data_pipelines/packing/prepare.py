@@ -15,7 +15,7 @@ from data_pipelines.packing.grow import require_hashes
 from data_pipelines.packing.provenance import Provenance
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.scratch import CHUNKS, lock_output, scratch_folder
+from data_pipelines.packing.scratch import CHUNKS, hold_output, scratch_folder
 from data_pipelines.packing.stages import Encoding, build
 from langsamp_jax.data.store import Manifest, Store
 from langsamp_jax.errors import UserError
@@ -88,7 +88,7 @@ def prepare(
     provenance = Provenance(dataclasses.asdict(settings), digests)
     if (manifest := existing_manifest(output, provenance)) is not None:
         return manifest
-    with lock_output(output):
+    with hold_output(output):
         return _build(output, sources, model, settings, texts, skip_damaged, runner, None)
 
 
@@ -131,7 +131,7 @@ def grow(
     if (manifest := existing_manifest(output, provenance)) is not None:
         return manifest
     model = store.tokenizer()
-    with lock_output(output):
+    with hold_output(output):
         return _build(output, added, model, settings, texts, skip_damaged, runner, store)
 
 

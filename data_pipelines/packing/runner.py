@@ -150,7 +150,10 @@ def _read(folder: Path, key: str) -> dict[str, Any] | None:
 
 def _raise_or_return(folder: Path, key: str) -> dict[str, Any]:
     """Returns the result of an item, or raises the error that it left."""
-    record = json.loads((folder / f"{key}.json").read_bytes())
+    file = folder / f"{key}.json"
+    record = json.loads(file.read_bytes())
+    if "error" in record:
+        file.unlink()  # it is done anew
     if "errno" in record:
         raise OSError(record["errno"], record["error"], record["file"])
     if "error" in record:

@@ -1,15 +1,15 @@
-"""The scratch folder: what is left of an unfinished store, and the lock on it.
+"""The scratch folder: what is left of an unfinished store, and the claim on it.
 
 Its folders keep the names that they had in earlier versions, so that what these left unfinished
 is taken up; so do the keys of the results in them.
 """
 
 import contextlib
-import fcntl
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from langsamp_jax.errors import UserError
+from langsamp_jax.io.claim import CLAIM, Claim
 from langsamp_jax.io.files import partial_path, require_absent
 
 CHUNKS = "pieces"  # what encoding writes
@@ -30,20 +30,17 @@ def scratch_folder(output: Path, *parts: str) -> Path:
 
 
 @contextlib.contextmanager
-def lock_output(output: Path) -> Iterator[None]:
-    """Keeps ``output`` for the work within, until it or its process ends.
+def hold_output(output: Path) -> Iterator[None]:
+    """Keeps ``output`` for the work within; work without any result leaves nothing.
 
     Raises:
-      UserError: ``output`` holds something else, or another call is at work on it.
+      UserError: ``output`` is no place for a store, or another process is at work on it.
     """
     require_absent(output)
-    with open(scratch_folder(output) / "lock", "w") as lock:
+    partial = partial_path(output)
+    with Claim(partial / CLAIM, output):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another call is at work on {output}; wait for it or name another --output"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
+            yield
+        finally:
+            if not any((partial / "work" / ENCODED).glob("*.json")):
+                shutil.rmtree(partial, ignore_errors=True)

@@ -13,7 +13,7 @@ from data_pipelines.packing.prepare import existing_manifest
 from data_pipelines.packing.provenance import Provenance
 from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
-from data_pipelines.packing.scratch import CHUNKS, lock_output, scratch_folder
+from data_pipelines.packing.scratch import CHUNKS, hold_output, scratch_folder
 from data_pipelines.packing.stages import Encoding, build
 from data_pipelines.packing.token_chunks import ChunkWriter
 from data_pipelines.seqio_tasks.imports import seqio
@@ -126,7 +126,7 @@ def prepare_mixture(
     }
     manifest = _existing(output, settings)
     if manifest is None:
-        with lock_output(output):
+        with hold_output(output):
             manifest = _compile(opened, module, output, settings, skip_damaged, runner)
     if not (output / RATES).exists():
         write_text(output / RATES, rates_gin(opened, manifest))

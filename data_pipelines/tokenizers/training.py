@@ -14,7 +14,7 @@ from data_pipelines.corpus.sources import TextRange, find_sources, text_ranges
 from langsamp_jax.data.rates import temperature_rates
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import require_absent, write_bytes
+from langsamp_jax.io.files import require_file, write_bytes
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.tokenizer import SentencePieceTokenizer
 
@@ -39,9 +39,9 @@ def train_tokenizer(
         or an ``output`` that exists.
     """
     output = Path(output)
-    require_absent(output)
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; name the .model file to write")
+    require_file(output)
+    if output.exists():
+        raise UserError(f"{output} already exists; name another --output or remove it")
     if vocab_size < 1:
         raise UserError(f"--vocab_size {vocab_size}: expected a whole number above 0")
     sample = LineSample.draw(corpus, temperature, max_sentences, seed)
@@ -55,7 +55,6 @@ def train_tokenizer(
 
     with Progress("tokenizer: reading", sample.size, "sentences") as progress:
         tokenizer = SentencePieceTokenizer(train_unigram(sentences(progress), vocab_size))
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, tokenizer.model)
     return tokenizer
 

@@ -102,10 +102,12 @@ def _add_compare(commands: Any) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Shows the measures of runs side by side."""
     from langsamp_jax.cli.evaluation import measures_of
-    from langsamp_jax.io.files import write_text
+    from langsamp_jax.io.files import require_file, write_text
     from langsamp_jax.io.progress import table
     from langsamp_jax.report.compare import compare
 
+    if args.output:
+        require_file(args.output)
     comparison = compare(args.runs, measures_of)
     headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}

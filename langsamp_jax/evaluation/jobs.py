@@ -26,6 +26,7 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.model import is_run, load_model
+from langsamp_jax.io.claim import Claim
 from langsamp_jax.io.files import growing_file, write_text
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.io.storage import is_remote
@@ -150,13 +151,14 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
     model = load_model(job.model, job.step)
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
-    with Journal(job.result, {**asked, **_settings(options)}) as journal:
-        record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
-    seconds = round(time.monotonic() - started, 1)
-    record |= {"measures": protocol.measures(record), "seconds": seconds}
-    write_text(job.result, _json(record))
-    say(job.result)
-    journal.forget()
+    with Claim(job.result.with_name(f"{job.result.name}.claim"), job.result):
+        with Journal(job.result, {**asked, **_settings(options)}) as journal:
+            record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
+        seconds = round(time.monotonic() - started, 1)
+        record |= {"measures": protocol.measures(record), "seconds": seconds}
+        write_text(job.result, _json(record))
+        say(job.result)
+        journal.forget()
     return record
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import GrowingObject, is_remote, scratch
+from langsamp_jax.io.claim import CLAIM, Claim
+from langsamp_jax.io.storage import GrowingObject, files_in, is_remote, scratch
+
+_INSIDE = ".partial"
+_FILLING = "filling"  # says that what is in the folder already is of the unfinished form
 
 
 def write_text(path: Path, text: str) -> None:
@@ -18,17 +22,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` beside ``path``, then renames it into place; an object needs neither."""
-    if is_remote(path):
+    """Writes ``data`` beside ``path``, then renames it into place; an object needs neither.
+
+    A link stays one, and what is no file, such as ``/dev/stdout``, is written to.
+    """
+    if is_remote(path) or (path.exists() and not path.is_file()):
         path.write_bytes(data)
         return
-    beside = partial_path(path)
+    target = path.resolve()
+    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(beside, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # write() names no file
     finally:
@@ -39,7 +48,6 @@ def growing_file(path: Path, content: bytes = b"") -> BinaryIO | GrowingObject:
     """Opens ``path``, which begins with ``content``, for writing more."""
     if is_remote(path):
         return GrowingObject(path, content)
-    path.parent.mkdir(exist_ok=True)
     write_bytes(path, content)
     return open(path, "ab")
 
@@ -48,24 +56,25 @@ def growing_file(path: Path, content: bytes = b"") -> BinaryIO | GrowingObject:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder to fill; it becomes ``path`` if the block succeeds, and is removed if not.
 
-    In an object store the file that was written last appears last.
+    In an object store what seals the folder appears last.
 
     Raises:
-      UserError: ``path`` exists and is not an empty folder.
+      UserError: ``path`` is no place for a folder, or another process is filling it.
     """
     require_absent(path)
     if is_remote(path):
         with scratch(path) as folder:
             yield folder
         return
-    beside = partial_path(path)
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        promote(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    partial = partial_path(path)
+    with Claim(partial / CLAIM, path):
+        try:
+            shutil.rmtree(partial / "new", ignore_errors=True)
+            (partial / "new").mkdir()
+            yield partial / "new"
+            promote(partial / "new", path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -91,20 +100,62 @@ def full_disk_as_oserror(path: Path) -> Iterator[None]:
         raise
 
 
-def promote(partial: Path, path: Path) -> None:
-    """Renames a finished ``partial`` folder to ``path``, which may be an empty folder."""
-    if path.is_dir():
-        path.rmdir()
-    os.rename(partial, path)
+def promote(finished: Path, path: Path) -> None:
+    """Makes a ``finished`` folder, which lies in ``partial_path(path)``, the folder ``path``.
+
+    By a rename; but a folder that is there, which may be a link, a mount point or the working
+    directory, is filled, what seals it last.
+
+    Raises:
+      UserError: something else has come there meanwhile.
+    """
+    if not path.is_dir():
+        os.rename(finished, path)
+        return
+    require_absent(path)
+    (finished.parent / _FILLING).touch()
+    for file in files_in(finished):
+        target = path / file.relative_to(finished)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
 
 
 def require_absent(path: Path) -> None:
-    """Raises UserError where an output folder already holds something."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"{path} already holds something else; name another --output or remove it")
+    """Raises UserError where no output folder can be made: something is there, or may not be."""
+    if path.is_dir():
+        ours = _INSIDE, CLAIM
+        others = any(not entry.name.startswith(ours) for entry in path.iterdir())
+        if others and (is_remote(path) or not (partial_path(path) / _FILLING).exists()):
+            raise UserError(
+                f"{path} already holds something else; name another --output or remove it"
+            )
+    elif path.exists() or (not is_remote(path) and path.is_symlink()):
+        raise UserError(f"{path} is no folder; name another --output or remove it")
+    _require_writable(path, path)
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError where no output file can be written."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file to write")
+    _require_writable(path, path.parent)
+
+
+def _require_writable(path: Path, folder: Path) -> None:
+    if is_remote(folder):
+        return
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UserError(f"{path} cannot be made: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be made: {place} may not be written to")
 
 
 def partial_path(path: Path) -> Path:
-    """Returns where the unfinished form of ``path`` is written: beside it, on the same disk."""
+    """Returns the folder for the unfinished form of the folder ``path``.
+
+    It is beside it, on the same disk; or in it, where it is there.
+    """
     path = path.absolute()  # "." has no name of its own
-    return path.with_name(path.name + ".partial")
+    beside = path.parent / f"{path.name}.partial"
+    return path / _INSIDE if path.is_dir() and not beside.exists() else beside

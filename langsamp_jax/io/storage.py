@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -22,6 +23,8 @@ _SETTINGS = {
     "gs": "the name, GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login",
     "s3": "the name, AWS_ACCESS_KEY_ID or ~/.aws, AWS_REGION, AWS_ENDPOINT_URL",
 }
+# What is written last into a folder, for without it nobody takes the folder for complete.
+_SEALS = ("manifest.json", "run.json", "config.json", "world.json", "row_map.tsv")
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
 
 
@@ -37,7 +40,7 @@ def location(text: str | PurePath) -> Path:
         return text
     scheme, mark, name = text.partition("://")
     if not mark:
-        return Path(text)
+        return _usable(text)
     if scheme not in _EXTRAS or name.startswith("/") or not name:
         raise UserError(f"{text}: expected a local path, gs://BUCKET/... or s3://BUCKET/...")
     package, extra = _EXTRAS[scheme]
@@ -60,7 +63,21 @@ def local(text: str) -> Path:
     """Returns a local path, as it was typed; raises UserError for anything else."""
     if "://" in text:
         raise UserError(f"{text}: expected a local path (a copy of it can be in an object store)")
-    return Path(text)
+    return _usable(text)
+
+
+def _usable(text: str) -> Path:
+    """Returns a local path; raises UserError for one that would lead to another place."""
+    path = Path(text)
+    if not text.strip():
+        raise UserError(f"{text!r} is an empty path; is a variable of your shell not set?")
+    if "\\" in str(path.absolute()):
+        raise UserError(f"{path.absolute()}: TensorStore takes \\ for /; rename that folder")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UserError(f"{text!r}: a path with a control character, or that is not UTF-8")
+    if path.parts[:1] in (("gs:",), ("s3:",)):
+        raise UserError(f"{text}: expected gs://BUCKET/... or s3://BUCKET/... or a local path")
+    return path
 
 
 def is_remote(path: PurePath) -> bool:
@@ -122,14 +139,13 @@ def download(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def upload(folder: Path, path: Path) -> None:
-    """Copies the files of a local folder below ``path`` in the order in which they were written.
+    """Copies the files of a local folder below ``path``, in the order of ``files_in``.
 
     The last one shows that all are there. Where a copy fails, those before it are removed.
     """
     store, copied = _file_system(path), []
-    files = [file for file in folder.rglob("*") if file.is_file()]
     try:
-        for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
+        for file in files_in(folder):
             name = f"{path}/{file.relative_to(folder).as_posix()}"
             store.put_file(str(file), name)
             copied.append(name)
@@ -138,6 +154,28 @@ def upload(folder: Path, path: Path) -> None:
             with suppress(Exception):  # the first error is the one to be told
                 store.rm_file(name)
         raise
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Lists the files below a local folder, what seals it last, else as they were written."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    seals = [folder / name for name in _SEALS]
+    return sorted(files, key=lambda file: (file in seals, file.stat().st_mtime_ns))
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Writes a new file or object; returns False where there is one of that name."""
+    try:
+        if not is_remote(path):
+            with open(path, "xb") as file:
+                file.write(data)
+            return True
+        if path.exists():  # a store that knows no conditional writes would replace it
+            return False
+        _file_system(path).pipe_file(str(path), data, mode="create")
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager
@@ -208,9 +246,9 @@ def _s3_settings() -> dict[str, Any]:
 
 
 def _file_system(path: Path) -> Any:
-    from fsspec.core import url_to_fs
+    import fsspec
 
-    return url_to_fs(str(path))[0]
+    return fsspec.filesystem(str(path).partition("://")[0])
 
 
 def _key(path: Path) -> str:

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import write_bytes
+from langsamp_jax.io.files import require_file, write_bytes
 from langsamp_jax.report import charts
 from langsamp_jax.report.figures import draw, finite
 
@@ -28,6 +28,7 @@ def require_plot(file: Path) -> None:
     """Raises UserError where no plot can be written to ``file``."""
     if file.suffix not in FORMATS:
         raise UserError(f"--plot {file}: expected a file name that ends in {', '.join(FORMATS)}")
+    require_file(file)
 
 
 def plot_mixture(records: Sequence[dict[str, Any]], num_steps: int, file: Path) -> None:

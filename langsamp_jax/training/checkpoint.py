@@ -2,18 +2,23 @@
 
 import contextlib
 import errno
+import glob
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
+from etils.epath.gpath import PosixGPath
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.claim import Claim
 from langsamp_jax.io.files import full_disk_as_oserror
-from langsamp_jax.io.storage import absolute, is_remote, kvstore_at
+from langsamp_jax.io.storage import absolute, is_remote, kvstore, kvstore_at
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
@@ -39,6 +44,14 @@ def _kvstore(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
     return {**spec, "base": kvstore_at("s3:/" + spec["base"]["path"])}
 
 
+class _Folder(PosixGPath):
+    """Is a path of which Orbax takes no character for a pattern: it looks for files by ``glob``."""
+
+    def glob(self, pattern: str) -> Iterator["_Folder"]:
+        escaped = PosixGPath(glob.escape(str(self)))
+        return (_Folder(path) for path in escaped.glob(pattern))
+
+
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     """Returns False for what Orbax logs: it also raises it, and absl's logger is others' too."""
     return "/orbax/" not in record.pathname
@@ -60,7 +73,9 @@ class Checkpoints:
     method, as an OSError where the disk is at fault.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int):
+    def __init__(self, folder: Path, max_to_keep: int, claim: Claim | None = None):
+        """Opens a folder for writing; no save counts once ``claim`` on it is lost."""
+        self._claim = claim
         keep = [
             _policies.LatestN(max_to_keep),
             _policies.BestN(
@@ -70,7 +85,12 @@ class Checkpoints:
             ),
         ]
         policy = _policies.AnyPreservationPolicy(keep)
-        self._open(folder, preservation_policy=policy, cleanup_tmp_directories=True)
+        self._open(
+            folder,
+            preservation_policy=policy,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._verify),
+        )
 
     @classmethod
     def reader(cls, folder: Path) -> "Checkpoints":
@@ -86,7 +106,7 @@ class Checkpoints:
             tensorstore_utils.build_kvstore_tspec = _kvstore
         mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
         self._manager = ocp.CheckpointManager(
-            absolute(folder),
+            _Folder(absolute(folder)),
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 best_fn=lambda metrics: metrics["loss"],
@@ -116,10 +136,12 @@ class Checkpoints:
 
         Raises:
           OSError: the disk has no room for it, seen beforehand; or an earlier save failed.
+          UserError: an earlier save is incomplete, or another process has the run now.
         """
         with full_disk_as_oserror(self._folder):
             self._manager.wait_until_finished()
             self._require_room(state)
+            self._saving = step, _names(state)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -127,6 +149,21 @@ class Checkpoints:
                 ),
                 metrics=None if loss is None else {"loss": loss},
                 force=True,
+            )
+
+    def _verify(self) -> None:
+        """Raises UserError where a save is not to count; called by Orbax, in its thread on process
+        0, when all has been written and before the save becomes visible."""
+        if self._claim is not None:
+            self._claim.require_held()
+        step, names = self._saving
+        [place] = (p for p in self._folder.iterdir() if p.name.split(".")[0] == str(step))
+        missing = names - _arrays(place / "state")
+        if missing:
+            raise UserError(
+                f"the checkpoint of step {step} in {self._folder} has not become complete: "
+                f"{len(missing)} of {len(names)} arrays are missing ({min(missing)}, ...); earlier "
+                "ones are kept"
             )
 
     def check(self) -> None:
@@ -160,10 +197,14 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)
         except (ValueError, KeyError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
+            place = self._folder / str(step)
+            earlier = max((other for other in self.steps if other < step), default=None)
+            parts = any((place / "state").glob("ocdbt.process_*")) and not _arrays(place)
             raise UserError(
-                f"checkpoint {self._folder / str(step)} cannot be read ({reason}); "
-                "remove that folder to go on from the one before"
+                f"checkpoint {place} cannot be read ({' '.join(str(error).split())[:300]}); "
+                + ("its parts have not been merged, but are there; " if parts else "")
+                + ("move it elsewhere, " if earlier is not None else "")
+                + ("" if earlier is None else f"to go on from step {earlier}")
             ) from error
 
     def close(self) -> None:
@@ -186,6 +227,19 @@ class Checkpoints:
                 f"No space for a checkpoint of {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
                 str(self._folder),
             )
+
+
+def _names(state: Any) -> set[str]:
+    """Returns the names that Orbax gives the arrays of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves}
+
+
+def _arrays(state: Path) -> set[str]:
+    """Returns the names of the arrays that the manifest of a checkpoint's state has, if any."""
+    store = ts.KvStore.open({"driver": "ocdbt", "base": kvstore(state)}).result()
+    names = {key.decode() for key in store.list().result()}
+    return {name.removesuffix("/.zarray") for name in names if name.endswith("/.zarray")}
 
 
 def model_of(run: Run) -> LangSamp:

@@ -17,6 +17,7 @@ from langsamp_jax.data.store import Data
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.cpu import keep_freed, use_one_arena
 from langsamp_jax.huggingface.pretrained import open_pretrained
+from langsamp_jax.io.claim import CLAIM, Claim
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.models.attention import describe_kernel, require_available
 from langsamp_jax.models.transformer import attention_spec
@@ -24,6 +25,7 @@ from langsamp_jax.parallel.distributed import (
     AllReduceMax,
     broadcast_from_primary,
     compile_with_barrier,
+    is_primary,
     require_same,
 )
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
@@ -60,6 +62,8 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     Args:
       init_from: a Hugging Face folder whose weights the run starts from; None: random weights.
 
+    One call at a time holds ``output``.
+
     Raises:
       Stopped: by SIGTERM or Ctrl-C, on any of the processes, after a checkpoint.
       UserError: bad input, or a loss that is not finite (the last good checkpoint stays).
@@ -87,39 +91,41 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         print(describe_kernel(configs.model.attention, spec), file=sys.stderr)
     setup = set_up(configs, Sizes.of(data, inventory), data.manifest.vocabulary, mesh)
 
-    # State: of the last checkpoint, or the first one. The run folder is made behind that, so that
-    # bad input leaves nothing behind.
-    run = reopen_run(output, data, configs.all(), init_from)
-    facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": run is not None}
-    require_same({**settings_of(configs.all(), init_from), **facts})
-    start = broadcast_from_primary(0 if run is None else latest_step(run.checkpoints))
-    if start == 0:
-        state = initial_state(setup, configs, pretrained, data)
-        progress = {"best_loss": None, "since_best": 0, "seconds": {}}
-    if run is None:
-        run = start_run(output, data, inventory, configs.all(), init_from, timer.began)
-    checkpoints = Checkpoints(run.checkpoints, config.max_to_keep)
-    if start > 0:
-        state, progress = checkpoints.restore(start, setup.state)
-        print(f"going on from step {start} of {output}", file=sys.stderr)
-    del pretrained  # and with it the copy of weights in an object store
+    # State: of the last checkpoint, or the first one. The run is made behind that, so that bad
+    # input leaves nothing behind.
+    with Claim(output / CLAIM, output) if is_primary() else contextlib.nullcontext() as claim:
+        run = reopen_run(output, data, configs.all(), init_from)
+        facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": bool(run)}
+        require_same({**settings_of(configs.all(), init_from), **facts})
+        start = broadcast_from_primary(0 if run is None else latest_step(run.checkpoints))
+        if start == 0:
+            state = initial_state(setup, configs, pretrained, data)
+            progress = {"best_loss": None, "since_best": 0, "seconds": {}}
+        if run is None:
+            run = start_run(output, data, inventory, configs.all(), init_from, timer.began)
+        checkpoints = Checkpoints(run.checkpoints, config.max_to_keep, claim)
+        if start > 0:
+            state, progress = checkpoints.restore(start, setup.state)
+            print(f"going on from step {start} of {output}", file=sys.stderr)
+        del pretrained  # and with it the copy of weights in an object store
 
-    # Feed and validation
-    for line in mixture_warnings(configs.mixture, data.manifest, sampler, *planned):
-        print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
-    feed = Feed(data.split("train"), sampler, inventory, config.global_batch_size, rows_sharding)
-    validation = data.split("validation")
-    rows_at_once = config.global_batch_size // config.accumulation_steps
-    loss = LossEvaluator(
-        setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
-    )
-    evaluators = [loss] if loss.rows_total else []
+        # Feed and validation
+        for line in mixture_warnings(configs.mixture, data.manifest, sampler, *planned):
+            print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
+        size = config.global_batch_size
+        feed = Feed(data.split("train"), sampler, inventory, size, rows_sharding)
+        validation = data.split("validation")
+        rows_at_once = size // config.accumulation_steps
+        loss = LossEvaluator(
+            setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
+        )
+        evaluators = [loss] if loss.rows_total else []
 
-    # Loop
-    if platform == "cpu":
-        keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-    timer.resume(run.started, progress["seconds"])
-    fit(setup, configs, feed, evaluators, run, checkpoints, start, state, progress, timer)
+        # Loop
+        if platform == "cpu":
+            keep_freed(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        timer.resume(run.started, progress["seconds"])
+        fit(setup, configs, feed, evaluators, run, checkpoints, start, state, progress, timer)
     return run
 
 
