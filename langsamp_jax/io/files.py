@@ -30,7 +30,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     target = path.resolve()
-    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    beside = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
@@ -124,13 +124,13 @@ def require_absent(path: Path) -> None:
     """Raises UserError where no output folder can be made: something is there, or may not be."""
     if path.is_dir():
         ours = _INSIDE, CLAIM
-        others = any(not entry.name.startswith(ours) for entry in path.iterdir())
-        if others and (is_remote(path) or not (partial_path(path) / _FILLING).exists()):
-            raise UserError(
-                f"{path} already holds something else; name another --output or remove it"
-            )
-    elif path.exists() or (not is_remote(path) and path.is_symlink()):
-        raise UserError(f"{path} is no folder; name another --output or remove it")
+        taken = any(not entry.name.startswith(ours) for entry in path.iterdir())
+        if taken and not is_remote(path):
+            taken = not (partial_path(path) / _FILLING).exists()
+    else:
+        taken = path.exists() or (not is_remote(path) and path.is_symlink())
+    if taken:
+        raise UserError(f"{path} already holds something else; name another --output or remove it")
     _require_writable(path, path)
 
 

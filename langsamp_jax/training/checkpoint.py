@@ -1,10 +1,12 @@
 """Saving and restoring the training state. The only module that touches Orbax."""
 
+import asyncio
 import contextlib
 import errno
 import glob
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils.epath.gpath import PosixGPath
-from orbax.checkpoint._src.serialization import tensorstore_utils
+from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.claim import Claim
@@ -194,18 +196,24 @@ class Checkpoints:
         return self._restore(step, ocp.args.Composite(state=args)).state["params"]
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+        place = self._folder / str(step)
         try:
+            self._merge_parts(place / "state")
             return self._manager.restore(step, args=args)
         except (ValueError, KeyError, OSError) as error:
-            place = self._folder / str(step)
+            reason = " ".join(str(error).split())[:300]
             earlier = max((other for other in self.steps if other < step), default=None)
-            parts = any((place / "state").glob("ocdbt.process_*")) and not _arrays(place)
-            raise UserError(
-                f"checkpoint {place} cannot be read ({' '.join(str(error).split())[:300]}); "
-                + ("its parts have not been merged, but are there; " if parts else "")
-                + ("move it elsewhere, " if earlier is not None else "")
-                + ("" if earlier is None else f"to go on from step {earlier}")
-            ) from error
+            advice = "" if earlier is None else f"; move it elsewhere to go on from step {earlier}"
+            raise UserError(f"checkpoint {place} cannot be read ({reason}){advice}") from error
+
+    def _merge_parts(self, state: Path) -> None:
+        """Completes what earlier versions saved in a folder whose name they took for a pattern:
+        the part of each process is there, without the manifest of them all."""
+        folder = _Folder(absolute(state))
+        if any(folder.glob("ocdbt.process_*")) and not _arrays(state):
+            print(f"{state} is in parts, which are merged", file=sys.stderr)
+            context = tensorstore_utils.get_ts_context(use_ocdbt=True)
+            asyncio.run(ocdbt_utils.merge_ocdbt_per_process_files(folder, context, use_zarr3=False))
 
     def close(self) -> None:
         """Waits for the save in progress, raises if it failed, and releases the folder."""
