@@ -47,9 +47,8 @@ class Claim:
             if (holder := self._read()) is None:
                 continue  # it was given back meanwhile
             if self._is_alive(holder):
-                raise UserError(
-                    f"{self._describe(self._read() or holder)}; wait for it or name another --output"
-                )
+                now = self._describe(self._read() or holder)
+                raise UserError(f"{now}; wait for it or name another --output")
             print(f"{self._describe(holder)}, which has ended: taken over", file=sys.stderr)
             self._write()
             time.sleep(self._seconds / 10)  # another may have taken it over at the same time

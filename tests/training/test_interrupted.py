@@ -187,3 +187,21 @@ def test_full_disk_is_one_line_and_the_last_checkpoint_stays_readable(store_path
         assert step > 0
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_of_two_calls_at_once_one_is_refused_and_the_other_undisturbed(
+    undisturbed, store_path, tmp_path
+):
+    run = tmp_path / "run"
+    both = [start(store_path, run) for _ in range(2)]
+    said = [process.communicate(timeout=900)[0] for process in both]
+    (won, output), (refused, line) = sorted(
+        zip([process.returncode for process in both], said, strict=True)
+    )
+    assert (won, refused) == (0, 2), said
+    holder = next(process for process in both if process.returncode == 0)
+    assert line.startswith(f"langsamp: {run} is held by process {holder.pid} on ")
+    assert line.count("\n") == 1 and "Traceback" not in output
+    assert_same_end(run, undisturbed)
+    assert not (run / "claim.json").exists()
