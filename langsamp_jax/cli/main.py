@@ -12,7 +12,7 @@ from pathlib import Path
 from langsamp_jax import __version__
 from langsamp_jax.cli import evaluation, inspect, results, settings, text, train
 from langsamp_jax.cli.parser import GIN_HINT, Parser, add_verb
-from langsamp_jax.errors import UserError, out_of_memory
+from langsamp_jax.errors import UserError, bad_jax_variable, out_of_memory
 from langsamp_jax.hardware.compilation_cache import keep_compiled
 from langsamp_jax.io.storage import local, require_reachable, storage_failure
 from langsamp_jax.parallel.signals import Stopped
@@ -71,8 +71,9 @@ def exit_status(error: BaseException) -> tuple[int, str] | None:
         if error.errno == errno.ENOSPC:
             return 2, _one_line(f"the disk is full: {error.filename}: {error.strerror}")
         return 2, _one_line(str(error))
-    if isinstance(error, Exception) and (line := out_of_memory(error) or storage_failure(error)):
-        return 2, line
+    if isinstance(error, Exception):
+        line = out_of_memory(error) or storage_failure(error) or bad_jax_variable(error)
+        return (2, line) if line else None
     return None
 
 
@@ -123,13 +124,14 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
         settings.import_configs()
         # Later lines win: the gin files, then the sizes of the weights, then what was typed.
-        sizes = _sizes(getattr(args, "init_from", None))
-        parse_gin(args.gin_file, [*sizes, *(line.removeprefix("--gin.") for line in rest)])
+        typed = [line.removeprefix("--gin.") for line in rest]
+        parse_gin(args.gin_file, [*_sizes(args), *typed])
 
 
-def _sizes(init_from: Path | None) -> list[str]:
-    if init_from is None:
+def _sizes(args: argparse.Namespace) -> list[str]:
+    if not hasattr(args, "init_from"):
         return []
-    from langsamp_jax.huggingface.pretrained import read_config
+    from langsamp_jax.training.run import model_sizes
 
-    return [f"model.{field}={value!r}" for field, value in read_config(init_from)[1].items()]
+    sizes = model_sizes(args.output, args.init_from)
+    return [f"{name}={value!r}" for name, value in sizes.items()]

@@ -305,7 +305,7 @@ def test_settings_come_back_from_a_run_as_they_were(store_path, tmp_path):
     )
     inventory = EMPTY.extended(store.manifest.names)
     start_run(tmp_path / "run", store, inventory, [config], None, started=0.0)
-    assert reopen_run(tmp_path / "run", store, [config], None).config(MixtureConfig) == config
+    assert reopen_run(tmp_path / "run", 1, store, [config], None).config(MixtureConfig) == config
     other = dataclasses.replace(config, schedule=None)
     with pytest.raises(UserError, match="mixture.schedule"):
-        reopen_run(tmp_path / "run", store, [other], None)
+        reopen_run(tmp_path / "run", 1, store, [other], None)
