@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from langsamp_jax.parallel.signals import Stopped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, or what ``exit_status`` says."""
+    _open_standard_streams()
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:
@@ -69,12 +71,26 @@ def exit_status(error: BaseException) -> tuple[int, str] | None:
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
-            return 2, _one_line(f"the disk is full: {error.filename}: {error.strerror}")
+            return 2, _one_line(f"the disk is full: {error.filename or 'output'}: {error.strerror}")
         return 2, _one_line(str(error))
     if isinstance(error, Exception):
         line = out_of_memory(error) or storage_failure(error) or bad_jax_variable(error)
         return (2, line) if line else None
     return None
+
+
+def _open_standard_streams() -> None:
+    """Opens what the caller has closed: a file of ours would get its number, and what is printed.
+
+    Letters that a terminal's encoding lacks are printed as ``?``.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _one_line(text: str) -> str:
