@@ -53,19 +53,19 @@ def train(
     """
     from langsamp_jax.config import parse_gin
     from langsamp_jax.data.store import Store
-    from langsamp_jax.huggingface.pretrained import read_config
     from langsamp_jax.io.storage import location
     from langsamp_jax.training import loop
     from langsamp_jax.training.config import Configs, configs_from_gin, with_overrides
+    from langsamp_jax.training.run import model_sizes
 
     configs, start = Configs(), None if init_from is None else location(init_from)
     if gin_files:
         parse_gin(gin_files, [])
         configs = configs_from_gin()
-    sizes = {} if start is None else read_config(start)[1]
-    settings = {**{f"model.{name}": size for name, size in sizes.items()}, **(overrides or {})}
+    output = location(output)
+    settings = {**model_sizes(output, start), **(overrides or {})}
     data = store if isinstance(store, Store) else Store(store)
-    return loop.train(data, location(output), with_overrides(configs, settings), start)
+    return loop.train(data, output, with_overrides(configs, settings), start)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,8 @@
 """The exception that means "the user can fix this", and lines for what others raise."""
 
+import os
 import re
+import traceback
 
 # Modules that a gin file or a user's own Tasks may import by the path of an earlier version.
 MOVED_MODULES = {
@@ -36,6 +38,20 @@ def out_of_memory(error: Exception) -> str | None:
         "train.accumulation_steps, set model.remat=layer or model.dtype=bfloat16, or spread the "
         "parameters over more devices with mesh.fsdp; langsamp plan says beforehand what fits"
     )
+
+
+def bad_jax_variable(error: Exception) -> str | None:
+    """Returns the line for a JAX_... variable that JAX does not take as it is imported, else None.
+
+    Not every message of JAX names the variable; the value is then looked for.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    in_config = frames and frames[-1].filename.endswith(os.path.join("jax", "_src", "config.py"))
+    if not (isinstance(error, ValueError) and in_config):
+        return None
+    quoted = re.findall(r"""['"]([^'"]*)['"]""", str(error))
+    names = [k for k, v in os.environ.items() if k.startswith("JAX_") and v in quoted]
+    return f"{' or '.join(names) or 'a JAX_... variable'} in the environment: {error}"
 
 
 def moved_module(error: Exception) -> str | None:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from langsamp_jax import __version__
 from langsamp_jax.cli import evaluation, inspect, results, settings, text, train
 from langsamp_jax.cli.parser import GIN_HINT, Parser, add_verb
-from langsamp_jax.errors import UserError, out_of_memory
+from langsamp_jax.errors import UserError, bad_jax_variable, out_of_memory
 from langsamp_jax.hardware.compilation_cache import keep_compiled
 from langsamp_jax.io.storage import local, require_reachable, storage_failure
 from langsamp_jax.parallel.signals import Stopped
@@ -20,6 +21,7 @@ from langsamp_jax.parallel.signals import Stopped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, or what ``exit_status`` says."""
+    _open_standard_streams()
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:
@@ -69,11 +71,26 @@ def exit_status(error: BaseException) -> tuple[int, str] | None:
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
-            return 2, _one_line(f"the disk is full: {error.filename}: {error.strerror}")
+            return 2, _one_line(f"the disk is full: {error.filename or 'output'}: {error.strerror}")
         return 2, _one_line(str(error))
-    if isinstance(error, Exception) and (line := out_of_memory(error) or storage_failure(error)):
-        return 2, line
+    if isinstance(error, Exception):
+        line = out_of_memory(error) or storage_failure(error) or bad_jax_variable(error)
+        return (2, line) if line else None
     return None
+
+
+def _open_standard_streams() -> None:
+    """Opens what the caller has closed: a file of ours would get its number, and what is printed.
+
+    Letters that a terminal's encoding lacks are printed as ``?``.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _one_line(text: str) -> str:
@@ -123,13 +140,14 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
         settings.import_configs()
         # Later lines win: the gin files, then the sizes of the weights, then what was typed.
-        sizes = _sizes(getattr(args, "init_from", None))
-        parse_gin(args.gin_file, [*sizes, *(line.removeprefix("--gin.") for line in rest)])
+        typed = [line.removeprefix("--gin.") for line in rest]
+        parse_gin(args.gin_file, [*_sizes(args), *typed])
 
 
-def _sizes(init_from: Path | None) -> list[str]:
-    if init_from is None:
+def _sizes(args: argparse.Namespace) -> list[str]:
+    if not hasattr(args, "init_from"):
         return []
-    from langsamp_jax.huggingface.pretrained import read_config
+    from langsamp_jax.training.run import model_sizes
 
-    return [f"model.{field}={value!r}" for field, value in read_config(init_from)[1].items()]
+    sizes = model_sizes(args.output, args.init_from)
+    return [f"{name}={value!r}" for name, value in sizes.items()]

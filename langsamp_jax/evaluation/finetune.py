@@ -21,6 +21,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, padded, repeat_ids
 from langsamp_jax.evaluation.config import Protocol
 from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.layers import Dropout
@@ -78,7 +79,7 @@ class FineTuner:
     def start(self, seed: int) -> TrainState:
         """Returns the trained encoder and a random head: ``model`` and ``head`` of ``params``."""
         width = jnp.zeros((1, 1, self.trained.config.hidden_size))
-        head = self._head.init(jax.random.key(seed), width, True)["params"]
+        head = self._head.init(random_key(seed), width, True)["params"]
         params = jax.tree.map(jnp.copy, {"model": self.trained.params, "head": head})
         return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
@@ -105,7 +106,7 @@ class FineTuner:
             row[: len(label)] = label
         batch = tokens, attention_mask, repeat_ids(ids, rows), labels
         with use_mesh(self.trained.mesh):
-            return self._update(state, *self.trained.place(batch), jax.random.key(seed))
+            return self._update(state, *self.trained.place(batch), random_key(seed))
 
     def predict(self, params: Any, examples: LabelledExamples, ids: TableIds) -> list[np.ndarray]:
         """Returns int [labels], the most likely label where an example has one, for each."""

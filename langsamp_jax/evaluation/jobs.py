@@ -26,6 +26,7 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.model import is_run, load_model
+from langsamp_jax.hardware.environment import environment
 from langsamp_jax.io.claim import Claim
 from langsamp_jax.io.files import growing_file, write_text
 from langsamp_jax.io.progress import Progress, table
@@ -156,6 +157,7 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
             record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
         seconds = round(time.monotonic() - started, 1)
         record |= {"measures": protocol.measures(record), "seconds": seconds}
+        record["environment"] = environment()
         write_text(job.result, _json(record))
         say(job.result)
         journal.forget()

@@ -35,6 +35,7 @@ _SAME_NAME = (
     "intermediate_size",
     "layer_norm_eps",
 )
+DECIDED_FIELDS = ("architecture", *_SAME_NAME, "max_length")  # of ModelConfig, by a config.json
 _DROPOUT = {
     "hidden_dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.huggingface import layout
 from langsamp_jax.huggingface.pretrained import InitConfig, Pretrained
 from langsamp_jax.huggingface.weights import Index
@@ -53,7 +54,7 @@ def load_params(
     """
     _require_tied(pretrained)
     reader = _Reader(pretrained, model, rows, config, seed)
-    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(seed))))
+    shapes = nn.unbox(jax.eval_shape(lambda: init_params(model, random_key(seed))))
     flat, tree = jax.tree_util.tree_flatten_with_path(shapes)
     places = dict(zip((_path(key) for key, _ in flat), jax.tree.leaves(shardings), strict=True))
 
@@ -276,7 +277,7 @@ def _fresh(
         return {}
 
     def initialise() -> dict[str, jax.Array]:
-        params = nn.unbox(init_params(model, jax.random.key(seed)))
+        params = nn.unbox(init_params(model, random_key(seed)))
         flat, _ = jax.tree_util.tree_flatten_with_path(params)
         return {_path(key): leaf for key, leaf in flat if _path(key) in absent}
 

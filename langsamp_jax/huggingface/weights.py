@@ -3,15 +3,17 @@
 A safetensors file is opened for each read and closed again: what a memory map has touched counts as
 the process's memory for as long as it is open. No pickle is executed: ``.bin`` files are read with
 torch's ``weights_only``, which refuses everything but tensors. Files in an object store are copied
-to the temporary folder first.
+to the temporary folder before values are read; the shapes are in the head of a safetensors file.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror
-from langsamp_jax.io.storage import download, is_remote, location
+from langsamp_jax.io.storage import download, is_remote, location, sizes
 
 Index = tuple[slice, ...]
 
@@ -46,16 +48,20 @@ class Weights:
         self._tensors: dict[str, tuple[Path, str]] = {}
         self._loaded: dict[Path, dict[str, Any]] = {}  # of .bin files
         self.shapes: dict[str, tuple[int, ...]] = {}
-        files = _files(location(folder))
-        self._copies = dict(zip(files, self._local(files), strict=True))
-        for file, copy in self._copies.items():  # messages name the file, never the copy
+        self._files = _files(location(folder))
+        for file in self._files:  # messages name the file, never the copy
             if file.suffix == ".bin":
-                self._loaded[file] = _load_bin(file, copy)
+                self._loaded[file] = _load_bin(file, self._copies[file])
                 shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
             else:
-                shapes = _shapes(file, copy)
+                shapes = _shapes(file)
             self._tensors |= {name: (file, name) for name in shapes}
             self.shapes |= shapes
+
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """Returns ``bytes`` and ``sha256`` of each file, by its name; reads all of them: seconds
+        for a GB."""
+        return {file.name: _content(copy) for file, copy in self._copies.items()}
 
     def rename(self, names: Callable[[str], str]) -> None:
         """Renames every tensor ``name`` to ``names(name)``."""
@@ -92,14 +98,37 @@ class Weights:
             raise UserError(f"{file}: {stored} has values that are not finite")
         return values
 
-    def _local(self, files: list[Path]) -> list[Path]:
-        """Returns ``files``, or copies of them where they are in an object store."""
-        if not is_remote(files[0]):
-            return files
-        scratch = Path(tempfile.mkdtemp(prefix="langsamp-"))
-        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        with full_disk_as_oserror(scratch):
-            return download(files, scratch)
+    @functools.cached_property
+    def _copies(self) -> dict[Path, Path]:
+        """Maps each file to itself, or to a copy where it is in an object store."""
+        copies = self._files
+        if is_remote(copies[0]):
+            scratch = Path(tempfile.mkdtemp(prefix="langsamp-"))
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+            with full_disk_as_oserror(scratch):
+                copies = download(self._files, scratch)
+        return dict(zip(self._files, copies, strict=True))
+
+
+def has_contents(folder: Path, contents: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Returns whether the weights in ``folder`` are those whose ``contents`` were recorded.
+
+    In an object store their names and sizes are compared, so that nothing is copied.
+    """
+    files = {file.name: file for file in _files(location(folder))}
+    if files.keys() != contents.keys():
+        return False
+    if is_remote(folder):
+        there = sizes(folder)
+        return all(there[name] == contents[name]["bytes"] for name in files)
+    same_size = all(file.stat().st_size == contents[n]["bytes"] for n, file in files.items())
+    return same_size and all(_content(file) == contents[n] for n, file in files.items())
+
+
+def _content(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def _slices(file: Path, copy: Path, name: str, parts: list[Index]) -> list[np.ndarray]:
@@ -137,8 +166,13 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _shapes(file: Path, copy: Path) -> dict[str, tuple[int, ...]]:
-    with _reading(file), safe_open(copy, framework="np") as tensors:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    if is_remote(file):
+        with _reading(file), file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            header.pop("__metadata__", None)
+            return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+    with _reading(file), safe_open(file, framework="np") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
 
 

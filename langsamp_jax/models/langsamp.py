@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import VOCAB_MULTIPLE, ModelConfig
 from langsamp_jax.models.embedding import lookup
@@ -163,7 +164,7 @@ class Head(nn.Module):
 
 def param_shapes(model: LangSamp) -> Any:
     """Returns shape and type of every parameter, without a device."""
-    return nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    return nn.unbox(jax.eval_shape(lambda: init_params(model, random_key(0))))
 
 
 def init_params(model: LangSamp, key: jax.Array) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import jax
 
 from langsamp_jax.data.feed import Batch
+from langsamp_jax.hardware.environment import random_key
 
 Examples = Any  # a tree of arrays whose first axis is the row
 
@@ -76,5 +77,5 @@ class Objective(Protocol):
 def step_keys(seed: int, step: jax.Array | int, rows: int) -> tuple[jax.Array, jax.Array]:
     """Returns all that is random in the update after ``step`` updates: a key for each row of the
     batch, [rows], and the key of dropout."""
-    row_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    row_key, dropout_key = jax.random.split(jax.random.fold_in(random_key(seed), step))
     return jax.random.split(row_key, rows), dropout_key

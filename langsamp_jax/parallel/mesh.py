@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from langsamp_jax.config import configurable, require
 from langsamp_jax.errors import UserError
+from langsamp_jax.hardware.environment import open_devices
 from langsamp_jax.models.config import VOCAB_MULTIPLE, ModelConfig
 
 
@@ -40,7 +41,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     Raises:
       UserError: the mesh's shape does not fit their number.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = open_devices() if devices is None else devices
     shape, count = [config.data, config.fsdp, config.tensor], len(devices)
     if -1 in shape:
         shape[shape.index(-1)] = max(1, count // -int(np.prod(shape)))

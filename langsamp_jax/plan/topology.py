@@ -8,6 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.hardware.environment import open_devices
 
 _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
@@ -24,11 +25,11 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       UserError: a name that neither we nor the TPU's compiler know, or no compiler.
     """
     if name == "here":
-        return jax.devices()
+        return open_devices()
     jax.config.update("jax_platforms", "cpu")  # planning takes no device away from a training
     if simulated := re.fullmatch(r"cpu:([1-9]\d*)", name):
         jax.config.update("jax_num_cpu_devices", int(simulated[1]))
-        return jax.devices()
+        return open_devices()
     generation, _, shape = name.partition(":")
     if generation not in KNOWN or not re.fullmatch(r"\d+(x\d+)+", shape):
         raise UserError(_unknown(name))

@@ -81,28 +81,30 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     mesh = set_up_mesh(configs)
     rows_sharding = batch_sharding(mesh)
 
-    # Model
-    pretrained = None if init_from is None else open_pretrained(init_from)
-    inventory = table_rows(data, pretrained and pretrained.inventory)
-    platform = mesh.devices.flat[0].platform
-    spec = attention_spec(configs.model, platform, data.manifest.sequence_length)
-    require_available(configs.model.attention, spec)
-    if platform != "cpu":
-        print(describe_kernel(configs.model.attention, spec), file=sys.stderr)
-    setup = set_up(configs, Sizes.of(data, inventory), data.manifest.vocabulary, mesh)
-
-    # State: of the last checkpoint, or the first one. The run is made behind that, so that bad
-    # input leaves nothing behind.
     with Claim(output / CLAIM, output) if is_primary() else contextlib.nullcontext() as claim:
-        run = reopen_run(output, data, configs.all(), init_from)
+        # The run, where it is there already, and how far it is
+        start = broadcast_from_primary(latest_step(output / "checkpoints"))
+        run = reopen_run(output, start, data, configs.all(), init_from)
         facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": bool(run)}
         require_same({**settings_of(configs.all(), init_from), **facts})
-        start = broadcast_from_primary(0 if run is None else latest_step(run.checkpoints))
+
+        # Model
+        pretrained = None if init_from is None or start > 0 else open_pretrained(init_from)
+        inventory = run.inventory if run else table_rows(data, pretrained and pretrained.inventory)
+        platform = mesh.devices.flat[0].platform
+        spec = attention_spec(configs.model, platform, data.manifest.sequence_length)
+        require_available(configs.model.attention, spec)
+        if platform != "cpu":
+            print(describe_kernel(configs.model.attention, spec), file=sys.stderr)
+        setup = set_up(configs, Sizes.of(data, inventory), data.manifest.vocabulary, mesh)
+
+        # State: of the last checkpoint, or the first one. The run is made behind that, so that bad
+        # input leaves nothing behind.
         if start == 0:
             state = initial_state(setup, configs, pretrained, data)
             progress = {"best_loss": None, "since_best": 0, "seconds": {}}
         if run is None:
-            run = start_run(output, data, inventory, configs.all(), init_from, timer.began)
+            run = start_run(output, data, inventory, configs.all(), pretrained, timer.began)
         checkpoints = Checkpoints(run.checkpoints, config.max_to_keep, claim)
         if start > 0:
             state, progress = checkpoints.restore(start, setup.state)

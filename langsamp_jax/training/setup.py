@@ -146,7 +146,7 @@ def start_run(
     data: Data,
     inventory: Inventory,
     configs: list[Any],
-    init_from: Path | None,
+    pretrained: Pretrained | None,
     started: float,
 ) -> Run:
     """Makes the folder of a new run, by process 0 for all, and opens it.
@@ -155,7 +155,7 @@ def start_run(
       UserError: another process does not see it.
     """
     if is_primary():
-        create_run(path, data, inventory, configs, init_from, started)
+        create_run(path, data, inventory, configs, pretrained, started)
     barrier("run folder")
     if not (path / "run.json").exists():
         raise UserError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from langsamp_jax.data.feed import Batch
+from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.objectives.base import Objective, step_keys
 from langsamp_jax.parallel.mesh import replicated
@@ -30,7 +31,7 @@ def make_initialise(
     """Returns what makes the first state, its leaves boxed with their logical axis names."""
 
     def initialise() -> TrainState:
-        params = init_params(model, jax.random.key(seed))
+        params = init_params(model, random_key(seed))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return initialise

@@ -13,6 +13,7 @@ import numpy as np
 
 from langsamp_jax.data.feed import Rows, local_positions, place, read, table_ids
 from langsamp_jax.data.store import Split
+from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.objectives.base import Objective
 from langsamp_jax.parallel.distributed import compile_with_barrier
@@ -42,7 +43,7 @@ class LossEvaluator:
         everywhere = replicated(sharding.mesh)
 
         def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
-            base = jax.random.key(VALIDATION_SEED)
+            base = random_key(VALIDATION_SEED)
             keys = jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(base, a), b))(
                 language, row
             )

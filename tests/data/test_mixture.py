@@ -14,6 +14,7 @@ from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import EMPTY
+from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.run import reopen_run
 from langsamp_jax.training.setup import start_run
 
@@ -304,8 +305,10 @@ def test_settings_come_back_from_a_run_as_they_were(store_path, tmp_path):
         schedule=[{"from_step": 4, "rule": "weights", "weights": {name: 1}}],
     )
     inventory = EMPTY.extended(store.manifest.names)
-    start_run(tmp_path / "run", store, inventory, [config], None, started=0.0)
-    assert reopen_run(tmp_path / "run", store, [config], None).config(MixtureConfig) == config
-    other = dataclasses.replace(config, schedule=None)
-    with pytest.raises(UserError, match="mixture.schedule"):
-        reopen_run(tmp_path / "run", store, [other], None)
+    configs = Configs(TrainConfig(num_steps=8, global_batch_size=8), mixture=config)
+    start_run(tmp_path / "run", store, inventory, configs.all(), None, started=0.0)
+    again = reopen_run(tmp_path / "run", 5, store, configs.all(), None)
+    assert again.config(MixtureConfig) == config
+    other = dataclasses.replace(configs, mixture=dataclasses.replace(config, schedule=None))
+    with pytest.raises(UserError, match=r"mixture\.schedule"):
+        reopen_run(tmp_path / "run", 5, store, other.all(), None)
