@@ -36,7 +36,8 @@ def out_of_memory(error: Exception) -> str | None:
     return (
         f"the device is out of memory{f' ({amount.group()})' if amount else ''}: raise "
         "train.accumulation_steps, set model.remat=layer or model.dtype=bfloat16, or spread the "
-        "parameters over more devices with mesh.fsdp; langsamp plan says beforehand what fits"
+        "parameters over more devices with mesh.fsdp (with a checkpoint: model.remat and mesh.fsdp "
+        "alone); langsamp plan says beforehand what fits"
     )
 
 

@@ -30,8 +30,9 @@ from langsamp_jax.hardware.environment import environment
 from langsamp_jax.io.claim import Claim
 from langsamp_jax.io.files import growing_file, write_text
 from langsamp_jax.io.progress import Progress, table
-from langsamp_jax.io.storage import is_remote
+from langsamp_jax.io.storage import absolute, is_remote
 from langsamp_jax.languages.published import averages
+from langsamp_jax.training.run import open_run
 
 _SHOWN = 10  # of the languages that are skipped, with their reasons
 
@@ -153,7 +154,7 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
     with Claim(job.result.with_name(f"{job.result.name}.claim"), job.result):
-        with Journal(job.result, {**asked, **_settings(options)}) as journal:
+        with Journal(job.result, {**asked, **_identities(job), **_settings(options)}) as journal:
             record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
         seconds = round(time.monotonic() - started, 1)
         record |= {"measures": protocol.measures(record), "seconds": seconds}
@@ -162,6 +163,12 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
         say(job.result)
         journal.forget()
     return record
+
+
+def _identities(job: Job) -> dict[str, Any]:
+    """Returns what the model and the data are, wherever the command was given or the run lies."""
+    model = open_run(job.model).id if is_run(job.model) else str(absolute(job.model))
+    return {"model": model, "data": None if job.data is None else str(absolute(job.data))}
 
 
 def say(line: object) -> None:

@@ -168,9 +168,15 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if is_remote(file):
-        with _reading(file), file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            text = stream.read(size)
+        with _reading(file):
+            header = json.loads(text)
             header.pop("__metadata__", None)
+            ends = [tensor["data_offsets"][1] for tensor in header.values()]
+            if file.stat().length != 8 + size + max(ends, default=0):
+                raise ValueError("its length is not what its header says")
             return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
     with _reading(file), safe_open(file, framework="np") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}

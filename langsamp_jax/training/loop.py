@@ -16,6 +16,7 @@ from langsamp_jax.data.mixture_report import mixture_warnings
 from langsamp_jax.data.store import Data
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.cpu import keep_freed, use_one_arena
+from langsamp_jax.hardware.environment import environment
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.io.claim import CLAIM, Claim
 from langsamp_jax.io.progress import Progress
@@ -86,6 +87,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         start = broadcast_from_primary(latest_step(output / "checkpoints"))
         run = reopen_run(output, start, data, configs.all(), init_from)
         facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": bool(run)}
+        facts |= {"environment": environment()["flags"]}
         require_same({**settings_of(configs.all(), init_from), **facts})
 
         # Model
@@ -225,7 +227,7 @@ def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:
     rows = feed.rows(step - 1).describe(feed.split, positions)
     raise UserError(
         f"step {step}: loss {loss}, gradient norm {norm}, in rows {rows}; nothing is saved, "
-        "earlier checkpoints are kept (try a lower optimizer.learning_rate)"
+        "earlier checkpoints are kept (try a lower optimizer.learning_rate in another --output)"
     )
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.jobs import Journal
+from langsamp_jax.evaluation.jobs import Job, Journal, _identities
+from langsamp_jax.languages.inventory import EMPTY
+from langsamp_jax.training.config import Configs
+from langsamp_jax.training.setup import start_run
 
 SETTINGS = {"task": "x", "data": "corpus", "layers": (1, 2), "step": None}
 
@@ -116,3 +120,17 @@ def test_what_is_no_mistake_of_the_user_is_raised(output):
         journal.each("cd", lambda name: 1 / 0)
     with Journal(output, SETTINGS) as journal:
         assert journal.part("a", never) == {"loss": 0.1}
+
+
+def test_parts_are_taken_up_where_the_run_has_moved(store_path, tmp_path, monkeypatch):
+    """And where the same command is given from another folder."""
+    store = Store(store_path)
+    inventory = EMPTY.extended(store.manifest.names)
+    start_run(tmp_path / "run", store, inventory, Configs().all(), None, started=0.0)
+    asked = _identities(Job("mlm", tmp_path / "run", tmp_path / "corpus"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert _identities(Job("mlm", Path("moved"), Path("corpus"))) == asked
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert _identities(Job("mlm", Path("model")))["model"] == str(tmp_path / "model")

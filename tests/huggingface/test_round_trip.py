@@ -110,6 +110,11 @@ def test_training_goes_on_from_what_pytorch_saved(
         tmp_path / "saved"
     )
 
+    # The weights are not needed any more, nor what says that they were.
+    (tmp_path / "saved").rename(tmp_path / "elsewhere")
+    again = [*call[:5], call[-1], *(f"--gin.train.{setting}" for setting in settings)]
+    assert main([*map(str, again)]) == 0
+
 
 def test_folder_with_vectors_needs_a_model_with_vectors(trained_run, store_path, tmp_path, capsys):
     """A setting that the folder contradicts is no silent change of the model."""

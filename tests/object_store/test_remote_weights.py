@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.weights import Weights
+from langsamp_jax.huggingface.weights import Weights, has_contents
 
 pytestmark = pytest.mark.slow
 
@@ -78,11 +78,21 @@ def test_every_file_of_several_is_copied_once(s3, put, folder, tmp_path):
         np.testing.assert_array_equal(weights.read(name), np.full(3, len(name), "f"))
     names = [r.path.rsplit("/", 1)[-1] for r in s3.requests if r.method == "GET"]
     reads = sorted(name for name in names if name.endswith(".safetensors"))
-    assert reads == ["one.safetensors", "two.safetensors"]
+    # First the headers, for the shapes.
+    assert reads == ["one.safetensors", "one.safetensors", "two.safetensors", "two.safetensors"]
+
+
+def test_shapes_need_no_copy(s3, put, folder, scratch):
+    """As a dry run asks for them; of a small file the header comes with all of it."""
+    weights = Weights(put(folder, "weights"))
+    assert weights.shapes == Weights(folder).shapes
+    assert not list(scratch.iterdir())
+    assert has_contents(put(folder, "again"), weights.contents())
 
 
 def test_the_copy_is_gone_with_the_weights(put, folder, scratch):
     weights = Weights(put(folder, "weights"))
+    weights.read("half")
     assert [file.name for file in scratch.rglob("*.safetensors")] == ["model.safetensors"]
     del weights
     assert not list(scratch.iterdir())
@@ -94,7 +104,7 @@ def test_a_copy_that_fails_leaves_nothing(s3, put, folder, scratch):
         request.method == "GET" and request.path.endswith("model.safetensors")
     )
     with pytest.raises(PermissionError, match="Access Denied"):
-        Weights(url)
+        Weights(url).read("half")
     gc.collect()  # the traceback and its frames
     assert not list(scratch.iterdir())
 

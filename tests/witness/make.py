@@ -167,9 +167,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def result(file: Path) -> dict[str, Any]:
-    """What an evaluation found, without the seconds that it took and the summary of its numbers."""
+    """What an evaluation found, without the seconds that it took, the summary of its numbers and
+    the versions."""
     found = json.loads(file.read_text("utf-8"))
-    return {name: value for name, value in found.items() if name not in ("seconds", "measures")}
+    beside = ("seconds", "measures", "environment")
+    return {name: value for name, value in found.items() if name not in beside}
 
 
 def make(code: Path, output: Path) -> None:
