@@ -183,7 +183,8 @@ def prepare(args: argparse.Namespace) -> None:
     records, report = [], Provenance.load(args.output).report
     for name in manifest.names:
         train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
-        unknown = train.unknown / max(1, train.tokens)
+        text = report[name].get("text") or {"pieces": train.tokens, "unknown": train.unknown}
+        unknown = text["unknown"] / max(1, text["pieces"])
         counts = {"lines": train.lines, "tokens": train.tokens, "rows": train.rows}
         records.append(
             {"language": name, **counts, "unknown": unknown, "validation": validation.rows}

@@ -89,6 +89,14 @@ class Tokenizer(abc.ABC):
             surfaces[special] = self.pieces[special]
         return surfaces
 
+    @functools.cached_property
+    def is_text(self) -> np.ndarray:
+        """Returns bool [size]: True for the unknown piece, and for others that spell more than a
+        space."""
+        is_text = np.array([bool(surface.strip()) for surface in self.surfaces])
+        is_text[[i for i in self.vocabulary.special_ids if i != self.vocabulary.unk_id]] = False
+        return is_text
+
     @abc.abstractmethod
     def _surface(self, piece: str) -> str: ...
 
