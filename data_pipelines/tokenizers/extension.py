@@ -21,7 +21,8 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import new_folder, require_absent, write_bytes, write_text
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.huggingface_files import (
-    require_like_xlmr,
+    export_fault,
+    require_unigram,
     write_tokenizer,
     xlmr_pieces,
 )
@@ -71,7 +72,9 @@ def extend_tokenizer(
     old = load_tokenizer(base)
     if not isinstance(old, SentencePieceTokenizer):
         raise UserError(f"{base} is no SentencePiece model; only those can be extended")
-    require_like_xlmr(ModelProto.FromString(old.model), str(base))
+    require_unigram(old, str(base))
+    if (fault := export_fault(old)) is not None:
+        raise UserError(f"{base} {fault}; it cannot be extended")
     old_pieces = xlmr_pieces(old, str(base))
     in_base = {*old_pieces.pieces, " "}
     sample = LineSample.draw(corpus, temperature, max_sentences, seed)
