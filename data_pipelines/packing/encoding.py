@@ -48,8 +48,8 @@ class TextEncoder:
         tokenizer = load_cached(self.tokenizer)
         held_out = None if self.held_out is None else _load_array(self.held_out)
         cleaner = TextCleaner(text.name, self.cleaning, held_out)
-        writer = ChunkWriter(self.chunks / key, tokenizer.vocabulary.unk_id)
-        left_out = []
+        writer = ChunkWriter(self.chunks / key, tokenizer)
+        left_out, counts = [], {}
         try:
             for lines in clean_lines(cleaner, text, self.skip_damaged):
                 hashes = line_hashes(lines)
@@ -57,6 +57,7 @@ class TextEncoder:
                 deduplicated = self.cleaning.duplicates == "drop"
                 writer.add(*tokenizer.encode(lines), validation, hashes if deduplicated else None)
             chunks = writer.close()
+            counts = {"pieces": writer.pieces, "unknown": writer.unknown}
         except UserError as error:
             if not self.skip_damaged:
                 raise UserError(
@@ -69,6 +70,7 @@ class TextEncoder:
             "pieces": chunks,
             "source": range_digests(text.file, text.start, text.stop),
             "hygiene": dict(cleaner.counts),
+            "text": counts,
             "scripts": dict(cleaner.found_scripts),
             "left_out": left_out,
         }

@@ -44,7 +44,7 @@ class Encoding:
       function: ``function(key, item)`` writes chunks into ``scratch_folder(output, CHUNKS)``, named
         after the key, and returns ``name`` (of the language-script), ``pieces`` (the names of the
         chunks) and ``source`` (digests of what was read); and, where there is something to tell,
-        ``hygiene`` and ``scripts`` (counts) and ``left_out`` (lines for the user).
+        ``hygiene``, ``scripts`` and ``text`` (counts) and ``left_out`` (lines for the user).
       items: by keys that change with whatever changes the chunks; in the order of the text.
       size: of an item, for the progress bar.
     """
@@ -249,6 +249,7 @@ def _provenance(
         report[name] = {
             "hygiene": _sum([fact.get("hygiene", {}) for fact in facts]),
             "scripts": _sum([fact.get("scripts", {}) for fact in facts]),
+            "text": _sum([fact.get("text", {}) for fact in facts]),
             "left_out": [line for fact in facts for line in fact.get("left_out", [])],
         }
     return Provenance(settings, dict(sorted(sources.items())), dict(sorted(report.items())))

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from langsamp_jax.text.tokenizer import Tokenizer
+
 TOKEN = np.dtype("<u4")
 LINE = np.dtype([("tokens", "<u4"), ("unknown", "<u4"), ("validation", "?")])
 HASH = np.dtype([("hash", "<u8"), ("line", "<u4")])
@@ -24,11 +26,16 @@ class ChunkWriter:
 
     Args:
       stem: the chunks are ``stem-0``, ``stem-1``, ...
-      unk_id: the id that is counted as unknown.
+      tokenizer: what gave the tokens.
+
+    Attributes:
+      pieces: how many tokens of the lines stand for text: not ``<s>``, ``</s>`` or a lone ``▁``.
+      unknown: how many of them are unknown.
     """
 
-    def __init__(self, stem: Path, unk_id: int):
-        self._stem, self._unk_id = stem, unk_id
+    def __init__(self, stem: Path, tokenizer: Tokenizer):
+        self._stem, self._tokenizer = stem, tokenizer
+        self.pieces, self.unknown = 0, 0
         self._ids: list[np.ndarray] = []
         self._lines: list[np.ndarray] = []
         self._hashes: list[np.ndarray] = []
@@ -54,7 +61,10 @@ class ChunkWriter:
         lines = np.empty(len(lengths), LINE)
         starts = np.cumsum(lengths) - lengths
         lines["tokens"], lines["validation"] = lengths, validation
-        lines["unknown"] = np.add.reduceat(ids == self._unk_id, starts, dtype=np.int64)
+        unknown = ids == self._tokenizer.vocabulary.unk_id
+        lines["unknown"] = np.add.reduceat(unknown, starts, dtype=np.int64)
+        self.pieces += int(np.count_nonzero(self._tokenizer.is_text[ids]))
+        self.unknown += int(np.count_nonzero(unknown))
         self._ids.append(ids.astype(TOKEN))
         self._lines.append(lines)
         if hashes is not None:

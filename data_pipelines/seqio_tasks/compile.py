@@ -69,7 +69,9 @@ class TaskEncoder:
 
     def _encode(self, key: str, name: TaskName, skip_damaged: bool) -> dict[str, Any]:
         task = seqio.TaskRegistry.get(name.task)
-        writer = ChunkWriter(self.chunks / key, task.output_features["targets"].vocabulary.unk_id)
+        writer = ChunkWriter(
+            self.chunks / key, task.output_features["targets"].vocabulary.tokenizer
+        )
         digest, examples = hashlib.blake2b(digest_size=16), 0
         for split in SPLITS:
             if split not in task.splits:
@@ -84,6 +86,7 @@ class TaskEncoder:
             "pieces": writer.close(),
             "source": [digest.hexdigest()],
             "hygiene": {"lines": examples},
+            "text": {"pieces": writer.pieces, "unknown": writer.unknown},
         }
 
 

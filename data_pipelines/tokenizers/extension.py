@@ -2,19 +2,27 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from data_pipelines.tokenizers.training import LineSample, train_unigram
+from data_pipelines.tokenizers.training import (
+    Lines,
+    LineSample,
+    character_counts,
+    normalized,
+    say,
+    train_unigram,
+    unknown_letters,
+)
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import new_folder, require_absent, write_bytes, write_text
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.huggingface_files import (
-    require_like_xlmr,
+    export_fault,
+    require_unigram,
     write_tokenizer,
     xlmr_pieces,
 )
@@ -25,8 +33,6 @@ _CHARACTER_COVERAGE = 0.9995  # of the characters of each language-script
 _MAX_LENGTH = 512  # tokens, in the Hugging Face tokenizer's settings
 
 _NORMAL = ModelProto.SentencePiece.NORMAL
-
-Lines = Callable[[], Iterator[Iterator[tuple[str, int]]]]
 
 
 class Extension(NamedTuple):
@@ -66,22 +72,29 @@ def extend_tokenizer(
     old = load_tokenizer(base)
     if not isinstance(old, SentencePieceTokenizer):
         raise UserError(f"{base} is no SentencePiece model; only those can be extended")
-    require_like_xlmr(ModelProto.FromString(old.model), str(base))
+    require_unigram(old, str(base))
+    if (fault := export_fault(old)) is not None:
+        raise UserError(f"{base} {fault}; it cannot be extended")
     old_pieces = xlmr_pieces(old, str(base))
     in_base = {*old_pieces.pieces, " "}
-    lines = _normalized(LineSample.draw(corpus, temperature, max_sentences, seed), old)
+    sample = LineSample.draw(corpus, temperature, max_sentences, seed)
+    lines = normalized(sample, old)
+    counts = dict(zip(sample.names, map(character_counts, lines()), strict=True))
 
-    characters, covering = _characters(lines)
+    characters = {character for of_name in counts.values() for character in of_name}
+    covering = {character for of_name in counts.values() for character in _covering(of_name)}
     needed = covering - in_base
     if len(needed) > new_pieces:
         raise UserError(
             f"--new_pieces {new_pieces}: {len(needed):,} characters of {corpus} are not in {base}; "
             "each of them needs a piece"
         )
+    say(sample.notes)
     scores = _missing_pieces(lines, new_pieces, in_base, needed, len(characters), corpus)
     ranked = sorted(scores, key=lambda piece: (piece not in needed, -scores[piece], piece))
     chosen = {piece: scores[piece] for piece in ranked[:new_pieces]}
     tokenizer = SentencePieceTokenizer(_appended(old.model, chosen))
+    say(unknown_letters(counts, tokenizer))
     extension = Extension(tokenizer, row_map(old_pieces, tokenizer.pieces, tokenizer.scores))
     with new_folder(output) as folder:
         write_bytes(folder / "tokenizer.model", tokenizer.model)
@@ -91,37 +104,15 @@ def extend_tokenizer(
     return extension
 
 
-def _normalized(sample: LineSample, tokenizer: SentencePieceTokenizer) -> Lines:
-    """Returns the drawn lines as ``tokenizer`` sees them, so that new pieces fit its normaliser."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-
-    def normalize(text: str) -> str:
-        return " ".join(processor.normalize(text).replace("▁", " ").split())
-
-    def languages() -> Iterator[Iterator[tuple[str, int]]]:
-        for lines in sample.languages():
-            yield ((normalize(text), times) for text, times in lines)
-
-    return languages
-
-
-def _characters(lines: Lines) -> tuple[set[str], set[str]]:
-    """Returns all characters, and those that cover the text of every language-script."""
-    characters, covering = set(), set()
-    for language in lines():
-        counts = Counter()
-        for text, times in language:
-            for character in text:
-                counts[character] += times
-        characters |= counts.keys()
-        rest = counts.total()
-        rare = (1 - _CHARACTER_COVERAGE) * rest
-        for character, count in counts.most_common():
-            if rest <= rare:
-                break
-            covering.add(character)
-            rest -= count
-    return characters, covering
+def _covering(counts: Counter[str]) -> Iterator[str]:
+    """Yields the most frequent characters of a language-script, those that cover its text."""
+    rest = counts.total()
+    rare = (1 - _CHARACTER_COVERAGE) * rest
+    for character, count in counts.most_common():
+        if rest <= rare:
+            return
+        yield character
+        rest -= count
 
 
 def _missing_pieces(

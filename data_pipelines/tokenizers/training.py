@@ -3,14 +3,17 @@
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Iterator
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
 from data_pipelines.corpus.cleaning import CleaningConfig, TextCleaner, clean_lines
-from data_pipelines.corpus.sources import TextRange, find_sources, text_ranges
+from data_pipelines.corpus.sources import LONGEST_LINE, TextRange, find_sources, text_ranges
 from langsamp_jax.data.rates import temperature_rates
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.errors import UserError
@@ -19,7 +22,12 @@ from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.tokenizer import SentencePieceTokenizer
 
 _THREADS = 8  # part of the result: the sums of EM depend on how the text is dealt out
-_LONGEST_LINE = 16_384  # bytes; longer ones are no sentences, and SentencePiece leaves them out
+_LONGEST_LINE = 16_384  # bytes; SentencePiece would leave out what is longer
+_RESERVED = "▅"  # SentencePiece's own mark; it would leave out every line that has one
+_UNKNOWN_LETTERS = 0.01  # of the letters of a language-script, above which it is named
+_NAMED = 20  # language-scripts
+
+Lines = Callable[[], Iterator[Iterator[tuple[str, int]]]]
 
 
 def train_tokenizer(
@@ -32,7 +40,9 @@ def train_tokenizer(
 ) -> SentencePieceTokenizer:
     """Trains ``vocab_size`` pieces (the model then has two ids more: ``<pad>`` and ``<mask>``).
 
-    The lines are those of ``LineSample.draw``. The same input gives the same bytes.
+    The lines are those of ``LineSample.draw``. The same input gives the same bytes. What was done
+    to lines that SentencePiece would leave out, and of which language-scripts letters are unknown
+    to the new pieces, is said on standard error.
 
     Raises:
       UserError: bad input, a vocabulary too small for the characters or too large for the text,
@@ -50,11 +60,14 @@ def train_tokenizer(
         for lines in sample.languages():
             for text, times in lines:
                 for _ in range(times):
-                    yield text
+                    yield from trainable_parts(text)
                 progress.advance(times)
 
+    say(sample.notes)
     with Progress("tokenizer: reading", sample.size, "sentences") as progress:
         tokenizer = SentencePieceTokenizer(train_unigram(sentences(progress), vocab_size))
+    counts = map(character_counts, normalized(sample, tokenizer)())
+    say(unknown_letters(dict(zip(sample.names, counts, strict=True)), tokenizer))
     write_bytes(output, tokenizer.model)
     return tokenizer
 
@@ -66,10 +79,12 @@ class LineSample:
     Attributes:
       ranges: the text of each language-script.
       copies: int64 [lines] for each of them, how often each line is drawn.
+      notes: what is done to lines that are too long, or hold what SentencePiece keeps for itself.
     """
 
     ranges: list[list[TextRange]]
     copies: list[np.ndarray]
+    notes: list[str]
 
     @staticmethod
     def draw(corpus: Path, temperature: float, max_sentences: int, seed: int) -> "LineSample":
@@ -85,8 +100,10 @@ class LineSample:
             raise UserError(f"--temperature {temperature}: expected a number above 0")
         if max_sentences < 1:
             raise UserError(f"--sentences {max_sentences}: expected a whole number above 0")
-        ranges = [text_ranges(*source) for source in find_sources(corpus).items()]
-        counts = np.array([sum(1 for _ in _lines(of_name)) for of_name in ranges])
+        sources = find_sources(corpus)
+        ranges = [text_ranges(*source) for source in sources.items()]
+        found = [_count_lines(of_name) for of_name in ranges]
+        counts = np.array([of_name["lines"] for of_name in found])
         if not counts.any():
             raise UserError(f"{corpus} holds no text: every file is empty")
         sampler = Sampler.create(counts, temperature_rates(counts, temperature), seed)
@@ -95,12 +112,16 @@ class LineSample:
             np.bincount(line[language == index], minlength=count)
             for index, count in enumerate(counts)
         ]
-        return LineSample(ranges, copies)
+        return LineSample(ranges, copies, _notes(dict(zip(sources, found, strict=True))))
 
     @property
     def size(self) -> int:
         """Returns how many lines are drawn; a line counts as often as it is drawn."""
         return int(sum(copies.sum() for copies in self.copies))
+
+    @property
+    def names(self) -> list[str]:
+        return [of_name[0].name for of_name in self.ranges]
 
     def languages(self) -> Iterator[Iterator[tuple[str, int]]]:
         """Yields for each language-script its drawn lines, and how often each is drawn."""
@@ -109,11 +130,115 @@ class LineSample:
             yield ((text, times) for text, times in lines if times)
 
 
-def _lines(ranges: list[TextRange]) -> Iterator[str]:
-    """Yields the clean lines of a language-script, repeated ones too."""
+def _lines(ranges: list[TextRange], counts: Counter[str] | None = None) -> Iterator[str]:
+    """Yields the clean lines of a language-script, repeated ones too.
+
+    Args:
+      counts: gets what the cleaner counted.
+    """
     for text in ranges:
-        for lines in clean_lines(TextCleaner(text.name, CleaningConfig()), text):
+        cleaner = TextCleaner(text.name, CleaningConfig())
+        for lines in clean_lines(cleaner, text):
             yield from lines
+        if counts is not None:
+            counts.update(cleaner.counts)
+
+
+def _count_lines(ranges: list[TextRange]) -> Counter[str]:
+    """Counts the clean lines of a language-script (``lines``), those of them that are ``long`` or
+    hold what is ``reserved``, and those that are ``overlong``, which the reader leaves out."""
+    counts, cleaned = Counter(), Counter()
+    for line in _lines(ranges, cleaned):
+        counts["lines"] += 1
+        counts["reserved"] += _RESERVED in line
+        counts["long"] += _is_long(line)
+    counts["overlong"] = cleaned["overlong"]
+    return counts
+
+
+def _notes(counts: dict[str, Counter[str]]) -> list[str]:
+    """Returns a line for everything that does not reach SentencePiece as it stands in the text."""
+    treated = {
+        "reserved": f"hold {_RESERVED}, SentencePiece's own mark: trained on with a space for it",
+        "long": f"are longer than {_LONGEST_LINE:,} bytes: trained on in parts",
+        "overlong": f"are longer than {LONGEST_LINE:,} bytes: left out",
+    }
+    return [
+        f"{name}: {count:,} of {of_name['lines'] + of_name['overlong']:,} lines {what}"
+        for name, of_name in counts.items()
+        for kind, what in treated.items()
+        if (count := of_name[kind])
+    ]
+
+
+def _is_long(line: str) -> bool:
+    return len(line) > _LONGEST_LINE // 4 and len(line.encode()) > _LONGEST_LINE
+
+
+def say(notes: Iterable[str]) -> None:
+    """Prints lines on standard error."""
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
+
+
+def trainable_parts(line: str) -> Iterator[str]:
+    """Yields a line as SentencePiece's trainer takes it: without its own mark, and cut at spaces,
+    or between characters, where it is too long."""
+    line = line.replace(_RESERVED, " ").strip()
+    while _is_long(line):
+        part = line.encode()[:_LONGEST_LINE].decode(errors="ignore")
+        part = part.rsplit(None, 1)[0]
+        yield part
+        line = line[len(part) :].lstrip()
+    if line:
+        yield line
+
+
+def normalized(sample: LineSample, tokenizer: SentencePieceTokenizer) -> Lines:
+    """Returns the drawn lines as ``tokenizer`` sees them, in parts that can be trained on."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+
+    def parts(lines: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        for text, times in lines:
+            text = " ".join(processor.normalize(text).replace("▁", " ").split())
+            yield from ((part, times) for part in trainable_parts(text))
+
+    return lambda: map(parts, sample.languages())
+
+
+def character_counts(lines: Iterable[tuple[str, int]]) -> Counter[str]:
+    """Counts the characters of the lines of one language-script."""
+    counts = Counter()
+    for text, times in lines:
+        for character, number in Counter(text).items():
+            counts[character] += number * times
+    return counts
+
+
+def unknown_letters(
+    counts: dict[str, Counter[str]], tokenizer: SentencePieceTokenizer
+) -> list[str]:
+    """Returns lines that say of which language-scripts letters, or marks on them, are unknown.
+
+    Args:
+      counts: the characters of each language-script, as the tokenizer has normalised them.
+    """
+    known, shares = set(tokenizer.pieces), {}
+    for name, of_name in counts.items():
+        letters = {c: n for c, n in of_name.items() if unicodedata.category(c)[0] in "LM"}
+        lacking = {c: n for c, n in letters.items() if c not in known}
+        shares[name] = sum(lacking.values()) / max(1, sum(letters.values())), lacking
+    named = [name for name in counts if shares[name][0] > _UNKNOWN_LETTERS]
+    named.sort(key=lambda name: -shares[name][0])
+    if not named:
+        known_share = 1 - max(share for share, _ in shares.values())
+        return [f"of every language-script at least {known_share:.2%} of the letters are known"]
+    notes = [
+        f"{name}: {shares[name][0]:.1%} of its letters are unknown to the tokenizer "
+        f"({' '.join(sorted(shares[name][1], key=shares[name][1].get, reverse=True)[:5])})"
+        for name in named[:_NAMED]
+    ]
+    return notes + [f"and {len(named) - _NAMED} more language-scripts"] * (len(named) > _NAMED)
 
 
 def train_unigram(sentences: Iterable[str], vocab_size: int, **options: object) -> bytes:

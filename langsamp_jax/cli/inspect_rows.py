@@ -10,7 +10,7 @@ import numpy as np
 from langsamp_jax.data.sampling import Sampler
 from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import suggest
+from langsamp_jax.languages.related_codes import suggest
 from langsamp_jax.objectives.base import step_keys
 from langsamp_jax.objectives.masking import mask_rows
 from langsamp_jax.training.config import Configs

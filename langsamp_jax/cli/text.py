@@ -104,6 +104,7 @@ def tokenizer_train(args: argparse.Namespace) -> None:
         args.corpus, args.vocab_size, args.output, args.temperature, args.sentences, args.seed
     )
     print(f"{args.output}: {args.vocab_size} pieces, {tokenizer.vocab_size} ids")
+    _warn_of_export(tokenizer, args.output)
 
 
 def tokenizer_extend(args: argparse.Namespace) -> None:
@@ -183,7 +184,8 @@ def prepare(args: argparse.Namespace) -> None:
     records, report = [], Provenance.load(args.output).report
     for name in manifest.names:
         train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
-        unknown = train.unknown / max(1, train.tokens)
+        text = report[name].get("text") or {"pieces": train.tokens, "unknown": train.unknown}
+        unknown = text["unknown"] / max(1, text["pieces"])
         counts = {"lines": train.lines, "tokens": train.tokens, "rows": train.rows}
         records.append(
             {"language": name, **counts, "unknown": unknown, "validation": validation.rows}
@@ -217,6 +219,7 @@ def _prepared(args: argparse.Namespace, runner: Any) -> Any:
     """Makes the store from the one of three kinds of input that the arguments name."""
     from data_pipelines.corpus.cleaning import CleaningConfig
     from data_pipelines.packing.prepare import grow, prepare
+    from langsamp_jax.text.tokenizer import load_tokenizer
 
     options = {"skip_damaged": args.skip_damaged, "runner": runner}
     if args.add_to:
@@ -229,8 +232,11 @@ def _prepared(args: argparse.Namespace, runner: Any) -> Any:
         settings = ("tokenizer", "validation_fraction", "normalization", "duplicates", "held_out")
         refuse(args, "--mixture", *settings)
         from data_pipelines.seqio_tasks.compile import prepare_mixture
+        from langsamp_jax.data.store import Store
 
-        return prepare_mixture(args.mixture, args.module, args.output, **options)
+        manifest = prepare_mixture(args.mixture, args.module, args.output, **options)
+        _warn_of_export(Store(args.output).tokenizer(), args.mixture)
+        return manifest
     if args.tokenizer is None:
         raise UserError("prepare --corpus needs --tokenizer FILE")
     refuse(args, "--corpus", "module")
@@ -239,7 +245,16 @@ def _prepared(args: argparse.Namespace, runner: Any) -> Any:
     given = {"normalization": args.normalization, "duplicates": args.duplicates}
     options["cleaning"] = CleaningConfig(**{name: value for name, value in given.items() if value})
     options["held_out"] = args.held_out or ()
+    _warn_of_export(load_tokenizer(args.tokenizer), args.tokenizer)
     return prepare(args.corpus, args.tokenizer, args.output, **options)
+
+
+def _warn_of_export(tokenizer: Any, source: object) -> None:
+    """Says on standard error where a model with this tokenizer cannot be exported."""
+    from langsamp_jax.text.huggingface_files import export_fault
+
+    if (fault := export_fault(tokenizer)) is not None:
+        print(f"{source} {fault}; models with it cannot be exported", file=sys.stderr)
 
 
 def _runner(args: argparse.Namespace) -> Any:

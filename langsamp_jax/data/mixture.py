@@ -1,7 +1,6 @@
 """The mixture: from the counts of a store to the rate of each language-script, at every step."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from langsamp_jax.data.sampling import PERIOD, Sampler, integer_rates
 from langsamp_jax.data.store import Manifest
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import seen_by_xlmr
+from langsamp_jax.languages.related_codes import suggest
 
 _OTHERS = "*"  # in maximum_count: every language-script that is not named
 
@@ -188,8 +188,6 @@ def _require_known(field: str, names: Iterable[str], manifest: Manifest) -> None
     rows = dict(zip(manifest.names, manifest.column("train", "rows"), strict=True))
     for name in sorted(names):
         if name not in rows:
-            close = difflib.get_close_matches(name, rows, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"mixture.{field}: {name} is not in the store{meant}")
+            raise UserError(f"mixture.{field}: {name} is not in the store{suggest(name, rows)}")
         if not rows[name]:
             raise UserError(f"mixture.{field}: {name} has no training row in the store")

@@ -67,7 +67,7 @@ def export(
       full: the full model. Neither: the universal encoder.
 
     Raises:
-      UserError: ``output`` exists.
+      UserError: ``output`` exists, or transformers would give other ids than ``tokenizer``.
     """
     if fold is not None:
         params = folded(config, params, inventory.ids(fold))
@@ -79,10 +79,10 @@ def export(
         description = layout.full_model_config(description, tables, config.placement)
 
     with new_folder(output) as folder, full_disk_as_oserror(output):
+        write_tokenizer(tokenizer, folder, config.max_length)  # it refuses some: before the rest
         write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
         tensors = state_dict(stored, params, vocabulary)
         save_weights(folder, tensors)
-        write_tokenizer(tokenizer, folder, config.max_length)
         if full:
             write_bytes(folder / layout.MODELING_FILE.name, layout.MODELING_FILE.read_bytes())
         if config.placement != "none":

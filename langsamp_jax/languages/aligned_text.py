@@ -4,6 +4,7 @@ from pathlib import Path
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import check_language_script
+from langsamp_jax.languages.related_codes import suggest
 
 
 def corpus_files(corpus: Path) -> dict[str, Path]:
@@ -39,7 +40,10 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
     """
     files = corpus_files(corpus)
     if pivot not in files:
-        raise UserError(f"{corpus} has no {pivot}.txt, which the other files are aligned with")
+        raise UserError(
+            f"{corpus} has no {pivot}.txt, which the other files are aligned with"
+            f"{suggest(pivot, files)}"
+        )
     lines, skipped = {pivot: aligned_lines(files.pop(pivot))}, {}
     expected = len(lines[pivot])
     if not expected:

@@ -1,7 +1,6 @@
 """Language and script codes <-> rows of the two embedding tables, stable for ever."""
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -10,6 +9,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.languages.related_codes import language_and_script, same_language, suggest
 
 
 class TableIds(NamedTuple):
@@ -88,9 +88,22 @@ def is_language_script(name: str) -> bool:
 def split_language_script(name: str) -> tuple[str, str]:
     """Splits ``deu_Latn`` into ``("deu", "Latn")``; raises UserError where the form is another."""
     if not is_language_script(name):
-        raise UserError(f"{name!r} is not of the form iso639-3_Script, for example deu_Latn")
+        raise UserError(
+            f"{name!r} is not of the form iso639-3_Script, for example deu_Latn"
+            f"{suggest(name, in_right_form(name))}"
+        )
     language, script = name.split("_")
     return language, script
+
+
+def in_right_form(name: str) -> list[str]:
+    """Returns the language-scripts that a name in another notation may stand for."""
+    language, script = language_and_script(name)
+    known = [code for code in same_language(language) if code in _known_codes()[0]]
+    if script in _known_codes()[1]:
+        return [f"{code}_{script}" for code in known]
+    published = Inventory.published().language_scripts
+    return [name for code in known for name in published if name.startswith(f"{code}_")]
 
 
 def scripts_by_language(names: Iterable[str]) -> dict[str, str]:
@@ -157,9 +170,3 @@ def _row(code: str, rows: Mapping[str, int], kind: str) -> int:
     if code not in rows:
         raise UserError(f"the model has no {kind} {code!r}{suggest(code, rows)}")
     return rows[code]
-
-
-def suggest(code: str, codes: Iterable[str]) -> str:
-    """Returns ``; did you mean deu, den?``, the end of a message; nothing if no code is close."""
-    close = difflib.get_close_matches(code, sorted(codes), n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else ""

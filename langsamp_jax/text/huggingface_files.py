@@ -12,14 +12,17 @@ from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import write_bytes, write_text
+from langsamp_jax.text.same_ids import differing_lines, sample
 from langsamp_jax.text.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     backend_pieces,
+    bert_backend,
     load_tokenizer,
     read_backend,
 )
 
+_NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 _XLMR_SPECIAL = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -60,10 +63,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None
       max_length: in tokens, special ones included; where it truncates if asked to.
 
     Raises:
-      UserError: a SentencePiece model of a kind that XLM-R's tokenizer class cannot hold.
+      UserError: transformers would give other ids, see ``export_fault``; nothing is written.
     """
+    rebuilt = _rebuilt(tokenizer)
+    if (fault := _fault(tokenizer, rebuilt)) is not None:
+        raise UserError(f"the tokenizer {fault}; it cannot be exported")
     if isinstance(tokenizer, SentencePieceTokenizer):
-        backend = _xlmr_backend(tokenizer).to_str()
+        backend = rebuilt.to_str()
         write_bytes(folder / "sentencepiece.bpe.model", tokenizer.model)
         config = {"tokenizer_class": "XLMRobertaTokenizer", **_XLMR_SPECIAL}
     else:
@@ -77,6 +83,41 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None
     }
     config |= {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def export_fault(tokenizer: Tokenizer) -> str | None:
+    """Returns what is wrong with a tokenizer in the form that ``write_tokenizer`` gives it.
+
+    Returns:
+      None where it gives the same ids for a sample of lines; else a predicate: of how many lines
+      the ids differ, and what in the tokenizer that comes from.
+    """
+    return _fault(tokenizer, _rebuilt(tokenizer))
+
+
+def _rebuilt(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """Returns what transformers makes of the files that ``write_tokenizer`` writes."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return _xlmr_backend(tokenizer)
+    backend = json.loads(tokenizer.model)
+    if _bert_class(backend)["tokenizer_class"] == "BertTokenizer":
+        return bert_backend(backend["model"]["vocab"], backend["normalizer"])
+    return read_backend(tokenizer.model, "the tokenizer")
+
+
+def _fault(tokenizer: Tokenizer, rebuilt: tokenizers.Tokenizer) -> str | None:
+    reasons, odd = [], []
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+        reasons = _unlike_xlmr(proto)
+        odd = [i + 1 for i, piece in enumerate(proto.pieces) if i >= 3 and piece.type != _NORMAL]
+    lines = sample(tokenizer, odd)
+    if not (differing := differing_lines(tokenizer, rebuilt, lines)):
+        return None
+    return (
+        f"would have other ids in transformers for {len(differing)} of {len(lines)} lines, such as "
+        f"{differing[0]!r}{': it ' * bool(reasons)}{', '.join(reasons)}"
+    )
 
 
 def read_pieces(folder: Path) -> Pieces | None:
@@ -119,7 +160,6 @@ def _xlmr_backend(
 ) -> tokenizers.Tokenizer:
     """Builds the same unigram model in the tokenizers library, arranged as XLM-R publishes it."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
-    require_like_xlmr(proto, source)
     scores = [0.0] * 4 + [piece.score for piece in proto.pieces[3:]] + [0.0]
     vocabulary = list(zip(tokenizer.pieces, scores, strict=True))
     backend = tokenizers.Tokenizer(Unigram(vocabulary, tokenizer.vocabulary.unk_id, False))
@@ -140,32 +180,39 @@ def _xlmr_backend(
     return backend
 
 
-def require_like_xlmr(proto: sentencepiece_model_pb2.ModelProto, source: str) -> None:
-    """Raises UserError where XLM-R's tokenizer class cannot hold a SentencePiece model."""
+def require_unigram(tokenizer: SentencePieceTokenizer, source: str) -> None:
+    """Raises UserError where pieces are not chosen by their log-probabilities alone."""
+    trainer = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model).trainer_spec
+    if trainer.model_type != trainer.UNIGRAM or trainer.byte_fallback:
+        raise UserError(f"{source} is no unigram model, or falls back to bytes")
+
+
+def _unlike_xlmr(proto: sentencepiece_model_pb2.ModelProto) -> list[str]:
+    """Lists what a SentencePiece model does that XLM-R's tokenizer class does not."""
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    plain = {sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL}
-    checks = {
-        "is no unigram model": trainer.model_type == trainer.UNIGRAM,
-        "falls back to bytes": not trainer.byte_fallback,
-        "puts no space in front of a line": normalizer.add_dummy_prefix,
-        "keeps repeated spaces": normalizer.remove_extra_whitespaces,
-        "does not write a space as ▁": normalizer.escape_whitespaces,
-        "has user-defined pieces": {piece.type for piece in proto.pieces[3:]} <= plain,
+    reasons = {
+        "is no unigram model": trainer.model_type != trainer.UNIGRAM,
+        "falls back to bytes": trainer.byte_fallback,
+        "puts no space in front of a line": not normalizer.add_dummy_prefix,
+        "keeps repeated spaces": not normalizer.remove_extra_whitespaces,
+        "does not write a space as ▁": not normalizer.escape_whitespaces,
+        "puts the space behind a word": trainer.treat_whitespace_as_suffix,
+        "has pieces of several words": not trainer.split_by_whitespace,
+        "has pieces that are no text": any(piece.type != _NORMAL for piece in proto.pieces[3:]),
     }
-    for fault, fits in checks.items():
-        if not fits:
-            raise UserError(f"{source} {fault}; XLM-R's tokenizer in Hugging Face's form cannot")
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _bert_class(backend: dict[str, Any]) -> dict[str, Any]:
-    """Returns the tokenizer class and its switches; BERT's if it splits text as this file does."""
+    """Returns the tokenizer class and its switches; BERT's if that rebuilds this very file."""
     normalizer = backend["normalizer"] or {}
-    kinds = normalizer.get("type"), (backend["pre_tokenizer"] or {}).get("type")
-    if kinds != ("BertNormalizer", "BertPreTokenizer") or not normalizer["clean_text"]:
-        return {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": normalizer["lowercase"],
-        "strip_accents": normalizer["strip_accents"],
-        "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-    }
+    if normalizer.get("type") == "BertNormalizer":
+        rebuilt = json.loads(bert_backend(backend["model"]["vocab"], normalizer).to_str())
+        if all(rebuilt[part] == backend[part] for part in ("normalizer", "pre_tokenizer", "model")):
+            return {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": normalizer["lowercase"],
+                "strip_accents": normalizer["strip_accents"],
+                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            }
+    return {"tokenizer_class": "PreTrainedTokenizerFast"}

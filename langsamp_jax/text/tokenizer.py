@@ -9,9 +9,9 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -88,6 +88,14 @@ class Tokenizer(abc.ABC):
         for special in self.vocabulary.special_ids:
             surfaces[special] = self.pieces[special]
         return surfaces
+
+    @functools.cached_property
+    def is_text(self) -> np.ndarray:
+        """Returns bool [size]: True for the unknown piece, and for others that spell more than a
+        space."""
+        is_text = np.array([bool(surface.strip()) for surface in self.surfaces])
+        is_text[[i for i in self.vocabulary.special_ids if i != self.vocabulary.unk_id]] = False
+        return is_text
 
     @abc.abstractmethod
     def _surface(self, piece: str) -> str: ...
@@ -242,9 +250,23 @@ def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:
     _require_bert_special(ids, str(path))
     if not any(piece != piece.lower() for piece in ids.keys() - set(_BERT_SPECIAL)):
         raise UserError(f"{path} is of an uncased model; name its tokenizer.json instead")
+    switches = {"handle_chinese_chars": True, "strip_accents": None, "lowercase": False}
+    return bert_backend(ids, switches).to_str().encode("utf-8")
+
+
+def bert_backend(ids: Mapping[str, int], switches: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Builds the tokenizer that transformers' class for BERT makes of a vocabulary.
+
+    Args:
+      switches: ``handle_chinese_chars``, ``strip_accents`` and ``lowercase``, as a
+        ``tokenizer.json`` has them for its BertNormalizer.
+    """
     tokenizer = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=False
+        clean_text=True,
+        handle_chinese_chars=switches["handle_chinese_chars"],
+        strip_accents=switches["strip_accents"],
+        lowercase=switches["lowercase"],
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -254,7 +276,7 @@ def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[(piece, ids[piece]) for piece in ("[CLS]", "[SEP]")],
     )
-    return tokenizer.to_str().encode("utf-8")
+    return tokenizer
 
 
 def _require_bert_special(pieces: Collection[str], source: str) -> None:

@@ -8,7 +8,7 @@ from langsamp_jax.config import configurable, from_gin, require
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface.pretrained import InitConfig
-from langsamp_jax.languages.inventory import suggest
+from langsamp_jax.languages.related_codes import suggest
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig

@@ -258,7 +258,10 @@ def test_broken_files_are_named(file, data, tmp_path):
         ({"byte_fallback": True, "vocab_size": 300}, "falls back to bytes"),
         ({"add_dummy_prefix": False}, "puts no space in front of a line"),
         ({"remove_extra_whitespaces": False}, "keeps repeated spaces"),
-        ({"user_defined_symbols": ["word"]}, "has user-defined pieces"),
+        ({"user_defined_symbols": ["ﬁ"]}, "has pieces that are no text"),
+        ({"treat_whitespace_as_suffix": True}, "puts the space behind a word"),
+        ({"split_by_whitespace": False}, "has pieces of several words"),
+        ({"normalization_rule_name": "identity"}, "such as 'a\\\\ttab'; it cannot be exported"),
     ],
 )
 def test_models_that_xlmr_has_no_form_for_are_refused(options, what, tmp_path):

@@ -14,8 +14,13 @@ from typing import Generic, Protocol, TypeVar
 from fontTools import unicodedata
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import check_language_script, is_language_script
+from langsamp_jax.languages.inventory import (
+    check_language_script,
+    in_right_form,
+    is_language_script,
+)
 from langsamp_jax.languages.published import published_languages
+from langsamp_jax.languages.related_codes import suggest
 
 SPLITS = ("train", "dev", "test")
 _SUFFIXES = ("", ".tsv", ".txt", ".conllu", ".iob2")
@@ -171,6 +176,8 @@ def _names(folder: Path) -> list[str]:
 
 def _check_name(path: Path) -> None:
     if not re.fullmatch(CODE, path.name):
-        raise UserError(f"{path}: the name is not of the form iso639-3_Script, as deu_Latn is")
-    if is_language_script(path.name):
-        check_language_script(path.name)
+        raise UserError(
+            f"{path}: the name is not of the form iso639-3_Script, as deu_Latn is"
+            f"{suggest(path.name, in_right_form(path.name))}"
+        )
+    check_language_script(path.name if is_language_script(path.name) else f"{path.name}_Latn")

@@ -1,6 +1,7 @@
 """Deduplication, and the rows that are left, against plain lists in memory."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data_pipelines.packing.token_chunks import ChunkWriter
 from langsamp_jax.data.store import SPLITS
 
 UNKNOWN = 3
+TOKENIZER = SimpleNamespace(vocabulary=SimpleNamespace(unk_id=UNKNOWN), is_text=np.ones(200, bool))
 
 # A line is its text: few texts, so that many are equal. Its hash is anywhere in the range, its
 # tokens and its side follow from it, as those of real lines do.
@@ -36,7 +38,7 @@ def write(folder: Path, drawn: list, hashed: bool = True) -> list[Path]:
     """The chunks of all parts, in order."""
     written = []
     for number, part in enumerate(drawn):
-        writer = ChunkWriter(folder / f"part-{number}", UNKNOWN)
+        writer = ChunkWriter(folder / f"part-{number}", TOKENIZER)
         for lines in part:
             ids = [token for text in lines for token in tokens_of(text)]
             hashes = np.array([HASH_OF[text] for text in lines], np.uint64)

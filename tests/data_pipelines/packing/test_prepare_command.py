@@ -162,3 +162,17 @@ def test_a_damaged_file_is_named_and_what_to_do(spoilt, tokenizer_file, prepare_
     text = ["--corpus", spoilt, "--tokenizer", tokenizer_file]
     line = prepare_refused(*text, "--workers", 1)
     assert f"{spoilt / 'qaa_Latn.txt'}, line 158: not UTF-8" in line and "--skip_damaged" in line
+
+
+def test_the_unknown_share_is_of_pieces_that_stand_for_text(
+    write_corpus, tokenizer_file, tmp_path, capsys
+):
+    """Not of <s>, </s> and the ▁ in front of every word: of the tokens it would be 37.5%."""
+    corpus = write_corpus(tmp_path / "corpus", qab_Hani=["字 字字 字"] * 9)
+    words = ["prepare", "--corpus", corpus, "--tokenizer", tokenizer_file, "--sequence_length", 8]
+    words += ["--output", tmp_path / "store", "--validation_fraction", 0, "--duplicates", "keep"]
+    assert main([str(word) for word in words]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[:1] == ["qab_Hani"]] == [
+        ["qab_Hani", "9", "72", "9", "100.00%", "0"]
+    ]

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipelines.synthetic import grammar
-from data_pipelines.tokenizers.training import train_tokenizer
+from data_pipelines.tokenizers.training import train_tokenizer, trainable_parts
 from langsamp_jax.text.tokenizer import load_tokenizer
 
 
@@ -186,3 +188,45 @@ def test_a_full_disk_leaves_nothing(small_disk, corpus):
     with pytest.raises(OSError, match="No space left"):
         train_tokenizer(corpus, 600, small_disk / "a.model", max_sentences=400)
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+@given(st.text(st.sampled_from("aж中 ▅▁"), max_size=60), st.integers(1, 3000))
+def test_parts_of_a_line_hold_all_of_its_text(text, times):
+    line = (text * times).strip()
+    parts = list(trainable_parts(line))
+    assert all(part == part.strip() != "" and "▅" not in part for part in parts)
+    assert max((len(part.encode()) for part in parts), default=0) <= 16_384
+    assert "".join("".join(parts).split()) == "".join(line.replace("▅", " ").split())
+    if len(line.encode()) <= 16_384 and "▅" not in line:
+        assert parts == [line] * bool(line)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory, write_corpus) -> Path:
+    """Two languages of which SentencePiece by itself would read no line, and a good one."""
+    cyrillic, greek = "".join(grammar.SCRIPTS["Cyrl"]), "αβγδεζηθικλμνξοπρστυφχψω"
+    return write_corpus(
+        tmp_path_factory.mktemp("spoiled") / "corpus",
+        qaa_Latn=[f"{grammar.ALPHABET} {letter} " * 9 for letter in grammar.ALPHABET],
+        qab_Cyrl=[f"{cyrillic}▅{letter}" * 9 for letter in cyrillic],
+        qac_Grek=[f"{greek} " * 400],
+    )
+
+
+def test_lines_that_sentencepiece_would_leave_out(spoiled, tmp_path, capfd):
+    pieces = train_tokenizer(spoiled, 76, tmp_path / "a.model").pieces
+    assert {"б", "т", "α", "ω", "a"} <= set(pieces)
+    assert capfd.readouterr().err.splitlines() == [
+        "qab_Cyrl: 24 of 24 lines hold ▅, SentencePiece's own mark: trained on with a space for it",
+        "qac_Grek: 1 of 1 lines are longer than 16,384 bytes: trained on in parts",
+        "of every language-script at least 100.00% of the letters are known",
+    ]
+
+
+def test_languages_whose_letters_are_unknown_are_named(write_corpus, tmp_path, capfd):
+    """Two lines among 9,000: their letters fall below SentencePiece's character coverage."""
+    many = [f"{grammar.ALPHABET} {i}" for i in range(9000)]
+    corpus = write_corpus(tmp_path / "corpus", qaa_Latn=many, qab_Cyrl=["жжщ", "abж"])
+    train_tokenizer(corpus, 60, tmp_path / "a.model", temperature=1)
+    expected = "qab_Cyrl: 66.7% of its letters are unknown to the tokenizer (ж щ)"
+    assert capfd.readouterr().err.splitlines() == [expected]
