@@ -20,6 +20,7 @@ from langsamp_jax.parallel.signals import Stopped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, or what ``exit_status`` says."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # names in any script, terminals of any kind
     keep_compiled()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA prints pages about what it raises
     try:

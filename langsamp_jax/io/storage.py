@@ -31,13 +31,14 @@ def location(text: str | PurePath) -> Path:
     For the border: the types of the command line, and what opens a store, a run or a model.
 
     Raises:
-      UserError: the kind of store is not supported, or its package is not installed.
+      UserError: the kind of store is not supported, its package is not installed, or the name is
+        not UTF-8.
     """
     if isinstance(text, PurePath):
         return text
     scheme, mark, name = text.partition("://")
     if not mark:
-        return Path(text)
+        return local(text)
     if scheme not in _EXTRAS or name.startswith("/") or not name:
         raise UserError(f"{text}: expected a local path, gs://BUCKET/... or s3://BUCKET/...")
     package, extra = _EXTRAS[scheme]
@@ -57,9 +58,18 @@ def location(text: str | PurePath) -> Path:
 
 
 def local(text: str) -> Path:
-    """Returns a local path, as it was typed; raises UserError for anything else."""
+    """Returns a local path, as it was typed.
+
+    Raises:
+      UserError: it is something else, or has bytes that are not UTF-8, which TensorStore and JSON
+        cannot write.
+    """
     if "://" in text:
         raise UserError(f"{text}: expected a local path (a copy of it can be in an object store)")
+    try:
+        str(Path(text).absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{Path(text).absolute()}: the name is not UTF-8; rename it") from None
     return Path(text)
 
 

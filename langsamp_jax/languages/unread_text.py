@@ -1,4 +1,4 @@
-"""What a folder of text has of a language-script that no reader takes: it is named, not passed over.
+"""What a folder has of a language-script and no reader takes: it is named, not passed over.
 
 Hidden files, documents about a corpus, the metadata of Hugging Face ``datasets``, and a folder
 ``held_out``, which is kept out on purpose, are no text.
@@ -75,7 +75,9 @@ def say_unread(unread: Sequence[Unread], expected: str) -> None:
         print(f"not read: {names}{more}; expected {expected}", file=sys.stderr, flush=True)
 
 
-def unread_reasons(unread: Sequence[Unread], read: Collection[str], expected: str) -> dict[str, str]:
+def unread_reasons(
+    unread: Sequence[Unread], read: Collection[str], expected: str
+) -> dict[str, str]:
     """Returns why there is nothing of a language-script; of one that is ``read``, by its file."""
     return {
         path.name if name in read else name: f"{path} is not read; expected {expected}"
