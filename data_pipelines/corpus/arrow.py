@@ -42,7 +42,7 @@ def data_files(folder: Path) -> list[Path]:
         folder = train
     elif (folder / "dataset_dict.json").exists():
         raise UserError(f"{folder} is a DatasetDict without the split train; add or rename a split")
-    present = [file.name for file in visible(folder) if file.name.endswith(".arrow")]
+    present = [file.name for file in visible(folder, ".arrow")]
     state = folder / "state.json"
     names = _listed(state) if state.exists() else present
     missing = sorted((set(names) | _expected(names)) - set(present))

@@ -15,7 +15,7 @@ from fontTools.unicodedata import Scripts
 
 from data_pipelines.corpus.sources import LONGEST_LINE, Block, TextRange, line_number, read_blocks
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.text_lines import VISIBLE, VISIBLE_OR_PRIVATE
+from langsamp_jax.io.text_lines import INVISIBLE, VISIBLE, VISIBLE_OR_PRIVATE
 from langsamp_jax.languages.inventory import is_private_script
 
 WRONG_SCRIPT_SHARE = 0.1  # of the lines, above which a language-script is warned of
@@ -52,7 +52,8 @@ CLEANING_COLUMNS = {
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _SPACE = re.compile("[\x0b-\x0d\x1c-\x1f\x85]")
 
-_CONTROL_CLASS, _LINE_END_CLASS = 255, 254  # beside the numbers of the scripts
+# Beside the numbers of the scripts.
+_CONTROL_CLASS, _LINE_END_CLASS, _INVISIBLE_CLASS = 255, 254, 253
 
 # Script codes of text that is written in several of Unicode's scripts, or in a variant of one.
 _SCRIPTS = {
@@ -115,9 +116,9 @@ class TextCleaner:
                 both = zip(text.split("\n"), normalized.split("\n"), strict=True)
                 self.counts["normalized"] += sum(1 for old, new in both if old != new)
                 text = normalized
-        filled = [line for line in map(str.strip, text.split("\n")) if line]
-        lines = list(filter(self._has_text, filled))
-        if len(lines) < len(filled):
+        lines = [line for line in map(str.strip, text.split("\n")) if line]
+        if np.any(classes == _INVISIBLE_CLASS):
+            filled, lines = lines, list(filter(self._has_text, lines))
             self.counts["invisible"] += len(filled) - len(lines)
         self.counts["lines"] += len(lines)
         if max(map(len, lines), default=0) > LONGEST_LINE // 4:  # characters have up to 4 bytes
@@ -262,11 +263,15 @@ def _classes(text: str) -> np.ndarray:
 @functools.cache
 def _class_table() -> tuple[list[str], np.ndarray]:
     """Returns Unicode's script codes, and the class of every code point, uint8 [code points]: the
-    number of its script (0: none, or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
+    number of its script (0: none, or any), ``_CONTROL_CLASS``, ``_LINE_END_CLASS``, or
+    ``_INVISIBLE_CLASS``."""
     scripts = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
     index = {code: number for number, code in enumerate(scripts)}
     values = np.array([index.get(code, 0) for code in Scripts.VALUES], np.uint8)
     table = np.repeat(values, np.diff([*Scripts.RANGES, sys.maxunicode + 1]))
+    characters = np.arange(sys.maxunicode + 1, dtype="<u4").tobytes()
+    for run in INVISIBLE.finditer(characters.decode("utf-32-le", "surrogatepass")):
+        table[slice(*run.span())] = _INVISIBLE_CLASS
     table[[ord(c) for c in map(chr, range(0x10000)) if _CONTROL.match(c)]] = _CONTROL_CLASS
     table[ord("\n")] = _LINE_END_CLASS
     return scripts, table

@@ -27,6 +27,7 @@ RANGE_BYTES = 8 << 20
 LONGEST_LINE = 1 << 20  # bytes; what is longer is no sentence, and would not fit into memory
 
 _BLOCK_BYTES = 1 << 20
+_FIRST_BYTES = 1 << 12  # nearly always enough to see how lines end
 _EXPECTED = (
     "deu_Latn.txt, deu_Latn.txt.gz, or a folder deu_Latn of such files or of the training split "
     "of a dataset"
@@ -155,7 +156,9 @@ def open_text(file: Path) -> Iterator[BinaryIO]:
     with file.open("rb") as raw:
         stream = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
         try:
-            head = stream.read(HEAD_BYTES)
+            head = stream.read(_FIRST_BYTES)
+            if b"\n" not in head:
+                head += stream.read(HEAD_BYTES - len(head))
             stream.seek(0)
             yield io.BufferedReader(_CrAsLf(stream)) if ends_with_cr(head) else stream
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

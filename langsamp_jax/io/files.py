@@ -98,9 +98,13 @@ def promote(partial: Path, path: Path) -> None:
     os.rename(partial, path)
 
 
-def visible(folder: Path) -> list[Path]:
-    """Lists what is in a folder, sorted. Hidden names are no input: ``.DS_Store``, ``._a.txt``."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def visible(folder: Path, ending: str = "") -> list[Path]:
+    """Lists what is in a folder and has a name with that ending, sorted.
+
+    Hidden names are no input: ``.DS_Store``, ``._deu_Latn.txt``, ``.deu_Latn.txt.swp``.
+    """
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in names if path.name.endswith(ending))
 
 
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:

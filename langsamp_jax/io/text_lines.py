@@ -12,16 +12,18 @@ from langsamp_jax.io.files import require_file
 
 HEAD_BYTES = 1 << 20  # of a file, which tell how its lines end
 
-# White space, controls, and what Unicode lets a font leave out: zero-width and soft-hyphen
-# characters, bidirectional marks, variation selectors, fillers, tags; and the blank of Braille.
+# What Unicode lets a font leave out: zero-width and soft-hyphen characters, bidirectional marks,
+# variation selectors, fillers, tags; and the blank of Braille.
 _INVISIBLE = (
-    "\\s\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _PRIVATE_USE = "\ue000-\uf8ff\U000f0000-\U0010ffff"  # letters of private scripts, else of no font
-VISIBLE = re.compile(f"[^{_INVISIBLE}{_PRIVATE_USE}]")
-VISIBLE_OR_PRIVATE = re.compile(f"[^{_INVISIBLE}]")
+_BLANK = "\\s\0-\x1f\x7f-\x9f"  # white space and controls
+INVISIBLE = re.compile(f"[{_INVISIBLE}{_PRIVATE_USE}]+")
+VISIBLE = re.compile(f"[^{_BLANK}{_INVISIBLE}{_PRIVATE_USE}]")
+VISIBLE_OR_PRIVATE = re.compile(f"[^{_BLANK}{_INVISIBLE}]")
 
 
 def ends_with_cr(head: bytes) -> bool:

@@ -20,7 +20,7 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
     corpus = Path(corpus)
     if not corpus.is_dir():
         raise UserError(f"corpus folder {corpus} not found")
-    files = {file.stem: file for file in visible(corpus) if file.suffix == ".txt"}
+    files = {file.stem: file for file in visible(corpus, ".txt")}
     if not files:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
     for name, file in files.items():

@@ -61,9 +61,7 @@ def read_sentence_task(
     """
     folder = Path(folder)
     text = folder / "text" if (folder / "text").is_dir() else folder
-    if text.is_dir() and any(
-        is_language_script(file.stem) for file in visible(text) if file.suffix == ".txt"
-    ):
+    if text.is_dir() and any(is_language_script(file.stem) for file in visible(text, ".txt")):
         return _read_aligned(text, task, source)
     name, train, dev = source_files(folder, source)
     test, skipped = read_tests(folder, name, task, lambda files: _read_sets(files, task))
@@ -138,7 +136,7 @@ def _labels_file(text: Path) -> tuple[Path, list[str]]:
     """Finds the one table that labels the lines, in the text's folder or beside it; its header."""
     places = [text, text.parent] if text.name == "text" else [text]
     tables = []
-    for file in (file for place in places for file in visible(place) if file.suffix == ".tsv"):
+    for file in (file for place in places for file in visible(place, ".tsv")):
         header = next(iter(read_lines(file)), "").split("\t")
         if {"line", "split"} <= set(header) and _column(header, _LABEL_NAMES) is not None:
             tables.append((file, header))
