@@ -111,7 +111,7 @@ def compare(args: argparse.Namespace) -> None:
     headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
     records = [record for record in comparison["measures"] if args.measures in record["measure"]]
-    if not records:
+    if args.measures and not records:
         measured = sorted({record["measure"] for record in comparison["measures"]})
         raise UserError(f"--measures {args.measures}: no name holds this: {', '.join(measured)}")
     print(table(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import visible
 from langsamp_jax.evaluation.statistics import mean_difference
+from langsamp_jax.io.files import visible
 from langsamp_jax.training.run import RESUMABLE_SETTINGS, Run, open_run
 
 _SEED = "train.seed"
