@@ -16,8 +16,8 @@ PACKAGES = ("langsamp_jax", "data_pipelines")
 # The lowest floor first. A room imports only from floors below its own.
 FLOORS = (
     ("errors",),
-    ("config", "hardware", "io"),
-    ("languages",),
+    ("hardware", "io"),
+    ("config", "languages"),
     ("text", "models"),
     ("data", "parallel", "data_pipelines.corpus"),
     (

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import gin
 
 from langsamp_jax.errors import UserError, moved_module
+from langsamp_jax.io.text_lines import read_lines
 
 REGISTERED: dict[str, type] = {}  # the config classes that have been imported, by gin name
 _BOUND: dict[str, Callable[[], dict[str, Any]]] = {}  # by name: the fields that gin has bound
@@ -200,8 +201,8 @@ def _parse_file(file: Path, including: tuple[Path, ...] = ()) -> None:
         names = " includes ".join(map(str, chain))
         raise UserError(f"gin file {file} includes itself: {names}")
     try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(file)
+    except (OSError, UserError) as error:
         raise UserError(f"gin file {file} cannot be read: {error}") from None
     for number, line in enumerate(lines):
         if include := re.fullmatch(r"""include\s+(['"])(.+)\1\s*(#.*)?""", line.strip()):

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from etils import epath
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import visible
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +42,7 @@ def data_files(folder: Path) -> list[Path]:
         folder = train
     elif (folder / "dataset_dict.json").exists():
         raise UserError(f"{folder} is a DatasetDict without the split train; add or rename a split")
-    present = sorted(file.name for file in folder.iterdir() if file.name.endswith(".arrow"))
+    present = [file.name for file in visible(folder, ".arrow")]
     state = folder / "state.json"
     names = _listed(state) if state.exists() else present
     missing = sorted((set(names) | _expected(names)) - set(present))
@@ -115,7 +116,7 @@ def _columns(stream: IO[bytes], file: Path) -> Iterator["pyarrow.Array"]:
 def _listed(state: Path) -> list[str]:
     """Returns the files that ``Dataset.save_to_disk`` wrote, in order; others may be left-overs."""
     try:
-        return [entry["filename"] for entry in json.loads(state.read_text())["_data_files"]]
+        return [entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
     except (ValueError, KeyError, TypeError):
         raise _damaged(state, "it does not list the files of a dataset") from None
 

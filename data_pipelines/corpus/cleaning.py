@@ -4,12 +4,10 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +15,8 @@ from fontTools.unicodedata import Scripts
 
 from data_pipelines.corpus.sources import LONGEST_LINE, Block, TextRange, line_number, read_blocks
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.text_lines import INVISIBLE, VISIBLE, VISIBLE_OR_PRIVATE
+from langsamp_jax.languages.inventory import is_private_script
 
 WRONG_SCRIPT_SHARE = 0.1  # of the lines, above which a language-script is warned of
 
@@ -39,6 +39,7 @@ CLEANING_COLUMNS = {
     "lines": "lines read:,",
     "damaged": "not UTF-8:,",
     "overlong": "too long:,",
+    "invisible": "invisible:,",
     "control": "control characters:,",
     "normalized": "not NFC:,",
     "wrong_script": "wrong script:,",
@@ -51,7 +52,8 @@ CLEANING_COLUMNS = {
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _SPACE = re.compile("[\x0b-\x0d\x1c-\x1f\x85]")
 
-_CONTROL_CLASS, _LINE_END_CLASS = 255, 254  # beside the numbers of the scripts
+# Beside the numbers of the scripts.
+_CONTROL_CLASS, _LINE_END_CLASS, _INVISIBLE_CLASS = 255, 254, 253
 
 # Script codes of text that is written in several of Unicode's scripts, or in a variant of one.
 _SCRIPTS = {
@@ -74,6 +76,7 @@ class TextCleaner:
 
     Attributes:
       counts: by the keys of ``CLEANING_COLUMNS``; duplicates are counted elsewhere.
+      matched: places in ``held_out`` of what was found there, sorted, of one block after the other.
       found_scripts: the lines whose letters are mostly of another script, by that script.
     """
 
@@ -81,6 +84,9 @@ class TextCleaner:
         self._normalization = cleaning.normalization
         self._held_out = held_out
         self._script = name.partition("_")[2]
+        private = is_private_script(self._script)
+        self._has_text = (VISIBLE_OR_PRIVATE if private else VISIBLE).search
+        self.matched: list[int] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.found_scripts: collections.Counter[str] = collections.Counter()
 
@@ -111,16 +117,26 @@ class TextCleaner:
                 self.counts["normalized"] += sum(1 for old, new in both if old != new)
                 text = normalized
         lines = [line for line in map(str.strip, text.split("\n")) if line]
+        if np.any(classes == _INVISIBLE_CLASS):
+            filled, lines = lines, list(filter(self._has_text, lines))
+            self.counts["invisible"] += len(filled) - len(lines)
         self.counts["lines"] += len(lines)
         if max(map(len, lines), default=0) > LONGEST_LINE // 4:  # characters have up to 4 bytes
             short = [line for line in lines if len(line.encode()) <= LONGEST_LINE]
             self.counts["overlong"] += len(lines) - len(short)
             lines = short
-        if self._held_out is not None and lines:
-            matches = _among(_hashes(match_keys(lines)), self._held_out)
-            self.counts["held_out"] += int(matches.sum())
-            lines = [line for line, drop in zip(lines, matches, strict=True) if not drop]
+        if self._held_out is not None and len(self._held_out) and lines:
+            lines = self._without_held_out(lines)
         return lines
+
+    def _without_held_out(self, lines: list[str]) -> list[str]:
+        """Returns the lines that are not held out; np.isin would sort the held-out texts anew."""
+        hashes, held_out = line_hashes(match_keys(lines)), self._held_out
+        places = np.searchsorted(held_out, hashes).clip(max=len(held_out) - 1)
+        matches = held_out[places] == hashes
+        self.counts["held_out"] += int(matches.sum())
+        self.matched += np.unique(places[matches]).tolist()
+        return [line for line, drop in zip(lines, matches, strict=True) if not drop]
 
     def _decode(self, block: Block, skip_damaged: bool) -> str:
         try:
@@ -209,36 +225,13 @@ def warnings(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def line_hashes(lines: Sequence[str]) -> np.ndarray:
     """Returns uint64 [lines]: a hash of the text of each line alone."""
-    return _hashes(lines)
+    digests = [hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def is_validation(hashes: np.ndarray, fraction: float) -> np.ndarray:
     """Returns bool [lines]: True for validation; equal lines agree, in all languages."""
     return hashes / 2.0**64 < fraction
-
-
-def held_out_hashes(paths: Sequence[Path]) -> np.ndarray:
-    """Returns uint64 [texts], sorted: hashes of what ``TextCleaner`` must leave out.
-
-    Of every file, also in subfolders, these are texts: each line, and each field of a line with
-    tabs; but of files with a token and its labels a line, an empty line between sentences and
-    perhaps comments with ``#``, each sentence.
-
-    Raises:
-      UserError: a path is missing or a file is not UTF-8 text.
-    """
-    hashes = [np.zeros(0, np.uint64)]
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"--held_out {path} not found")
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            try:
-                keys = match_keys(_texts(file.read_text("utf-8-sig")))
-            except UnicodeDecodeError as error:
-                raise UserError(f"--held_out {file}: not UTF-8 text ({error.reason})") from None
-            hashes.append(np.unique(_hashes([key for key in keys if key])))
-    return np.unique(np.concatenate(hashes))
 
 
 def match_keys(lines: Sequence[str]) -> list[str]:
@@ -249,36 +242,6 @@ def match_keys(lines: Sequence[str]) -> list[str]:
     text = unicodedata.normalize("NFKC", "\n".join(x.replace("\n", " ") for x in lines))
     text = unicodedata.normalize("NFKC", text.casefold())  # each may undo a little of the other
     return text.translate(_ignored()).split("\n") if lines else []
-
-
-def _texts(text: str) -> list[str]:
-    """Returns the texts of one file, see ``held_out_hashes``."""
-    lines = text.split("\n")
-    groups = itertools.groupby(lines, key=lambda line: bool(line.strip()))
-    sentences = [[line for line in group if line[0] != "#"] for filled, group in groups if filled]
-    if len(sentences) > 1 and all("\t" in line for sentence in sentences for line in sentence):
-        return [" ".join(map(_word, sentence)) for sentence in sentences]
-    return [field for line in lines for field in {line, *line.split("\t")}]
-
-
-def _word(line: str) -> str:
-    """Returns the token of a line, "" for a line of CoNLL-U that is no token of its own."""
-    columns = line.split("\t")
-    if len(columns) < 10:
-        return columns[0]
-    return columns[1] if columns[0].isdigit() else ""
-
-
-def _hashes(lines: Sequence[str]) -> np.ndarray:
-    digests = [hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines]
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-
-
-def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Returns bool [hashes]: True for those in ``ordered``, sorted; np.isin would sort it anew."""
-    if not len(ordered):
-        return np.zeros(len(hashes), bool)
-    return ordered[np.searchsorted(ordered, hashes).clip(max=len(ordered) - 1)] == hashes
 
 
 @functools.cache
@@ -300,11 +263,15 @@ def _classes(text: str) -> np.ndarray:
 @functools.cache
 def _class_table() -> tuple[list[str], np.ndarray]:
     """Returns Unicode's script codes, and the class of every code point, uint8 [code points]: the
-    number of its script (0: none, or any), ``_CONTROL_CLASS`` or ``_LINE_END_CLASS``."""
+    number of its script (0: none, or any), ``_CONTROL_CLASS``, ``_LINE_END_CLASS``, or
+    ``_INVISIBLE_CLASS``."""
     scripts = ["Zyyy", *sorted(set(Scripts.VALUES) - {"Zyyy", "Zinh", "Zzzz"})]
     index = {code: number for number, code in enumerate(scripts)}
     values = np.array([index.get(code, 0) for code in Scripts.VALUES], np.uint8)
     table = np.repeat(values, np.diff([*Scripts.RANGES, sys.maxunicode + 1]))
+    characters = np.arange(sys.maxunicode + 1, dtype="<u4").tobytes()
+    for run in INVISIBLE.finditer(characters.decode("utf-32-le", "surrogatepass")):
+        table[slice(*run.span())] = _INVISIBLE_CLASS
     table[[ord(c) for c in map(chr, range(0x10000)) if _CONTROL.match(c)]] = _CONTROL_CLASS
     table[ord("\n")] = _LINE_END_CLASS
     return scripts, table

@@ -1,26 +1,37 @@
 """Sources: the text files of a corpus, the ranges they are cut into, and their lines.
 
 A corpus is a folder. A language-script is one of ``deu_Latn.txt``, ``deu_Latn.txt.gz``, or a
-folder ``deu_Latn`` of such files or of the Arrow files of a Hugging Face dataset.
+folder ``deu_Latn`` of such files or of the Arrow files of a Hugging Face dataset. What else has
+the name of a language-script is not read, and is named.
 """
 
 import dataclasses
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from data_pipelines.corpus import arrow
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import require_file, visible
+from langsamp_jax.io.text_lines import HEAD_BYTES, ends_with_cr
 from langsamp_jax.languages.inventory import check_language_script, is_language_script
+from langsamp_jax.languages.unread_text import Unread, say_unread, unread_text
 
 SUFFIXES = (".txt", ".txt.gz")
 RANGE_BYTES = 8 << 20
 LONGEST_LINE = 1 << 20  # bytes; what is longer is no sentence, and would not fit into memory
 
 _BLOCK_BYTES = 1 << 20
+_FIRST_BYTES = 1 << 12  # nearly always enough to see how lines end
+_EXPECTED = (
+    "deu_Latn.txt, deu_Latn.txt.gz, or a folder deu_Latn of such files or of the training split "
+    "of a dataset"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +58,18 @@ class Block:
 
 
 def find_sources(corpus: Path) -> dict[str, list[Path]]:
-    """Lists the files of each language-script of a corpus, sorted; skips files of other kinds.
+    """Lists the files of each language-script of a corpus, sorted; says what is not read.
 
     Raises:
       UserError: the folder is missing or holds no text, a name is no language-script with
-        existing codes, or a language-script has two sources.
+        existing codes, a language-script has two sources, or a file is a pipe or a device.
     """
     corpus = Path(corpus)
     if not corpus.is_dir():
         raise UserError(f"corpus folder {corpus} not found")
     sources: dict[str, list[Path]] = {}
     paths: dict[str, Path] = {}
-    for path in sorted(corpus.iterdir()):
+    for path in visible(corpus):
         files = source_files(path)
         if not files:
             continue
@@ -72,9 +83,17 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
                 f"{name} has two sources, {paths[name]} and {path}; join them or move one away"
             )
         sources[name], paths[name] = files, path
+        for file in files:
+            require_file(file)
+    say_unread(unread_files(corpus, sources), _EXPECTED)
     if not sources:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
     return dict(sorted(sources.items()))
+
+
+def unread_files(corpus: Path, sources: dict[str, list[Path]]) -> list[Unread]:
+    """Lists what has the name of a language-script and is none of the ``sources`` of a corpus."""
+    return unread_text(Path(corpus), {file for files in sources.values() for file in files})
 
 
 def source_files(path: Path) -> list[Path]:
@@ -90,7 +109,7 @@ def source_files(path: Path) -> list[Path]:
     arrow_files = arrow.data_files(path)
     if not is_language_script(path.name):
         return arrow_files
-    texts = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    texts = [file for file in visible(path) if file.name.endswith(SUFFIXES) and not file.is_dir()]
     if arrow_files and texts:
         raise UserError(f"{path} has two sources, Arrow files and {texts[0].name}; move one away")
     return arrow_files or texts
@@ -119,15 +138,50 @@ def read_blocks(text: TextRange) -> Iterator[Block]:
         for lines in arrow.blocks(text.file):
             yield Block(lines, start)
             start += len(lines)
-    elif text.file.suffix == ".gz":
-        try:
-            with gzip.open(text.file, "rb") as stream:
-                yield from _blocks(stream, 0, None)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{text.file} is damaged: {error}") from None
     else:
-        with open(text.file, "rb") as stream:
-            yield from _blocks(stream, text.start, text.stop)
+        stop = None if text.file.suffix == ".gz" else text.stop
+        with open_text(text.file) as stream:
+            yield from _blocks(stream, text.start, stop)
+
+
+@contextmanager
+def open_text(file: Path) -> Iterator[BinaryIO]:
+    """Opens the uncompressed bytes of a text file, in which LF ends every line.
+
+    CR in its place is replaced in a file whose lines end with it, see ``text_lines``.
+
+    Raises:
+      UserError: a compressed file is damaged.
+    """
+    with file.open("rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+        try:
+            head = stream.read(_FIRST_BYTES)
+            if b"\n" not in head:
+                head += stream.read(HEAD_BYTES - len(head))
+            stream.seek(0)
+            yield io.BufferedReader(_CrAsLf(stream)) if ends_with_cr(head) else stream
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{file} is damaged: {error}") from None
+
+
+class _CrAsLf(io.RawIOBase):
+    """Gives the bytes of a stream with LF for every CR, each where it was."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self.seek = stream.seek
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._stream.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def line_number(file: Path, position: int) -> int:

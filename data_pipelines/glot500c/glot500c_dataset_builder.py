@@ -1,15 +1,13 @@
 """The TFDS builder of Glot500-c: the texts of a language-script, in the order of its files."""
 
 import codecs
-import gzip
-import zlib
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from data_pipelines.corpus import arrow
-from data_pipelines.corpus.sources import SUFFIXES, source_files
+from data_pipelines.corpus.sources import SUFFIXES, open_text, source_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import Inventory
 
@@ -84,10 +82,9 @@ def _others(root: epath.Path, name: str) -> str:
 
 def _lines(file: epath.Path) -> Iterator[bytes]:
     """Yields the lines of a text file that are not empty, without line end and byte order mark."""
-    with file.open("rb") as stream:
-        lines = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
+    with open_text(file) as stream:
         try:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(stream, 1):
                 text = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
                 text.decode("utf-8")
                 if text:
@@ -97,5 +94,3 @@ def _lines(file: epath.Path) -> Iterator[bytes]:
                 f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
                 "convert the file"
             ) from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{file} is damaged: {error}") from None

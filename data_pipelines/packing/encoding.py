@@ -28,7 +28,7 @@ class TextEncoder:
     Attributes:
       chunks: the folder that gets the chunks, named after the key.
       tokenizer: its file.
-      held_out: a file of the hashes of texts that are left out (``held_out_hashes``).
+      held_out: a file of the hashes of texts that are left out (``HeldOut.hashes``).
       skip_damaged: leave out what cannot be read, instead of ending.
     """
 
@@ -73,6 +73,7 @@ class TextEncoder:
             "text": counts,
             "scripts": dict(cleaner.found_scripts),
             "left_out": left_out,
+            "held_out": sorted({*cleaner.matched}),
         }
 
 

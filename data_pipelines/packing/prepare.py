@@ -8,8 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.corpus.cleaning import CleaningConfig, held_out_hashes
-from data_pipelines.corpus.sources import TextRange, find_sources, range_digests, text_ranges
+from data_pipelines.corpus.cleaning import CleaningConfig
+from data_pipelines.corpus.held_out import HeldOut, read_held_out
+from data_pipelines.corpus.sources import (
+    TextRange,
+    find_sources,
+    range_digests,
+    text_ranges,
+    unread_files,
+)
 from data_pipelines.packing.encoding import TextEncoder, combined
 from data_pipelines.packing.grow import require_hashes
 from data_pipelines.packing.provenance import Provenance
@@ -74,22 +81,23 @@ def prepare(
         one row, or an ``output`` that holds something else.
     """
     output, model = Path(output), load_tokenizer(tokenizer)
-    texts = held_out_hashes(held_out)
+    texts = read_held_out(held_out) if held_out else None
     settings = Settings(
         model.fingerprint,
         sequence_length,
         float(validation_fraction),
         cleaning.normalization,
         cleaning.duplicates,
-        _digest(texts) if held_out else None,
+        None if texts is None else _digest(texts.hashes),
     )
     sources = find_sources(corpus)
+    unread = _unread(corpus, sources)
     digests = _digests(sources) if output.exists() else {}
     provenance = Provenance(dataclasses.asdict(settings), digests)
     if (manifest := existing_manifest(output, provenance)) is not None:
         return manifest
     with hold_output(output):
-        return _build(output, sources, model, settings, texts, skip_damaged, runner, None)
+        return _build(output, sources, model, settings, texts, unread, skip_damaged, runner, None)
 
 
 def grow(
@@ -109,13 +117,13 @@ def grow(
     Raises:
       UserError: as ``prepare``; ``base`` was not made from a corpus, or with other held-out texts.
     """
-    store, texts = Store(base), held_out_hashes(held_out)
+    store, texts = Store(base), read_held_out(held_out) if held_out else None
     before = Provenance.load(store.path)
     try:
         settings = Settings(**before.settings)
     except TypeError:
         raise UserError(f"{base} was not made from a corpus, so none can be added") from None
-    if (_digest(texts) if held_out else None) != settings.held_out:
+    if (None if texts is None else _digest(texts.hashes)) != settings.held_out:
         raise UserError(f"{base} was made with other --held_out texts; name the same ones")
     sources = find_sources(corpus)
     digests = _digests(sources)
@@ -130,9 +138,9 @@ def grow(
     provenance = Provenance(before.settings, {**before.sources, **merged})
     if (manifest := existing_manifest(output, provenance)) is not None:
         return manifest
-    model = store.tokenizer()
+    model, unread = store.tokenizer(), _unread(corpus, sources)
     with hold_output(output):
-        return _build(output, added, model, settings, texts, skip_damaged, runner, store)
+        return _build(output, added, model, settings, texts, unread, skip_damaged, runner, store)
 
 
 def existing_manifest(output: Path, provenance: Provenance) -> Manifest | None:
@@ -159,21 +167,18 @@ def _build(
     sources: dict[str, list[Path]],
     tokenizer: Tokenizer,
     settings: Settings,
-    held_out: np.ndarray,
+    held_out: HeldOut | None,
+    unread: dict[str, list[str]],
     skip_damaged: bool,
     runner: Runner,
     base: Store | None,
 ) -> Manifest:
-    """Makes the store at ``output``, which is locked.
-
-    Args:
-      held_out: hashes, uint64 [texts], sorted; not used if the settings hold nothing out.
-    """
+    """Makes the store at ``output``, which is locked; the arguments are those of ``Encoding``."""
     held_out_file = None
-    if settings.held_out is not None:
+    if held_out is not None:
         held_out_file = scratch_folder(output) / f"held_out-{settings.held_out}.npy"
         with full_disk_as_oserror(held_out_file):
-            np.save(held_out_file, held_out)
+            np.save(held_out_file, held_out.hashes)
     encoder = TextEncoder(
         scratch_folder(output, CHUNKS),
         store_tokenizer(output, tokenizer),
@@ -191,6 +196,8 @@ def _build(
         encoder,
         {_key(settings, skip_damaged, text): text for text in ranges},
         lambda text: text.stop - text.start,
+        held_out,
+        unread,
     )
     return build(
         output,
@@ -211,6 +218,7 @@ def _key(settings: Settings, skip_damaged: bool, text: TextRange) -> str:
         **dataclasses.asdict(settings),
         "sequence_length": None,  # rows are cut later
         "skip_damaged": skip_damaged,
+        "rules": 2,  # of reading and cleaning; earlier ones made other lines of the same bytes
         "file": [str(text.file), status.st_size, status.st_mtime_ns],
         "range": [text.start, text.stop],
     }
@@ -224,6 +232,14 @@ def _digests(sources: dict[str, list[Path]]) -> dict[str, list[str]]:
         by_file = [range_digests(file, 0, file.stat().st_size) for file in files]
         digests[name] = [combined([digest for of_file in by_file for digest in of_file])]
     return digests
+
+
+def _unread(corpus: Path, sources: dict[str, list[Path]]) -> dict[str, list[str]]:
+    """Returns the files of a corpus that are not read, by language-script."""
+    unread: dict[str, list[str]] = {}
+    for name, path in unread_files(corpus, sources):
+        unread.setdefault(name, []).append(str(path.relative_to(corpus)))
+    return unread
 
 
 def _digest(texts: np.ndarray) -> str:

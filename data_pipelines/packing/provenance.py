@@ -19,16 +19,21 @@ class Provenance:
     Attributes:
       settings: what decides the rows, beside the text.
       sources: digests of the texts of each language-script, in the order in which they came.
-      report: what cleaning counted of each; no part of the comparison.
+      report: what cleaning counted of each; no part of the comparison, nor is
+      held_out: how much of the held-out text was in the text that came last (``HeldOut.matches``).
     """
 
     settings: dict[str, Any]
     sources: dict[str, list[str]]
     report: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, compare=False)
+    held_out: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def save(self, store: Path) -> None:
         """Writes ``origin.json`` into the folder of a store."""
-        write_text(store / _FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        fields = dataclasses.asdict(self)
+        if not self.held_out:
+            del fields["held_out"]  # as earlier versions wrote it
+        write_text(store / _FILE, json.dumps(fields, indent=1) + "\n")
 
     @staticmethod
     def load(store: Path) -> "Provenance":

@@ -7,12 +7,14 @@ it has ended; within a stage, items run anywhere and in any order.
 
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.corpus.held_out import HeldOut
 from data_pipelines.packing import grow
 from data_pipelines.packing.deduplication import HASHES, Deduplicated, deduplicate
 from data_pipelines.packing.encoding import combined
@@ -44,14 +46,19 @@ class Encoding:
       function: ``function(key, item)`` writes chunks into ``scratch_folder(output, CHUNKS)``, named
         after the key, and returns ``name`` (of the language-script), ``pieces`` (the names of the
         chunks) and ``source`` (digests of what was read); and, where there is something to tell,
-        ``hygiene``, ``scripts`` and ``text`` (counts) and ``left_out`` (lines for the user).
+        ``hygiene``, ``scripts`` and ``text`` (counts), ``left_out`` (lines for the user) and
+        ``held_out`` (places in the hashes of ``held_out``, of what was found there).
       items: by keys that change with whatever changes the chunks; in the order of the text.
       size: of an item, for the progress bar.
+      held_out: what was to be left out.
+      unread: the files of the corpus that are no item, by language-script.
     """
 
     function: Callable[[str, Any], dict[str, Any]]
     items: Mapping[str, Any]
     size: Callable[[Any], int]
+    held_out: HeldOut | None = None
+    unread: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def build(
@@ -86,8 +93,18 @@ def build(
     }
     filled = {name: lang for name, lang in languages.items() if counts["train"][name].rows}
     untouched = () if base is None else set(base.manifest.names) - set(languages)
+    lost = {
+        name: sum(result.get("hygiene", {}).get("held_out", 0) for result in of_name)
+        for name, of_name in results.items()
+        if not any(counts[split][name].lines for split in SPLITS)
+    }
     if not filled and not untouched:
         shutil.rmtree(partial_path(output))
+        if sum(lost.values()):
+            raise UserError(
+                f"everything was held out, {sum(lost.values()):,} lines: --held_out names the "
+                "text of the corpus"
+            )
         raise UserError(
             f"no language-script has enough text for one row of {sequence_length} tokens; "
             "add text or lower --sequence_length"
@@ -97,8 +114,8 @@ def build(
     pad_id = tokenizer.vocabulary.pad_id
     packer = Packer(scratch, base_reference, sequence_length, pad_id)
     files = _pack(packer, filled, counts, runner)
-    manifest = _manifest(filled, counts, files, tokenizer, sequence_length, base)
-    provenance = _provenance(settings, results, languages, base)
+    manifest = _manifest(filled, counts, lost, files, tokenizer, sequence_length, base)
+    provenance = _provenance(settings, encoding, results, languages, base)
     links = _links(scratch, filled, files, sequence_length)
     _assemble(output, links, manifest, provenance, tokenizer, base)
     return manifest
@@ -201,14 +218,21 @@ def _run_stage(
 def _manifest(
     languages: dict[str, Language],
     counts: dict[str, dict[str, Counts]],
+    lost: dict[str, int],
     files: dict[str, tuple[int, str]],
     tokenizer: Tokenizer,
     sequence_length: int,
     base: Store | None,
 ) -> Manifest:
-    """Describes the store of ``languages``, those that fill a row, and of the base."""
+    """Describes the store of ``languages``, those that fill a row, and of the base.
+
+    Args:
+      lost: of language-scripts without a line, how many were held out.
+    """
     skipped = {
-        name: f"{train.tokens} training tokens do not fill a row of {sequence_length}"
+        name: f"everything was held out, {lost[name]:,} lines"
+        if lost.get(name)
+        else f"{train.tokens} training tokens do not fill a row of {sequence_length}"
         for name, train in counts["train"].items()
         if not train.rows
     }
@@ -233,6 +257,7 @@ def _manifest(
 
 def _provenance(
     settings: dict[str, Any],
+    encoding: Encoding,
     results: dict[str, list[dict[str, Any]]],
     languages: dict[str, Language],
     base: Store | None,
@@ -252,7 +277,18 @@ def _provenance(
             "text": _sum([fact.get("text", {}) for fact in facts]),
             "left_out": [line for fact in facts for line in fact.get("left_out", [])],
         }
-    return Provenance(settings, dict(sorted(sources.items())), dict(sorted(report.items())))
+    for name, files in encoding.unread.items():
+        empty = {"hygiene": {}, "scripts": {}, "text": {}, "left_out": []}
+        report.setdefault(name, empty)["unread"] = files
+    matches = {}
+    if encoding.held_out is not None:
+        new = [result for of_name in results.values() for result in of_name]
+        matches = encoding.held_out.matches(
+            itertools.chain.from_iterable(result.get("held_out", ()) for result in new),
+            sum(result.get("hygiene", {}).get("held_out", 0) for result in new),
+        )
+    sources, report = dict(sorted(sources.items())), dict(sorted(report.items()))
+    return Provenance(settings, sources, report, matches)
 
 
 def _sum(counts: list[Mapping[str, int]]) -> dict[str, int]:

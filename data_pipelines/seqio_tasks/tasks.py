@@ -24,10 +24,10 @@ from data_pipelines.corpus.cleaning import (
     CleaningConfig,
     DamagedText,
     TextCleaner,
-    held_out_hashes,
     is_validation,
     line_hashes,
 )
+from data_pipelines.corpus.held_out import read_held_out
 from data_pipelines.corpus.sources import find_sources, line_number, read_blocks, text_ranges
 from data_pipelines.packing.encoding import combined
 from data_pipelines.seqio_tasks.imports import seqio, tf
@@ -59,7 +59,7 @@ def register_corpus(
     Called again with the same arguments, it returns the registered Mixture.
 
     Raises:
-      UserError: bad input (see ``find_sources``, ``load_tokenizer``, ``held_out_hashes``), or
+      UserError: bad input (see ``find_sources``, ``load_tokenizer``, ``read_held_out``), or
         another Task or Mixture of one of these names.
     """
     if not (temperature > 0 and 0 <= validation_fraction < 1):
@@ -78,7 +78,7 @@ def register_corpus(
             return mixture
         raise UserError(f"seqio has another Task or Mixture {min(taken)!r}; choose another name")
 
-    hashes = held_out_hashes(held_out) if held_out else None
+    hashes = read_held_out(held_out).hashes if held_out else None
     for task, language_script in tasks.items():
         seqio.TaskRegistry.add(
             task,

@@ -56,8 +56,11 @@ def evaluate(
     """
     distances = [reference for file in references for reference in read_references(file)]
     family_of = {} if families is None else read_families(families)
-    scripts = scripts_by_language(model.inventory.language_scripts)
-    return geometry(trained_tables(model), distances, family_of, scripts)
+    scripts, tables = scripts_by_language(model.inventory.language_scripts), trained_tables(model)
+    languages = set(tables["language"].codes if "language" in tables else ())
+    if families is not None and languages and not languages & family_of.keys():
+        raise UserError(f"--families {families} has none of the model's {len(languages)} languages")
+    return geometry(tables, distances, family_of, scripts)
 
 
 def show(record: Mapping[str, Any]) -> str:

@@ -57,7 +57,6 @@ def inspect(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([record(row, tokenizer) for row in rows], indent=1))
         return
-    sys.stdout.reconfigure(errors="backslashreplace")  # text in any script, terminals of any kind
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     shown = [title, *(show(row, tokenizer, args.ids, colours) for row in rows)]
     print("\n\n".join([*shown, legend(tokenizer, colours)]))

@@ -177,11 +177,13 @@ def _add_prepare(commands: Any) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Makes a store, and shows what is in it and what was wrong with the text."""
     from data_pipelines.corpus.cleaning import CLEANING_COLUMNS, warnings
+    from data_pipelines.corpus.held_out import matches_shown
     from data_pipelines.packing.provenance import Provenance
 
     with contextlib.closing(_runner(args)) as runner:
         manifest = _prepared(args, runner)
-    records, report = [], Provenance.load(args.output).report
+    records, provenance = [], Provenance.load(args.output)
+    report = provenance.report
     for name in manifest.names:
         train, validation = manifest.counts["train"][name], manifest.counts["validation"][name]
         text = report[name].get("text") or {"pieces": train.tokens, "unknown": train.unknown}
@@ -210,6 +212,8 @@ def prepare(args: argparse.Namespace) -> None:
         print("\nlines that were not as they should be:")
         show_records(records, {"language": "language", **columns}, f"{args.output}/origin.json")
     for line in warnings(report):
+        print(line)
+    for line in matches_shown(provenance.held_out) if provenance.held_out else ():
         print(line)
     if args.mixture:
         print(f"the rates of {args.mixture}: --gin_file {args.output / 'mixture.gin'}")

@@ -100,5 +100,7 @@ def mixture_warnings(
         at_limit = (drawn > 0) & (drawn == np.floor(config.maximum_epochs * sampler.rows))
         limit = f"{config.maximum_epochs:g} epochs"
         lines.append(f"at the limit of {limit}: {at_limit.sum():,} {number}")
+    if config.maximum_count is not None and config.rule != "temperature":
+        lines.append(f"mixture.maximum_count: the rule {config.rule} has no use for it")
     behind = [step for step, _ in phases if step >= num_steps]
     return [*lines, *(f"mixture.schedule: step {step:,} is behind the last one" for step in behind)]

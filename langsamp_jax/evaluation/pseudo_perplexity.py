@@ -18,7 +18,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
 from langsamp_jax.evaluation.jobs import Journal, average_measures, by_language, show_languages
 from langsamp_jax.evaluation.model import LoadedModel
-from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files, unread
 from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.sharding import use_mesh
@@ -41,6 +41,7 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal, sentences: int) -
 
     records, skipped = journal.each(files, language)
     metrics = ["bits_per_character", "pseudo_perplexity", "unknown"]
+    skipped = {**unread(data, files), **skipped}
     return {"metric": metrics[0], **by_language(records, skipped, metrics)}
 
 

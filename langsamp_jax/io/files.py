@@ -1,4 +1,4 @@
-"""Writing files so that what stands under the final name is always complete."""
+"""Files: those written are complete where they have their final name, those read are regular."""
 
 import contextlib
 import errno
@@ -118,6 +118,34 @@ def promote(finished: Path, path: Path) -> None:
         target = path / file.relative_to(finished)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, target)
+
+
+def visible(folder: Path, ending: str = "") -> list[Path]:
+    """Lists what is in a folder and has a name with that ending, sorted.
+
+    Hidden names are no input: ``.DS_Store``, ``._deu_Latn.txt``, ``.deu_Latn.txt.swp``.
+    """
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in names if path.name.endswith(ending))
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yields the files in a folder and its folders, hidden names apart; links are followed.
+
+    A link back to one of the folders ``above`` is not.
+    """
+    within = (*above, folder.resolve())
+    for path in visible(folder):
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in within:
+            yield from files_below(path, within)
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError for a pipe, a socket or a device, which may have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is a pipe, socket or device; expected a regular file")
 
 
 def require_absent(path: Path) -> None:

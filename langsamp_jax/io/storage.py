@@ -34,7 +34,8 @@ def location(text: str | PurePath) -> Path:
     For the border: the types of the command line, and what opens a store, a run or a model.
 
     Raises:
-      UserError: the kind of store is not supported, or its package is not installed.
+      UserError: the kind of store is not supported, its package is not installed, or the name is
+        not UTF-8.
     """
     if isinstance(text, PurePath):
         return text
@@ -73,8 +74,10 @@ def _usable(text: str) -> Path:
         raise UserError(f"{text!r} is an empty path; is a variable of your shell not set?")
     if "\\" in str(path.absolute()):
         raise UserError(f"{path.absolute()}: TensorStore takes \\ for /; rename that folder")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise UserError(f"{text!r}: a path with a control character, or that is not UTF-8")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in str(path.absolute())):
+        raise UserError(
+            f"{text!r}: a path with a control character, or that is not UTF-8; rename it"
+        )
     if path.parts[:1] in (("gs:",), ("s3:",)):
         raise UserError(f"{text}: expected gs://BUCKET/... or s3://BUCKET/... or a local path")
     return path

@@ -1,14 +1,18 @@
 """Aligned text: a folder of ``iso639-3_Script.txt`` files whose lines translate each other."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.languages.inventory import check_language_script
+from langsamp_jax.io.files import visible
+from langsamp_jax.io.text_lines import VISIBLE, VISIBLE_OR_PRIVATE, read_lines
+from langsamp_jax.languages.inventory import check_language_script, is_private_script
 from langsamp_jax.languages.related_codes import suggest
+from langsamp_jax.languages.unread_text import unread_reasons, unread_text
 
 
 def corpus_files(corpus: Path) -> dict[str, Path]:
-    """Finds the text files of a corpus by language-script, sorted. Other files are left alone.
+    """Finds the text files of a corpus by language-script, sorted; for others see ``unread``.
 
     Raises:
       UserError: the folder is missing, has no ``.txt`` file, or has one whose name is no
@@ -17,7 +21,7 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
     corpus = Path(corpus)
     if not corpus.is_dir():
         raise UserError(f"corpus folder {corpus} not found")
-    files = {file.stem: file for file in sorted(corpus.glob("*.txt"))}
+    files = {file.stem: file for file in visible(corpus, ".txt")}
     if not files:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
     for name, file in files.items():
@@ -28,12 +32,19 @@ def corpus_files(corpus: Path) -> dict[str, Path]:
     return files
 
 
+def unread(corpus: Path, files: Mapping[str, Path]) -> dict[str, str]:
+    """Returns, by language-script, why what has its name is none of the ``files`` of a corpus."""
+    left_out = unread_text(Path(corpus), set(files.values()))
+    return unread_reasons(left_out, files, "a file such as deu_Latn.txt")
+
+
 def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Reads the lines of ``pivot`` and of every language that is aligned with it.
 
     Returns:
       the lines by language-script, sorted, of one length (see ``aligned_lines``), and the reason
-      for each language that is left out: another number of lines, or bytes that are not UTF-8.
+      for each language that is left out: another number of lines, bytes that are not UTF-8, or
+      a file of another form.
 
     Raises:
       UserError: as ``corpus_files``; the pivot has no file, is no UTF-8, or has no lines.
@@ -44,7 +55,8 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
             f"{corpus} has no {pivot}.txt, which the other files are aligned with"
             f"{suggest(pivot, files)}"
         )
-    lines, skipped = {pivot: aligned_lines(files.pop(pivot))}, {}
+    skipped = unread(corpus, files)
+    lines = {pivot: aligned_lines(files.pop(pivot))}
     expected = len(lines[pivot])
     if not expected:
         raise UserError(f"{corpus}/{pivot}.txt is empty")
@@ -62,25 +74,11 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
 
 
 def aligned_lines(file: Path) -> list[str]:
-    """Reads every line of a file, stripped; an empty one stands for a missing translation.
+    """Reads every line of a file, stripped; one without text stands for a missing translation.
 
     Raises:
       UserError: bytes that are not UTF-8; the file and line are named.
     """
-    return [line.strip() for line in text_lines(file)]
-
-
-def text_lines(file: Path) -> list[str]:
-    """Reads every line of a UTF-8 file without its line end; raises as ``aligned_lines``."""
-    with open(file, "rb") as stream:
-        return [_decode(raw, file, number).rstrip("\r\n") for number, raw in enumerate(stream, 1)]
-
-
-def _decode(raw: bytes, file: Path, number: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
-            "convert the file"
-        ) from None
+    private = is_private_script(file.stem.partition("_")[2])
+    has_text = (VISIBLE_OR_PRIVATE if private else VISIBLE).search
+    return [line.strip() if has_text(line) else "" for line in read_lines(file)]

@@ -118,7 +118,8 @@ def check_language_script(name: str) -> None:
     """Raises UserError unless both codes of ``name`` exist.
 
     Languages: ISO 639-3 and its private range qaa to qtz, the families of ISO 639-5, and the
-    codes of the published inventory (it holds two retired ones). Scripts: ISO 15924.
+    codes of the published inventory (it holds two retired ones). Scripts: ISO 15924 and its
+    private range Qaaa to Qabx.
     """
     language, script = split_language_script(name)
     languages, scripts = _known_codes()
@@ -127,10 +128,15 @@ def check_language_script(name: str) -> None:
             f"{name!r}: {language!r} is not an ISO 639-3 language code"
             f"{suggest(language, languages)}"
         )
-    if script not in scripts:
+    if script not in scripts and not is_private_script(script):
         raise UserError(
             f"{name!r}: {script!r} is not an ISO 15924 script code{suggest(script, scripts)}"
         )
+
+
+def is_private_script(script: str) -> bool:
+    """Returns whether ISO 15924 leaves a code to its users, who may write it in private letters."""
+    return re.fullmatch(r"Qa(a[a-z]|b[a-x])", script) is not None
 
 
 @functools.cache

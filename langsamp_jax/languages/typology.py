@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.text_lines import read_lines, read_text
 
 # A macrolanguage of ISO 639-3, and the member of it that text under its code is written in.
 # Corpora and databases differ in which of the two they name; where a file has one, it is read as
@@ -120,8 +121,8 @@ def read_families(file: Path) -> dict[str, str]:
 def _family_lines(file: Path) -> Iterator[tuple[int, str, str]]:
     """Yields the number of the line, the language and the family."""
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(file)
+    except OSError as error:
         raise UserError(f"{file} cannot be read ({error})") from None
     width, code, family = 2, 0, 1
     header = lines[0].split("\t") if lines else []
@@ -198,7 +199,7 @@ def _tree(file: Path) -> Reference:
 def _read_world(file: Path) -> dict[str, dict[str, dict[str, int]]]:
     """Reads the sound changes between two languages, by family, language and language."""
     try:
-        families = json.loads(file.read_text("utf-8"))["families"]
+        families = json.loads(read_text(file))["families"]
         world = {
             family: {
                 code: {other: int(distances[code][other]) for other in distances}

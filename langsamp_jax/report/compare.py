@@ -17,6 +17,7 @@ from typing import Any
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.statistics import mean_difference
+from langsamp_jax.io.files import visible
 from langsamp_jax.training.run import RESUMABLE_SETTINGS, Run, open_run
 
 _SEED = "train.seed"
@@ -153,7 +154,8 @@ def _described(
 def _measured(variant: str, run: Run, measures_of: Measures) -> Measured:
     """Reads every result in the run's folder ``evaluation``."""
     values, data = {}, {}
-    for file in sorted((run.path / "evaluation").glob("*.json")):
+    folder = run.path / "evaluation"
+    for file in visible(folder, ".json") if folder.is_dir() else ():
         try:
             record = json.loads(file.read_bytes())
             task = record["task"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import visible
 from langsamp_jax.languages.inventory import language_name, seen_by_xlmr
 from langsamp_jax.training.run import Run, open_run, read_metrics
 
@@ -105,7 +106,7 @@ def read_results(path: Path) -> RunResults:
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}") from None
     folder = run.path / "evaluation"
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    files = visible(folder, ".json") if folder.is_dir() else []
     return RunResults(run, metrics, {file.stem: _read_evaluation(file) for file in files})
 
 

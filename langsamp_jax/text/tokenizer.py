@@ -20,6 +20,8 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import require_file
+from langsamp_jax.io.text_lines import decode_text, text_lines
 from langsamp_jax.text.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
@@ -196,6 +198,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
       UserError: the file is missing, or none of these.
     """
+    require_file(path)
     try:
         model = path.read_bytes()
     except FileNotFoundError:
@@ -226,7 +229,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 def read_backend(model: bytes, source: str) -> tokenizers.Tokenizer:
     """Reads a ``tokenizer.json`` by its own library. ``source`` says where it is from."""
     try:
-        return tokenizers.Tokenizer.from_str(model.decode("utf-8"))
+        return tokenizers.Tokenizer.from_str(model.decode("utf-8-sig"))
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{source} is not a tokenizer.json: {error}") from None
 
@@ -242,10 +245,7 @@ def backend_pieces(backend: tokenizers.Tokenizer, source: str) -> list[str]:
 
 def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:
     """Makes the ``tokenizer.json`` of a ``vocab.txt``, as bert-base-multilingual-cased does."""
-    try:
-        pieces = vocabulary.decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
+    pieces = text_lines(decode_text(vocabulary, path))
     ids = {piece: i for i, piece in enumerate(pieces)}
     _require_bert_special(ids, str(path))
     if not any(piece != piece.lower() for piece in ids.keys() - set(_BERT_SPECIAL)):

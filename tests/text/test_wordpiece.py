@@ -146,7 +146,15 @@ def test_a_piece_twice_is_refused(tmp_path):
 
 
 def test_bytes_that_are_not_utf8_are_refused(tmp_path):
-    assert refused(tmp_path / "vocab.txt", b"[CLS]\n\xff") == "is not UTF-8 text"
+    assert ", line 2: not UTF-8" in refused(tmp_path / "vocab.txt", b"[CLS]\n\xff")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_and_a_mark_are_no_part_of_a_piece(end, vocab_file, tokenizer, tmp_path):
+    file = tmp_path / "vocab.txt"
+    text = vocab_file.read_text("utf-8").replace("\n", end)
+    file.write_bytes(("\ufeff" + text).encode())
+    assert load_tokenizer(file).model == load_tokenizer(vocab_file).model
 
 
 def test_other_files_of_the_library_are_refused(tokenizer, tmp_path):

@@ -14,7 +14,9 @@ import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.layout import SPLITS, TaskData, read_tests, source_files
-from langsamp_jax.languages.aligned_text import aligned_corpus, text_lines
+from langsamp_jax.io.files import visible
+from langsamp_jax.io.text_lines import read_lines
+from langsamp_jax.languages.aligned_text import aligned_corpus
 from langsamp_jax.languages.inventory import is_language_script
 from langsamp_jax.languages.published import LABELS
 
@@ -59,7 +61,7 @@ def read_sentence_task(
     """
     folder = Path(folder)
     text = folder / "text" if (folder / "text").is_dir() else folder
-    if any(is_language_script(file.stem) for file in text.glob("*.txt")):
+    if text.is_dir() and any(is_language_script(file.stem) for file in visible(text, ".txt")):
         return _read_aligned(text, task, source)
     name, train, dev = source_files(folder, source)
     test, skipped = read_tests(folder, name, task, lambda files: _read_sets(files, task))
@@ -134,8 +136,8 @@ def _labels_file(text: Path) -> tuple[Path, list[str]]:
     """Finds the one table that labels the lines, in the text's folder or beside it; its header."""
     places = [text, text.parent] if text.name == "text" else [text]
     tables = []
-    for file in (file for place in places for file in sorted(place.glob("*.tsv"))):
-        header = next(iter(text_lines(file)), "").split("\t")
+    for file in (file for place in places for file in visible(place, ".tsv")):
+        header = next(iter(read_lines(file)), "").split("\t")
         if {"line", "split"} <= set(header) and _column(header, _LABEL_NAMES) is not None:
             tables.append((file, header))
     if len(tables) == 1:
@@ -156,7 +158,7 @@ def _table(file: Path) -> list[tuple[str, list[str]]]:
     A cell in quotes is what CSV means by it, as SIB-200 has them; a quote elsewhere is itself.
     """
     rows = []
-    for number, line in enumerate(text_lines(file), 1):
+    for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
             continue
         cells = line.split("\t")

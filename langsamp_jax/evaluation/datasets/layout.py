@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from fontTools import unicodedata
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import files_below, visible
 from langsamp_jax.languages.inventory import (
     check_language_script,
     in_right_form,
@@ -103,7 +104,7 @@ def read_tests(
             _check_name(folder / name)
             files = split_files(folder, name, "test")
             if not files:
-                skipped[name] = f"{folder / name} has no test set"
+                skipped[name] = f"{folder / name} has no test set{_other_forms(folder, name)}"
                 continue
             examples = read(files)
             full_name = language_script(name, examples.text, task)
@@ -130,10 +131,10 @@ def split_files(folder: Path, name: str, split: str) -> list[Path]:
         return [file]
     files = []
     if (home := folder / name).is_dir():
-        for place in (home, *sorted(path for path in home.iterdir() if path.is_dir())):
+        for place in (home, *(path for path in visible(home) if path.is_dir())):
             split_paths = [
                 path
-                for path in sorted(place.iterdir())
+                for path in visible(place)
                 if path.suffix in _SUFFIXES and re.search(rf"(^|[-_]){split}$", path.stem)
                 if path.is_file()
             ]
@@ -168,10 +169,19 @@ def _script(text: str) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    """Lists what a folder has a folder or a NAME_test.tsv of."""
-    flat = (re.fullmatch(rf"({CODE})_test\.tsv", path.name) for path in folder.iterdir())
-    folders = {path.name for path in folder.glob("[!.]*") if path.is_dir()}
+    """Lists what a folder has a folder or a file NAME_test of, in whatever form that is."""
+    flat = (re.match(rf"({CODE})_test\b", path.name, re.IGNORECASE) for path in visible(folder))
+    folders = {path.name for path in visible(folder) if path.is_dir()}
     return sorted({match[1] for match in flat if match} | folders)
+
+
+def _other_forms(folder: Path, name: str) -> str:
+    """Returns the end of a message: the first test set of a name whose form is not read, if any."""
+    flat = [path for path in visible(folder) if path.name.startswith(f"{name}_test")]
+    below = files_below(folder / name) if (folder / name).is_dir() else ()
+    named = (path for path in below if re.match(r"(.*[-_])?test\b", path.name, re.IGNORECASE))
+    first = next(iter([*flat, *named]), None)
+    return "" if first is None else f"; {first.name} is not read, .tsv is"
 
 
 def _check_name(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.layout import CODE, language_script
+from langsamp_jax.io.files import visible
 from langsamp_jax.languages.aligned_text import aligned_lines
 
 
@@ -52,10 +53,15 @@ def read_sentence_pairs(
     if not folder.is_dir():
         raise UserError(f"data folder {folder} not found")
     short = pivot.partition("_")[0]
-    name = re.compile(rf"(\w+\.({CODE})-({pivot}|{short}))\.({CODE})")
-    matches = [match for path in sorted(folder.iterdir()) if (match := name.fullmatch(path.name))]
+    name = re.compile(rf"(\w+\.({CODE})-({pivot}|{short}))\.({CODE})(\.\w+)*")
+    named = [match for path in visible(folder) if (match := name.fullmatch(path.name))]
+    matches = [match for match in named if match[5] is None]
     pairs: dict[str, SentencePairs] = {}
-    skipped = {}
+    skipped = {
+        match[2]: f"{folder / match.string} is not read; expected {match[1]}.{match[4]}"
+        for match in named
+        if match[5] is not None and match[2] not in {whole[2] for whole in matches}
+    }
     for stem, code, pivot_code in dict.fromkeys(match.groups()[:3] for match in matches):
         try:
             read = _read_pair(folder / f"{stem}.{pivot_code}", folder / f"{stem}.{code}")

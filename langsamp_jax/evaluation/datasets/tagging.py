@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.layout import TaskData, read_tests, source_files
-from langsamp_jax.languages.aligned_text import text_lines
+from langsamp_jax.io.text_lines import read_lines
 
 UPOS = tuple(  # https://universaldependencies.org/u/pos/
     "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
@@ -75,7 +75,7 @@ def _read_file(file: Path, labels: Sequence[str] | None) -> TaggingSet:
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
     numbered = file.suffix in _NUMBERED
-    for number, line in enumerate(text_lines(file), 1):
+    for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
             if words[-1]:
                 words.append([])

@@ -1,7 +1,6 @@
 """Lines are cleaned as a person would clean them one by one, and everything is counted."""
 
 import gzip
-import json
 import os
 import subprocess
 import sys
@@ -15,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.corpus.cleaning import (
+    _INVISIBLE_CLASS,
     CleaningConfig,
     TextCleaner,
     _class_table,
-    held_out_hashes,
-    match_keys,
     warnings,
 )
 from data_pipelines.corpus.sources import LONGEST_LINE, Block
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.text_lines import VISIBLE
 
 
 def clean(text: str | bytes, name: str = "deu_Latn", **settings: str) -> list[str]:
@@ -56,7 +55,7 @@ def plain(text: str, normalize: bool) -> list[str]:
                 characters.append(c)
         line = "".join(characters)
         line = (unicodedata.normalize("NFC", line) if normalize else line).strip()
-        lines += [line] if line else []
+        lines += [line] if VISIBLE.search(line) else []
     return lines
 
 
@@ -92,12 +91,23 @@ def test_lines_are_those_of_a_plain_reading(normalization, text):
         ("می\u200cخواهم क\u094d\u200dष\n", ["می\u200cخواهم क\u094d\u200dष"], {"lines": 1}),
         ("u\u0308ber\nüber\n", ["über", "über"], {"lines": 2, "normalized": 1}),
         ("1 2 3 !\n", ["1 2 3 !"], {"lines": 1}),
+        (
+            "\u200b \u200b\n\xad\n\ue001\n\u3164\n\u202a\ufe0f\na\u200b\n",
+            ["a\u200b"],
+            {"invisible": 5, "lines": 1},
+        ),
     ],
 )
 def test_hand_worked_lines_and_counts(text, lines, counts):
     found, met = counted(text)
     met.pop("wrong_script", None)
     assert (found, met) == (lines, counts)
+
+
+def test_private_letters_are_text_in_a_private_script_alone():
+    text = "\ue001\ue002\nword\n\u200b\n"
+    assert counted(text, "qaa_Qaab") == (["\ue001\ue002", "word"], {"lines": 2, "invisible": 1})
+    assert clean(text, "qaa_Latn") == ["word"]
 
 
 def test_without_normalization_only_the_characters_stay():
@@ -214,13 +224,16 @@ def test_the_script_of_every_character():
     regex = pytest.importorskip("regex")
     codes, table = _class_table()
     assert len(table) == sys.maxunicode + 1
-    controls = np.flatnonzero(table >= len(codes)).tolist()  # of no script, but not passed over
+    controls = np.flatnonzero(table > _INVISIBLE_CLASS).tolist()  # of no script, not passed over
     marks = {0xFEFF, 0xFFFE, 0xFFFF}
     assert set(controls) == marks | {
         p for p in range(256) if unicodedata.category(chr(p)) == "Cc"
     } - {9}
+    invisible = {*np.flatnonzero(table == _INVISIBLE_CLASS).tolist()}  # some have a script
+    assert {0x200B, 0xAD, 0xE000, 0x3164} <= invisible
     table = np.where(table < len(codes), table, 0)
     points = [*range(0x3000), *range(0x3000, sys.maxunicode + 1, 37)]
+    points = [point for point in points if point not in invisible]
     none = {"Zyyy", "Zinh", "Zzzz"}
     for point in points:
         expected = fonts.script(chr(point))
@@ -267,121 +280,3 @@ def test_the_warning_names_the_shares(tokenizer_file, tmp_path):
     assert warnings(Provenance.load(tmp_path / "store").report) == [
         "srp_Cyrl: 30.0% of the lines are in another script (Latn 25.0%, Grek 5.0%)"
     ]
-
-
-# --- held-out text ----------------------------------------------------------------------------
-
-
-def matches(line: str, held_out: str, folder: Path) -> bool:
-    (folder / "held_out.txt").write_text(held_out, "utf-8")
-    cleaner = TextCleaner("deu_Latn", CleaningConfig(), held_out_hashes([folder / "held_out.txt"]))
-    kept = cleaner.clean(Block(line.encode(), 0))
-    assert cleaner.counts["held_out"] == 1 - len(kept)
-    return not kept
-
-
-@pytest.mark.parametrize(
-    "variant",
-    [
-        "Die Straße ist naß, sagt Ärmel.",
-        "  die  straße ist naß sagt ärmel",
-        "DIE STRASSE IST NASS, SAGT ÄRMEL!",
-        "„Die Straße ist naß“ — sagt A\u0308rmel …",
-        "Ｄie Straße ist naß,\u00a0sagt\u200b Ärmel.",
-        "1. Die Straße ist naß, sagt Ärmel.".removeprefix("1. "),
-    ],
-)
-def test_what_matches_whatever_its_case_spaces_and_punctuation(variant, tmp_path):
-    held_out = "Der erste Satz.\r\nDie Straße ist naß, sagt Ärmel.\r\n"
-    assert matches(variant, held_out, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        "Die Straße ist naß, sagt Armel.",  # another letter
-        "Die Straße ist naß, sagt Ärmel. Und mehr.",
-        "Die Straße ist naß",
-        "Die Straße ist naß, sagt Ärmel 2.",
-        "…",
-        "!",
-    ],
-)
-def test_what_does_not_match(other, tmp_path):
-    held_out = "Der erste Satz.\n\n---\nDie Straße ist naß, sagt Ärmel.\n"
-    assert not matches(other, held_out, tmp_path)
-
-
-def test_how_characters_are_encoded_does_not_matter():
-    same = ["ＴＥＬ ﬁx Ⅸ", "℡ fix ix", "tel FIX IX", "𝐓𝐄𝐋 fi𝗑 ⅸ"]
-    assert set(match_keys(same)) == {"telfixix"}
-    assert match_keys(["é"]) == match_keys(["e\u0301"]) != match_keys(["e"])
-    assert match_keys([]) == [] and match_keys(["", "a\nb"]) == ["", "ab"]
-
-
-@pytest.mark.parametrize("held_out", ["7\tFaith\tThe text itself.\n", "a b\tThe text itself.\tc\n"])
-def test_a_field_of_a_table_is_a_text(held_out, tmp_path):
-    assert matches("the text itself", held_out, tmp_path)
-    assert not matches("the text", held_out, tmp_path)
-
-
-def test_tokens_of_a_sentence_are_a_text(tmp_path):
-    held_out = "Do\tAUX\nn't\tPART\nwait\tVERB\n.\tPUNCT\n\nGo\tVERB\non\tADP"
-    assert matches("Don't wait.", held_out, tmp_path)
-    assert matches("Go on!", held_out, tmp_path)
-    assert not matches("Don't wait. Go on!", held_out, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "file", ["ud_pos/eng_Latn/English-EWT/test.tsv", "ner/uner/zho_Hant/Chinese-PUD/test.tsv"]
-)
-def test_real_test_sets_are_left_out(file, shared_data, tokenizer_file, tmp_path):
-    """Part-of-speech and named-entity sentences, written as text is."""
-    sentences = [
-        "".join(line.split("\t")[0] for line in part.split("\n") if line)
-        for part in (shared_data / file).read_text("utf-8").split("\n\n")
-    ]
-    sentences = [s for s in sentences if sum(c.isalnum() for c in s) > 5]
-    assert len(sentences) > 200
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    other = [f"a line that is nowhere else {number}" for number in range(300)]
-    mixed = [line for pair in zip(other, sentences, strict=False) for line in pair]
-    (folder / "qaa_Latn.txt").write_text("\n".join([*mixed, *other]), "utf-8")
-    (folder / "qab_Latn.txt").write_text("\n".join(other[: len(mixed) // 2] + other), "utf-8")
-    held_out = [(shared_data / file).parent]
-    manifest = prepare(folder, tokenizer_file, tmp_path / "store", 32, held_out=held_out)
-    for counts in manifest.counts.values():
-        assert counts["qaa_Latn"] == counts["qab_Latn"]
-    met = Provenance.load(tmp_path / "store").report["qaa_Latn"]["hygiene"]
-    assert met["held_out"] == len(mixed) // 2
-
-
-def test_files_and_folders_of_held_out_text(tmp_path):
-    (tmp_path / "sets" / "deep").mkdir(parents=True)
-    (tmp_path / "sets" / "deep" / "a.tsv").write_text("\ufeffone text\n", "utf-8")
-    (tmp_path / "b.txt").write_text("another\n", "utf-8")
-    hashes = held_out_hashes([tmp_path / "sets", tmp_path / "b.txt"])
-    assert hashes.dtype == np.uint64 and hashes.tolist() == sorted(set(hashes.tolist()))
-    cleaner = TextCleaner("deu_Latn", CleaningConfig(), hashes)
-    assert cleaner.clean(Block(b"One text\nANOTHER\nsomething else\n", 0)) == ["something else"]
-    assert held_out_hashes([]).tolist() == []
-
-
-def test_held_out_files_that_cannot_be_read(tmp_path):
-    for path, expected in ((tmp_path / "none", "not found"), (tmp_path / "bad", "not UTF-8")):
-        (tmp_path / "bad").write_bytes(b"caf\xe9\n")
-        with pytest.raises(UserError) as error:
-            held_out_hashes([path])
-        assert str(error.value).startswith(f"--held_out {path}") and expected in str(error.value)
-
-
-def test_held_out_text_is_part_of_the_settings(corpus, tokenizer_file, tmp_path):
-    store = tmp_path / "store"
-    held_out = [corpus / "qaa_Latn.txt"]
-    manifest = prepare(corpus, tokenizer_file, store, 32, held_out=held_out)
-    assert manifest.skipped == {"qaa_Latn": "0 training tokens do not fill a row of 32"}
-    assert prepare(corpus, tokenizer_file, store, 32, held_out=held_out) == manifest
-    with pytest.raises(UserError):
-        prepare(corpus, tokenizer_file, store, 32)
-    assert "held_out" in json.loads((store / "origin.json").read_text())["settings"]

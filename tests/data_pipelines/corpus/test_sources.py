@@ -1,6 +1,7 @@
 """Text is found, and every line of it is read once, however a file is cut into work."""
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipelines.corpus import sources
+from data_pipelines.corpus.cleaning import CleaningConfig, TextCleaner
 from data_pipelines.corpus.sources import (
     TextRange,
     find_sources,
@@ -37,6 +39,11 @@ def whole_lines(text: bytes) -> list[bytes]:
     return re.findall(rb"[^\n]*\n|[^\n]+\Z", text)
 
 
+def as_read(text: bytes) -> bytes:
+    """A text with LF at the end of its lines; CR alone ends them where there is no LF."""
+    return text if b"\n" in text else text.replace(b"\r", b"\n")
+
+
 def read(file: Path, range_bytes: int, block_bytes: int, longest: int) -> list[sources.Block]:
     """The blocks of all ranges of a file, with these sizes."""
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +64,7 @@ def test_every_line_is_read_once_and_in_order(suffix, text, range_bytes, block_b
     """Whatever the cuts fall on; where each block begins is known."""
     file = file.with_suffix(suffix)
     file.write_bytes(text if suffix == ".txt" else gzip.compress(text))
-    blocks = read(file, range_bytes, block_bytes, longest=1000)
+    blocks, text = read(file, range_bytes, block_bytes, longest=1000), as_read(text)
     assert sum((whole_lines(block.text) for block in blocks), []) == whole_lines(text)
     assert all(text[b.start :].startswith(b.text) and b.overlong == 0 for b in blocks)
 
@@ -67,7 +74,7 @@ def test_long_lines_are_left_out_and_counted_once(text, longest, range_bytes, bl
     """Only what is longer than the limit is left out, and nothing is kept that is longer than the
     limit and a block: the cleaner sorts out those between."""
     file.write_bytes(text)
-    blocks = read(file, range_bytes, block_bytes, longest)
+    blocks, text = read(file, range_bytes, block_bytes, longest), as_read(text)
     kept = sum((whole_lines(block.text) for block in blocks), [])
     everything = whole_lines(text)
     assert sum(block.overlong for block in blocks) == len(everything) - len(kept)
@@ -82,7 +89,7 @@ def test_long_lines_are_left_out_and_counted_once(text, longest, range_bytes, bl
 @given(text=texts, longest=st.integers(2, 1000), **sizes)
 def test_lines_have_numbers(text, longest, range_bytes, block_bytes, file):
     file.write_bytes(text)
-    position = 0
+    position, text = 0, as_read(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_BLOCK_BYTES", block_bytes)
         patch.setattr(sources, "LONGEST_LINE", longest)
@@ -122,6 +129,42 @@ def test_a_range_of_a_file_is_read_alone(tmp_path):
     parts = [b"".join(block.text for block in read_blocks(part)) for part in (first, second)]
     assert b"".join(parts) == text and parts[0].endswith(b"\n")
     assert 0 <= len(parts[0]) - (8 << 20) < 12
+
+
+clean_line = st.text(st.sampled_from("aßд漢 \u2028"), min_size=1).filter(str.strip)
+
+
+@given(
+    lines=st.lists(clean_line, max_size=12),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b"\r\r"]),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    suffix=st.sampled_from([".txt", ".txt.gz"]),
+    **sizes,
+)
+def test_clean_lines_are_the_same_whatever_ends_them(
+    lines, end, mark, suffix, range_bytes, block_bytes, file
+):
+    file, data = file.with_suffix(suffix), mark + end.join(line.encode() for line in lines)
+    file.write_bytes(data if suffix == ".txt" else gzip.compress(data))
+    cleaner, read_again = TextCleaner("deu_Latn", CleaningConfig()), []
+    for block in read(file, range_bytes, block_bytes, longest=1000):
+        read_again += cleaner.clean(block)
+    assert read_again == [line.strip() for line in lines]
+    assert cleaner.counts["control"] == 0
+
+
+def test_a_large_file_that_ends_its_lines_with_cr(tmp_path):
+    """Over three ranges; a line number is right, and a stray CR in a file with LF ends no line."""
+    file = tmp_path / "deu_Latn.txt"
+    lines = [b"line %d" % number for number in range(1_500_000)]
+    file.write_bytes(b"\r".join(lines))
+    parts = text_ranges("deu_Latn", [file])
+    read_again = b"".join(block.text for part in parts for block in read_blocks(part))
+    assert len(parts) == 3 and read_again.split(b"\n") == lines
+    assert line_number(file, read_again.index(b"line 1400000\n")) == 1_400_001
+    file.write_bytes(b"one\n" + b"\r".join(lines[:9]))
+    (part,) = text_ranges("deu_Latn", [file])
+    assert [block.text.count(b"\n") for block in read_blocks(part)] == [1]
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -184,6 +227,34 @@ def test_a_name_that_is_no_language_script_is_named(name, expected, tmp_path, re
     write_files(tmp_path, one_line("deu_Latn.txt", name))
     message = refused(find_sources, tmp_path)
     assert message.startswith(f"{tmp_path / name}: ") and expected in message
+
+
+def test_what_is_not_read_is_named(tmp_path, capsys, write_files):
+    unread = ["deu_Latn.TXT", "fra_Latn.txt.zst", "spa_Latn/train.jsonl", "swh_Latn/part/a.txt"]
+    read = ["eng_Latn.txt", "ita_Latn/a.txt"]
+    hidden = ["._eng_Latn.txt", "ita_Latn/._a.txt", ".eng_Latn.txt.swp", ".DS_Store"]
+    write_files(tmp_path, one_line(*read, *unread, *hidden))
+    found = find_sources(tmp_path)
+    assert [file for files in found.values() for file in files] == [
+        tmp_path / name for name in read
+    ]
+    names = ", ".join(str(tmp_path / name) for name in unread)
+    assert capsys.readouterr().err.startswith(f"not read: {names}; expected deu_Latn.txt, ")
+
+
+def test_arrow_files_that_are_not_of_the_dataset_are_named(tmp_path, capsys, write_files):
+    state = b'{"_data_files": [{"filename": "data.arrow"}]}'
+    files = one_line("deu_Latn/data.arrow", "deu_Latn/cache-1.arrow", "deu_Latn/._data.arrow")
+    write_files(tmp_path, {**files, "deu_Latn/state.json": state})
+    assert find_sources(tmp_path) == {"deu_Latn": [tmp_path / "deu_Latn" / "data.arrow"]}
+    assert f"not read: {tmp_path / 'deu_Latn' / 'cache-1.arrow'};" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["deu_Latn.txt", "deu_Latn.txt.gz", "deu_Latn/a.txt"])
+def test_a_pipe_in_place_of_text_is_refused(name, tmp_path, refused, write_files):
+    write_files(tmp_path, one_line("eng_Latn.txt", "deu_Latn/.keep"))
+    os.mkfifo(tmp_path / name)
+    assert refused(find_sources, tmp_path).startswith(f"{tmp_path / name} is a pipe")
 
 
 def test_a_folder_without_text(tmp_path, refused, write_files):
