@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from data_pipelines.corpus import arrow
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import require_fetched
 from langsamp_jax.languages.inventory import check_language_script, is_language_script
 
 SUFFIXES = (".txt", ".txt.gz")
@@ -101,6 +102,8 @@ def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
     ranges = []
     for file in files:
         size = file.stat().st_size
+        with open(file, "rb") as stream:
+            require_fetched(stream.read(100), file)
         step = RANGE_BYTES if file.suffix == ".txt" else max(size, 1)
         ranges += [
             TextRange(name, file, s, min(s + step, size)) for s in range(0, max(size, 1), step)

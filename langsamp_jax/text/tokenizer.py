@@ -20,6 +20,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.io.files import require_fetched
 from langsamp_jax.text.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
@@ -196,6 +197,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(
             f"tokenizer {path} is a folder; name the .model, tokenizer.json or vocab.txt in it"
         ) from None
+    require_fetched(model, path)
     if path.suffix == ".txt":
         return WordPieceTokenizer(_cased_wordpiece(model, path), str(path))
     if path.suffix == ".json":
