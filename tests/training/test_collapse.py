@@ -38,9 +38,24 @@ def model(store):
     return model_of_store(store, MODEL)
 
 
+def with_last_norm(params, **changed):
+    """Parameters whose last layer ends with another LayerNorm."""
+    layers = params["encoder"]["layers"]
+    norm = {name: leaf.copy() for name, leaf in layers["output_layer_norm"].items()}
+    for name, value in changed.items():
+        norm[name][-1] = value(norm[name][-1])
+    layers = {**layers, "output_layer_norm": norm}
+    return {**params, "encoder": {**params["encoder"], "layers": layers}}
+
+
 @pytest.fixture(scope="module")
 def params(model):
-    return random_params(model)
+    """Of an encoder whose states differ: they are those of the words, with little added to them."""
+    params = jax.tree.map(lambda leaf: 0.1 * leaf, random_params(model))
+    params = {**params, "word_embeddings": 100 * params["word_embeddings"]}
+    params["encoder"]["layer_norm"]["scale"] += 1
+    params["encoder"]["layers"]["attention_layer_norm"]["scale"] += 1
+    return with_last_norm(params, scale=np.ones_like, bias=np.zeros_like)
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +70,6 @@ def cosine(store, model):
         return SentenceCosine(model, LossEvaluator(objective, *parts))
 
     return cosine
-
-
-def with_last_norm(params, **changed):
-    """Parameters whose last layer ends with another LayerNorm."""
-    layers = params["encoder"]["layers"]
-    norm = {name: leaf.copy() for name, leaf in layers["output_layer_norm"].items()}
-    for name, value in changed.items():
-        norm[name][-1] = value(norm[name][-1])
-    layers = {**layers, "output_layer_norm": norm}
-    return {**params, "encoder": {**params["encoder"], "layers": layers}}
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +99,13 @@ def test_the_mean_over_all_pairs(batch_size, store, params, cosine, vectors):
     products = x @ x.T / x.shape[1]
     expected = products[~np.eye(len(x), dtype=bool)].mean()
     assert evaluate(params) == {NAME: pytest.approx(expected, abs=1e-5)}
-    assert -0.2 < expected < 0.95
+    assert 0.05 < expected < 0.95
 
 
 def test_one_state_for_everything_is_a_collapse(params, cosine):
     evaluate = cosine()
-    collapsed = with_last_norm(params, scale=lambda scale: 0 * scale)
-    near = with_last_norm(params, scale=lambda scale: 0.01 * scale)
+    collapsed = with_last_norm(params, scale=np.zeros_like, bias=np.ones_like)
+    near = with_last_norm(params, scale=lambda scale: 0.03 * scale, bias=np.ones_like)
     assert evaluate(collapsed)[NAME] == pytest.approx(1, abs=1e-5)
     assert 0.99 < evaluate(near)[NAME] < 1
     for wrecked in (collapsed, near):
