@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from data_pipelines.corpus import arrow
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import require_file, visible
+from langsamp_jax.io.files import require_fetched, require_regular, visible
 from langsamp_jax.io.text_lines import HEAD_BYTES, ends_with_cr
 from langsamp_jax.languages.inventory import check_language_script, is_language_script
 from langsamp_jax.languages.unread_text import Unread, say_unread, unread_text
@@ -84,7 +84,7 @@ def find_sources(corpus: Path) -> dict[str, list[Path]]:
             )
         sources[name], paths[name] = files, path
         for file in files:
-            require_file(file)
+            require_regular(file)
     say_unread(unread_files(corpus, sources), _EXPECTED)
     if not sources:
         raise UserError(f"{corpus} holds no text; expected files such as deu_Latn.txt")
@@ -120,6 +120,8 @@ def text_ranges(name: str, files: list[Path]) -> list[TextRange]:
     ranges = []
     for file in files:
         size = file.stat().st_size
+        with open(file, "rb") as stream:
+            require_fetched(stream.read(100), file)
         step = RANGE_BYTES if file.suffix == ".txt" else max(size, 1)
         ranges += [
             TextRange(name, file, s, min(s + step, size)) for s in range(0, max(size, 1), step)

@@ -19,10 +19,11 @@ class Argument:
 
     Attributes:
       option: what the protocol calls it.
+      names_result: whether a result of another value than the default has a file of its own.
     """
 
-    def __init__(self, flag: str, **settings: Any):
-        self.flag, self.settings = flag, settings
+    def __init__(self, flag: str, names_result: bool = False, **settings: Any):
+        self.flag, self.names_result, self.settings = flag, names_result, settings
         self.option = settings.get("dest", flag.removeprefix("--"))
 
 
@@ -57,6 +58,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _layer(text: str) -> int | str | None:
+    if text in ("last", "protocol"):
+        return None if text == "protocol" else text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, last or protocol")
+    return int(text)
+
+
 def _language_script(flag: str, meaning: str) -> Argument:
     return Argument(flag, default="eng_Latn", help=f"{meaning} (default eng_Latn)")
 
@@ -69,13 +78,22 @@ _REFERENCES = Argument(
     metavar="FILE",
     help="distances between languages: URIEL vectors as .npz, world.json of a synthetic corpus",
 )
+_LAYER = Argument(
+    "--layer",
+    names_result=True,
+    type=_layer,
+    metavar="N|last|protocol",
+    help="whose states are compared; 0 is the embeddings (default protocol: two thirds up). "
+    "Another layer's result goes to TASK-layer-N.json",
+)
 _sentences = functools.partial(Argument, "--sentences", type=_count, metavar="N")
 
 
 def _retrieval(name: str, what: str, example: str) -> Task:
     pivot = _language_script("--pivot", "language-script of the queries")
     summary = f"sentence retrieval on {what}"
-    return Task(name, "evaluation.retrieval", summary, example, "DIR", (pivot,), {"task": name})
+    arguments = (pivot, _LAYER)
+    return Task(name, "evaluation.retrieval", summary, example, "DIR", arguments, {"task": name})
 
 
 def _transfer(name: str, what: str) -> Task:
@@ -211,11 +229,16 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     task, module = TASKS[args.task], protocol(args.task)
     options = {argument.option: getattr(args, argument.option) for argument in task.arguments}
+    variant = "".join(
+        f"-{argument.option}-{options[argument.option]}"
+        for argument in task.arguments
+        if argument.names_result and options[argument.option] is not None
+    )
     options |= task.options
     if task.finetune:
         from langsamp_jax.config import from_gin
         from langsamp_jax.evaluation.config import FineTuneConfig
 
         options["config"] = from_gin(FineTuneConfig)
-    job = Job(args.task, args.model, getattr(args, "data", None), args.step, args.output)
+    job = Job(args.task, args.model, getattr(args, "data", None), args.step, args.output, variant)
     print(module.show(run(job, module, **options)))

@@ -47,6 +47,8 @@ class Job:
       data: what the task reads; None where it reads nothing.
       step: the checkpoint of a run; None: the best.
       output: the file for the result; None: ``RUN/evaluation/TASK.json``.
+      variant: what that name has behind the task where an option makes it another measure:
+        ``-layer-2``.
     """
 
     task: str
@@ -54,6 +56,7 @@ class Job:
     data: Path | None = None
     step: int | None = None
     output: Path | None = None
+    variant: str = ""
 
     @property
     def result(self) -> Path:
@@ -64,7 +67,7 @@ class Job:
             return self.output
         if not is_run(self.model):
             raise UserError(f"{self.model} is no run; say where the result goes with --output")
-        return self.model / "evaluation" / f"{self.task}.json"
+        return self.model / "evaluation" / f"{self.task}{self.variant}.json"
 
 
 class Journal:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from langsamp_jax.data.feed import place
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines
 from langsamp_jax.evaluation.encoder import Encode, protocol_layer, sentence_encoder
+from langsamp_jax.huggingface.folder import why_no_model
 from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.io.storage import location
@@ -94,12 +95,22 @@ class LoadedModel:
         """
         if isinstance(sentences, str):
             raise UserError("encode takes a list of sentences; put the one sentence in a list")
-        layer, top = protocol_layer(self) if layer is None else layer, self.config.num_hidden_layers
-        if not 0 <= layer <= top:
-            raise UserError(f"layer {layer}: {self.path} has the layers 0 (embeddings) to {top}")
+        layer = self.layer(layer)
         if layer not in self._encoders:
             self._encoders[layer] = sentence_encoder(self, [layer])
         return self._encoders[layer](sentences, language).vectors[0]
+
+    def layer(self, layer: int | Literal["last"] | None) -> int:
+        """Returns the number of a layer; None: the one that the retrieval protocol compares.
+
+        Raises:
+          UserError: there is no such layer; those that there are are named.
+        """
+        top = self.config.num_hidden_layers
+        number = {None: protocol_layer(self), "last": top}.get(layer, layer)
+        if not 0 <= number <= top:
+            raise UserError(f"layer {layer}: {self.path} has the layers 0 (embeddings) to {top}")
+        return number
 
     def fill_mask(
         self, text: str, language: str | None = None, top: int = 5
@@ -231,6 +242,8 @@ def is_run(path: Path) -> bool:
     """
     if (path / "run.json").exists():
         return True
+    if reason := why_no_model(path):
+        raise UserError(reason)
     if (path / "config.json").exists():
         return False
     raise UserError(f"{path} is neither a run (run.json) nor a Hugging Face model (config.json)")

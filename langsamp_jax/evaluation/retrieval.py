@@ -1,20 +1,21 @@
 """Protocol: sentence retrieval across languages (SR-B and SR-T).
 
 A sentence is the mean over all of its tokens, specials included, of one layer's states: the 8th
-of 12 in the published code, the layer at two thirds of the depth here. The pivot's sentences are
+of 12 in the published code, the layer at two thirds of the depth here unless another is asked for.
+The pivot's sentences are
 the queries, another language's the pool, compared by cosine. The language and script vectors play
 no part, except in the input-side ablation, whose encoder needs them.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.datasets.pairs import SentencePairs, pairs_of, read_sentence_pairs
-from langsamp_jax.evaluation.encoder import Encode, protocol_layer, sentence_encoder
+from langsamp_jax.evaluation.encoder import Encode, sentence_encoder
 from langsamp_jax.evaluation.jobs import Journal, average_measures, by_language, show_languages
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import cosines
@@ -29,25 +30,32 @@ _PUBLISHED = {
 
 
 def evaluate(
-    model: LoadedModel, data: Path, journal: Journal, task: str, pivot: str
+    model: LoadedModel,
+    data: Path,
+    journal: Journal,
+    task: str,
+    pivot: str,
+    layer: int | Literal["last"] | None = None,
 ) -> dict[str, Any]:
     """Measures retrieval from the sentences of ``pivot``, a language-script.
 
     Args:
       data: for ``retrieval-tatoeba`` pairs of files, for ``retrieval-bible`` a folder of aligned
         ones.
+      layer: of the states; None: the protocol's.
 
     Returns:
       ``metric``, ``pivot``, ``layer``, and what ``by_language`` makes of ``evaluate_pairs``.
 
     Raises:
-      UserError: nothing is aligned with the pivot, or no language can be read.
+      UserError: there is no such layer, nothing is aligned with the pivot, or no language can be
+        read.
     """
+    layer = model.layer(layer)
     read = read_sentence_pairs if task == "retrieval-tatoeba" else folder_pairs
     pairs, skipped = read(data, pivot)
     if not pairs:
         raise UserError(f"{data} has no sentences that are aligned with {pivot}")
-    layer = protocol_layer(model)
     records, unread = evaluate_pairs(sentence_encoder(model, [layer]), pivot, pairs, journal)
     metrics = [f"top{k}" for k in TOP]
     languages = by_language(records, {**skipped, **unread}, metrics, _PUBLISHED[task])
@@ -57,7 +65,8 @@ def evaluate(
 def show(record: Mapping[str, Any]) -> str:
     metrics = {"top1": "top-1:.1%", "top5": "top-5:.1%", "top10": "top-10:.1%"}
     chance = {"chance_top1": "chance:.2%", "chance_top10": "chance@10:.2%"}
-    return show_languages(record, {"sentences": "sentences:,", **metrics, **chance}, metrics)
+    tables = show_languages(record, {"sentences": "sentences:,", **metrics, **chance}, metrics)
+    return f"{tables}\nmeans of the states of layer {record['layer']}"
 
 
 measures = average_measures

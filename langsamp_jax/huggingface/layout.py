@@ -48,6 +48,16 @@ def prefix(architecture: str) -> str:
     return "bert." if architecture == "bert" else "roberta."
 
 
+def tied_names(architecture: str) -> dict[str, str]:
+    """Returns the decoder's name of each tensor that it shares -> the name in ``tensor_names``.
+
+    A file may hold both or either one: ``save_model`` of safetensors keeps the first by alphabet.
+    """
+    head = "cls.predictions" if architecture == "bert" else "lm_head"
+    words = prefix(architecture) + "embeddings.word_embeddings.weight"
+    return {f"{head}.decoder.weight": words, f"{head}.decoder.bias": f"{head}.bias"}
+
+
 def tensor_names(model: ModelConfig) -> dict[str, str]:
     """Returns parameter path -> tensor name in a masked-LM checkpoint, for all of ``model``.
 
@@ -121,13 +131,18 @@ def model_fields(config: dict[str, Any], source: str) -> dict[str, Any]:
         raise UserError(
             f"{source}: model_type {model_type!r} is not supported; there are {supported}"
         )
+    if quantization := config.get("quantization_config"):
+        kind = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise UserError(
+            f"{source}: its weights are quantised ({kind}), which is not supported; name the model "
+            "that they were made from"
+        )
     required = {
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "is_decoder": False,
         "add_cross_attention": False,
         "tie_word_embeddings": True,
-        "quantization_config": None,
     }
     for field, value in required.items():
         if (actual := config.get(field, value)) != value:

@@ -20,7 +20,6 @@ from langsamp_jax.huggingface.pretrained import InitConfig, Pretrained
 from langsamp_jax.huggingface.weights import Index
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.text.huggingface_files import read_pieces
 from langsamp_jax.text.row_map import RowMap, new_rows, row_map
@@ -126,22 +125,32 @@ def vocabulary_rows(pretrained: Pretrained, tokenizer: Tokenizer) -> RowMap | No
             f"{path} has {size:,} embeddings and no tokenizer to tell whose they are; the text's "
             f"tokenizer has {tokenizer.vocab_size:,} pieces"
         )
-    # The published XL and XXL have 250,880 embeddings for XLM-R's 250,002 pieces.
-    padded = pretrained.fields["architecture"] == "xlm-roberta-xl" and len(old.pieces) < size
-    if len(old.pieces) != size and not padded:
+    if len(old.pieces) != size and not is_padded(len(old.pieces), size):
         raise UserError(
-            f"{path}: its tokenizer has {len(old.pieces):,} pieces, its weights {size:,}"
+            f"{path}: its tokenizer has {len(old.pieces):,} pieces, its weights {size:,}; the "
+            "tokenizer is of another model"
         )
     new_pieces = tokenizer.pieces
     return None if old.pieces == new_pieces else row_map(old, new_pieces, tokenizer.scores)
 
 
+def is_padded(pieces: int, rows: int) -> bool:
+    """Returns whether ``rows`` is ``pieces`` rounded up to a multiple of 8, 16, ... or 1,024.
+
+    So do the published XL and XXL (250,880 rows for XLM-R's 250,002 pieces), and the option
+    ``pad_to_multiple_of`` of ``transformers``.
+    """
+    multiple = min(1024, rows & -rows)  # the largest power of two that divides the rows
+    return multiple >= 8 and 0 < rows - pieces < multiple
+
+
 def _require_tied(pretrained: Pretrained) -> None:
     """Raises UserError where a checkpoint stores the decoder again, and not as the embeddings."""
     weights = pretrained.weights
-    names = layout.tensor_names(ModelConfig(**pretrained.fields))
-    tied = {".decoder.weight": names["word_embeddings"], ".decoder.bias": names["decoder_bias"]}
-    for copy, name in ((n, tied[end]) for n in weights.shapes for end in tied if n.endswith(end)):
+    tied = layout.tied_names(pretrained.fields["architecture"])
+    for copy, name in tied.items():
+        if copy not in weights.shapes:
+            continue
         rows = weights.shapes[name][0]
         step = _CHUNK_BYTES // (4 * int(np.prod(weights.shapes[name][1:])))
         parts = [(slice(start, min(start + step, rows)),) for start in range(0, rows, step)]

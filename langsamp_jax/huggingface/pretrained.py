@@ -13,16 +13,16 @@ from typing import Any, Literal
 from langsamp_jax.config import configurable
 from langsamp_jax.errors import UserError
 from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.folder import why_no_model
 from langsamp_jax.huggingface.weights import Weights
 from langsamp_jax.io.storage import location
 from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.models.config import ModelConfig
 
 # What a checkpoint may hold besides: the pooler and BERT's next-sentence head are no part of
-# masked-language modelling; position ids are a constant; the decoder is the embeddings again.
+# masked-language modelling; position ids are a constant. So may the decoder, which is tied.
 _NOT_USED = ("pooler.", "cls.seq_relationship.")
 _CONSTANTS = ("embeddings.position_ids",)
-_TIED = ("lm_head.decoder.", "cls.predictions.decoder.")
 
 
 @configurable("init")
@@ -83,7 +83,8 @@ class Pretrained:
             if (asked := getattr(model, field)) != value:
                 raise UserError(f"model.{field} = {asked!r}, but {self.path} has {value!r}")
         expected, actual = self._shapes(model), self.weights.shapes
-        optional = (self._token_types, *_CONSTANTS, *_NOT_USED, *_TIED)
+        tied = layout.tied_names(model.architecture)
+        optional = (self._token_types, *_CONSTANTS, *_NOT_USED, *tied)
         missing = [n for n in expected if n not in actual]
         extra = [n for n in actual if n not in expected and not any(part in n for part in optional)]
         wrong = [
@@ -145,6 +146,8 @@ def open_pretrained(path: Path) -> Pretrained:
     base = layout.prefix(fields["architecture"])
     plain = not any(name.startswith(base) for name in weights.shapes)
     weights.rename(lambda name: _modern(base + name if plain else name))
+    tied = layout.tied_names(fields["architecture"])
+    weights.rename(lambda name: name if tied.get(name, name) in weights.shapes else tied[name])
     encoder_class = layout.MODEL_CLASS[fields["architecture"]] + "Model"
     has_head = config.get("architectures") != [encoder_class] or any(
         name.startswith(("lm_head.", "cls.predictions.")) for name in weights.shapes
@@ -168,6 +171,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: there is none, it is damaged, or its model is not supported.
     """
+    if reason := why_no_model(location(path)):
+        raise UserError(reason)
     file = location(path) / "config.json"
     try:
         config = json.loads(file.read_bytes())

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import weakref
@@ -22,7 +23,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import full_disk_as_oserror
+from langsamp_jax.huggingface.folder import file_names, why_no_weights
+from langsamp_jax.io.files import full_disk_as_oserror, require_fetched
 from langsamp_jax.io.storage import download, is_remote, location, sizes
 
 Index = tuple[slice, ...]
@@ -30,6 +32,7 @@ Index = tuple[slice, ...]
 # In order of preference: one file, or an index that names the file of each tensor.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SHARD = re.compile(r"(model|pytorch_model)-(\d+)-of-(\d*[1-9]\d*)(\.safetensors|\.bin)")
 _PARTS_AT_ONCE = 256  # a touched row maps 64 kB around it
 _FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
@@ -50,6 +53,8 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._files = _files(location(folder))
         for file in self._files:  # messages name the file, never the copy
+            with file.open("rb") as stream:
+                require_fetched(stream.read(100), file)
             if file.suffix == ".bin":
                 self._loaded[file] = _load_bin(file, self._copies[file])
                 shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
@@ -151,7 +156,28 @@ def _files(folder: Path) -> list[Path]:
             return [folder / single]
         if (folder / index).is_file():
             return _shards(folder, folder / index)
-    raise UserError(f"{folder} has no weights (no {_SAFETENSORS[0]}, no {_BIN[0]})")
+    return _numbered_shards(folder)
+
+
+def _numbered_shards(folder: Path) -> list[Path]:
+    """Returns shards that no index names, complete by the numbers in their names.
+
+    Raises:
+      UserError: there are no weights, or some of the shards are missing.
+    """
+    sets: dict[tuple[str, str, str], dict[int, str]] = {}
+    for name in file_names(folder):
+        if match := _SHARD.fullmatch(name):
+            stem, number, total, suffix = match.groups()
+            sets.setdefault((stem, total, suffix), {})[int(number)] = name
+    faults = []
+    for (stem, total, suffix), names in sorted(sets.items()):
+        numbers = range(1, int(total) + 1)
+        missing = [f"{stem}-{n:05}-of-{total}{suffix}" for n in numbers if n not in names]
+        if not missing:
+            return [folder / names[n] for n in numbers]
+        faults.append(f"{folder} lacks {_some(missing, len(numbers))}")
+    raise UserError(faults[0] if faults else why_no_weights(folder))
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
@@ -160,10 +186,16 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is damaged ({error})") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{index} names {name}, which is not in the folder")
+    here = {name for name in names if isinstance(name, str) and Path(name).name == name}
+    missing = names - {name for name in here if (folder / name).is_file()}
+    if missing:
+        raise UserError(f"{index} names {_some(sorted(map(str, missing)), len(names))}: not there")
     return [folder / name for name in sorted(names)]
+
+
+def _some(missing: list[str], total: int) -> str:
+    """Names the first of the shards that are missing, and counts them."""
+    return f"{', '.join(missing[:3])} ({len(missing)} of {total} shards are missing; download them)"
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -52,6 +52,16 @@ def growing_file(path: Path, content: bytes = b"") -> BinaryIO | GrowingObject:
     return open(path, "ab")
 
 
+def require_fetched(content: bytes, source: object) -> None:
+    """Raises UserError where the first bytes of a file are those of a Git LFS pointer, which stands
+    for a file that was not downloaded."""
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise UserError(
+            f"{source} is a Git LFS pointer, not the file itself: fetch it with git lfs pull in "
+            "its folder, or with hf download"
+        )
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder to fill; it becomes ``path`` if the block succeeds, and is removed if not.
@@ -142,7 +152,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from files_below(path, within)
 
 
-def require_file(path: Path) -> None:
+def require_regular(path: Path) -> None:
     """Raises UserError for a pipe, a socket or a device, which may have no end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path} is a pipe, socket or device; expected a regular file")

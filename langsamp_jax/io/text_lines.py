@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import require_file
+from langsamp_jax.io.files import require_regular
 
 HEAD_BYTES = 1 << 20  # of a file, which tell how its lines end
 
@@ -37,7 +37,7 @@ def read_text(file: Path) -> str:
     Raises:
       UserError: it is no regular file, or not UTF-8; the line is named.
     """
-    require_file(file)
+    require_regular(file)
     return decode_text(file.read_bytes(), file)
 
 

@@ -158,10 +158,10 @@ def _measured(variant: str, run: Run, measures_of: Measures) -> Measured:
     for file in visible(folder, ".json") if folder.is_dir() else ():
         try:
             record = json.loads(file.read_bytes())
-            task = record["task"]
             measures = record["measures"] if "measures" in record else measures_of(record)
-            values |= {f"{task}/{name}": float(value) for name, value in measures.items()}
-            data[file.stem] = str(record.get("data"))
+            values |= {f"{file.stem}/{name}": float(value) for name, value in measures.items()}
+            layer = f" (layer {record['layer']})" if "layer" in record else ""
+            data[file.stem] = str(record.get("data")) + layer
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
     return Measured(variant, run.settings[_SEED], values, data)

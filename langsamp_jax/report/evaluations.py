@@ -51,7 +51,9 @@ def _read_task(results: RunResults, stem: str) -> dict[str, Any]:
 
 def task_title(stem: str) -> str:
     """Returns what a task is called on the page."""
-    return TASKS.get(stem) or stem.removeprefix("retrieval-").replace("-", " ").capitalize()
+    task, of_layer, layer = stem.partition("-layer-")
+    title = TASKS.get(task) or task.removeprefix("retrieval-").replace("-", " ").capitalize()
+    return f"{title}, layer {layer}" if of_layer else title
 
 
 def metric_title(metric: str) -> str:

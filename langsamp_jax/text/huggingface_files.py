@@ -11,7 +11,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import write_bytes, write_text
+from langsamp_jax.io.files import require_fetched, write_bytes, write_text
 from langsamp_jax.text.same_ids import differing_lines, sample
 from langsamp_jax.text.tokenizer import (
     SentencePieceTokenizer,
@@ -132,7 +132,7 @@ def read_pieces(folder: Path) -> Pieces | None:
     if (file := folder / "sentencepiece.bpe.model").exists():
         return xlmr_pieces(load_tokenizer(file), str(file))
     if (file := folder / "tokenizer.json").exists():
-        model = file.read_bytes()
+        require_fetched(model := file.read_bytes(), file)
     elif (file := folder / "vocab.txt").exists():
         model = load_tokenizer(file).model
     else:

@@ -20,7 +20,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram, WordPiece
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import require_file
+from langsamp_jax.io.files import require_fetched, require_regular
 from langsamp_jax.io.text_lines import decode_text, text_lines
 from langsamp_jax.text.unigram import sentencepiece_model
 
@@ -198,7 +198,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
       UserError: the file is missing, or none of these.
     """
-    require_file(path)
+    require_regular(path)
     try:
         model = path.read_bytes()
     except FileNotFoundError:
@@ -207,6 +207,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(
             f"tokenizer {path} is a folder; name the .model, tokenizer.json or vocab.txt in it"
         ) from None
+    require_fetched(model, path)
     if path.suffix == ".txt":
         return WordPieceTokenizer(_cased_wordpiece(model, path), str(path))
     if path.suffix == ".json":

@@ -32,6 +32,7 @@ from langsamp_jax.parallel.distributed import (
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.parallel.signals import Stopped, StopSignal
 from langsamp_jax.training.checkpoint import Checkpoints, latest_step
+from langsamp_jax.training.collapse import SentenceCosine, collapse_warning, rate_warnings
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.metrics import MetricsLog
 from langsamp_jax.training.optimizer import learning_rate
@@ -114,7 +115,8 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         del pretrained  # and with it the copy of weights in an object store
 
         # Feed and validation
-        for line in mixture_warnings(configs.mixture, data.manifest, sampler, *planned):
+        warnings = mixture_warnings(configs.mixture, data.manifest, sampler, *planned)
+        for line in [*warnings, *rate_warnings(configs.optimizer, init_from)]:
             print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
         size = config.global_batch_size
         feed = Feed(data.split("train"), sampler, inventory, size, rows_sharding)
@@ -123,7 +125,7 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
         loss = LossEvaluator(
             setup.validation, validation, inventory, rows_sharding, rows_at_once, config.eval_rows
         )
-        evaluators = [loss] if loss.rows_total else []
+        evaluators = [loss, SentenceCosine(setup.objective.model, loss)] if loss.rows_total else []
 
         # Loop
         if platform == "cpu":
@@ -194,6 +196,8 @@ def fit(
                         measured |= evaluator(state.params)
                 log.write(step, measured)
                 bar.say(f"step {step:,}: validation loss {measured[SELECTED_BY]:.4f}")
+                if warning := collapse_warning(step, measured):
+                    bar.say(warning)
                 progress = _updated(progress, measured[SELECTED_BY])
                 ended = stopped_early(config, progress)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.data.feed import Rows, local_positions, place, read, table_ids
+from langsamp_jax.data.feed import Batch, Rows, local_positions, place, read, table_ids
 from langsamp_jax.data.store import Split
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import Inventory
@@ -35,12 +35,12 @@ class LossEvaluator:
         max_rows: int | None = None,
     ):
         self.split, self._sharding, self._batch_size = split, sharding, batch_size
-        self._ids = table_ids(split, inventory)
+        self._ids, self._local = table_ids(split, inventory), local_positions(sharding, batch_size)
         taken = split.rows if max_rows is None else np.minimum(split.rows, max_rows)
         language = np.repeat(np.arange(len(taken)), taken)
         self.rows = Rows(language, np.concatenate([np.arange(n) for n in taken]).astype(np.int64))
         self.rows_total = len(language)
-        everywhere = replicated(sharding.mesh)
+        self.everywhere = everywhere = replicated(sharding.mesh)
 
         def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
             base = random_key(VALIDATION_SEED)
@@ -65,21 +65,24 @@ class LossEvaluator:
     def totals(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 [languages] summed losses in nats, and numbers of predictions."""
         totals = self._zero()
-        for arguments in self._batches():
+        for arguments in self.batches(self.rows):
             totals = self._add(params, totals, *arguments)
         loss, count = np.asarray(totals, np.float64)
         return loss, count
 
-    def _batches(self) -> Iterator[tuple[Any, ...]]:
-        size = self._batch_size
-        local = local_positions(self._sharding, size)
-        for start in range(0, self.rows_total, size):
-            language, row = (field[start : start + size] for field in self.rows)
+    def batches(self, rows: Rows) -> Iterator[tuple[Batch, jax.Array, jax.Array]]:
+        """Yields rows of the split on the devices, with the language and the number of each row.
+
+        Rows that only fill the last batch have no valid token: they count for nothing.
+        """
+        size, local = self._batch_size, self._local
+        for start in range(0, len(rows.row), size):
+            language, row = (field[start : start + size] for field in rows)
             missing = size - len(language)
             language, row = np.pad(language, (0, missing)), np.pad(row, (0, missing))
             mine = Rows(language[local], row[local])
             batch = read(self.split, self._ids, mine)
-            absent = local >= size - missing  # rows that only fill the last batch count for nothing
+            absent = local >= size - missing
             batch = batch._replace(attention_mask=batch.attention_mask & ~absent[:, None])
             keyed = tuple(field.astype(np.int32) for field in mine)
             yield place((batch, *keyed), self._sharding)

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
 
 from langsamp_jax.data.store import Store
-from langsamp_jax.errors import UserError
-from langsamp_jax.huggingface.loading import describe
+from langsamp_jax.huggingface import layout
+from langsamp_jax.huggingface.loading import describe, is_padded
 from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.text.huggingface_files import write_tokenizer
@@ -153,10 +155,22 @@ def with_tensors_of_no_use(stock: Any, folder: Path) -> None:
     as_safetensors({**tensors, **more}, folder)
 
 
+def in_shards_without_an_index(stock: Any, folder: Path) -> None:
+    in_shards(stock, folder)
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def by_save_model(stock: Any, folder: Path) -> None:
+    """It keeps one name of each shared tensor, the first by alphabet: XLM-R's decoder."""
+    safetensors_torch.save_model(stock, str(folder / "model.safetensors"))
+
+
 @pytest.mark.parametrize(
     "write",
     [
+        by_save_model,
         in_shards,
+        in_shards_without_an_index,
         in_bin,
         in_bin_of_before_torch_1_6,
         in_shards_of_bin,
@@ -169,6 +183,24 @@ def test_the_same_weights_in_another_form(checkpoint, write, tmp_path, import_fo
     stock.config.save_pretrained(tmp_path)
     write(stock, tmp_path)
     assert_equal(import_folder(tmp_path)[1], params)
+
+
+@pytest.mark.parametrize("drop_words", [True, False])
+@pytest.mark.parametrize("drop_bias", [True, False])
+def test_either_name_of_a_tied_tensor(checkpoint, drop_words, drop_bias, tmp_path, import_folder):
+    """``transformers`` reads the same from all four."""
+    kind, _, stock, _, params = checkpoint
+    tied = layout.tied_names(kind)
+    (decoder, words), (decoder_bias, bias) = tied.items()
+    dropped = {words if drop_words else decoder, bias if drop_bias else decoder_bias}
+    tensors = stock.state_dict()
+    assert dropped < tensors.keys()
+    stock.config.save_pretrained(tmp_path)
+    as_safetensors({n: t for n, t in tensors.items() if n not in dropped}, tmp_path)
+    assert_equal(import_folder(tmp_path)[1], params)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).state_dict()
+    for name, tensor in tensors.items():
+        assert torch.equal(theirs[name], tensor), name
 
 
 def test_what_is_not_used_is_said(checkpoint, tmp_path):
@@ -217,26 +249,41 @@ def test_plain_encoder(checkpoint, tmp_path, import_folder):
         assert ("plain encoder" in text and "head starts at random" in text) == said
 
 
+@pytest.mark.parametrize("kind", ["xlm-roberta", "xlm-roberta-xl"])
 def test_embeddings_behind_the_last_piece(
-    tokenizer, corpus, tmp_path, make_checkpoint, import_folder, padded, logits
+    kind, tokenizer, corpus, tmp_path, make_checkpoint, import_folder, padded, logits
 ):
-    """The published XL and XXL are padded; of any other model the tokenizer is a wrong one."""
+    """As ``pad_to_multiple_of`` leaves them, and the published XL and XXL have them."""
     size, lines = tokenizer.vocab_size, (corpus / "qac_Latn.txt").read_text().splitlines()[:4]
-    for kind in ("xlm-roberta-xl", "xlm-roberta"):
-        stock = make_checkpoint(tmp_path / kind, kind, size + 20)
-        write_tokenizer(tokenizer, tmp_path / kind, 32)
-        if kind == "xlm-roberta":
-            with pytest.raises(UserError, match=f"tokenizer has {size} pieces, its weights"):
-                import_folder(tmp_path / kind, tokenizer)
-            continue
-        model, params = import_folder(tmp_path / kind, tokenizer)
-        batch = padded(tokenizer, lines)
-        tokens, mask = (torch.tensor(np.asarray(field)).long() for field in batch[:2])
-        theirs = stock(tokens, attention_mask=mask).logits.detach().numpy()[..., :size]
-        ours, valid = logits(model, params, batch), np.asarray(batch.attention_mask)
-        np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-4)
-        text = describe(open_pretrained(tmp_path / kind), model, None, EMPTY, InitConfig())
-        assert "not used: 20 embeddings" in text
+    rows = -(-size // 64) * 64
+    assert rows > size
+    stock = make_checkpoint(tmp_path, kind, rows)
+    write_tokenizer(tokenizer, tmp_path, 32)
+    model, params = import_folder(tmp_path, tokenizer)
+    batch = padded(tokenizer, lines)
+    tokens, mask = (torch.tensor(np.asarray(field)).long() for field in batch[:2])
+    theirs = stock(tokens, attention_mask=mask).logits.detach().numpy()[..., :size]
+    ours, valid = logits(model, params, batch), np.asarray(batch.attention_mask)
+    np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-4)
+    text = describe(open_pretrained(tmp_path), model, None, EMPTY, InitConfig())
+    assert f"not used: {rows - size} embeddings" in text
+
+
+@hypothesis.given(pieces=st.integers(1, 500_000), power=st.integers(3, 10))
+def test_a_vocabulary_is_padded_to_a_multiple(pieces, power):
+    multiple = 2**power
+    rows = -(-pieces // multiple) * multiple
+    assert rows == pieces or is_padded(pieces, rows)
+    assert not is_padded(pieces, pieces) and not is_padded(rows + 1, rows)
+    assert not is_padded(pieces, rows + 2048)  # the tokenizer of another model
+    assert not is_padded(pieces, rows + 1)
+
+
+def test_published_vocabularies():
+    assert is_padded(250_002, 250_880)  # XLM-R XL and XXL
+    assert not is_padded(119_547, 250_002)  # multilingual BERT's tokenizer, XLM-R's weights
+    assert not is_padded(250_002, 401_145)  # XLM-R's tokenizer, Glot500-m's weights
+    assert not is_padded(250_002, 250_037)
 
 
 def test_chunks_make_the_same_whole(checkpoint, tokenizer, import_folder, monkeypatch):

@@ -36,7 +36,8 @@ def section(results: RunResults) -> Section:
                 f"{task_title(stem)}: translations found",
                 "Large marks: the translation is among the ten closest sentences. Small hollow "
                 "marks: it is the closest. Grey diamonds: ten at random."
-                + (f" Sentences: {task['data']}." if task.get("data") else ""),
+                + (f" Sentences: {task['data']}." if task.get("data") else "")
+                + (f" States of layer {task['layer']}." if "layer" in task else ""),
                 f"Top-10 accuracy of {len(records)} language-scripts, "
                 f"{format_number(mean, '.1%')} on average; best {records[0]['language']} "
                 f"{records[0]['value']:.1%}, worst {records[-1]['language']} "
