@@ -23,7 +23,7 @@ from langsamp_jax.report.run_results import read_results
 
 FIGURES = {
     *("loss", "throughput", "model-flops-utilisation", "learning-rate", "step-time"),
-    *("validation-loss", "loss-against-entropy", "mixture"),
+    *("validation-loss", "loss-against-unigrams", "mixture"),
     *("neutrality-by-layer", "neutrality-pairs", "retrieval-by-layer"),
     *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
 }
