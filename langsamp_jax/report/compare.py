@@ -116,7 +116,10 @@ def _variants(runs: Sequence[Run]) -> list[str]:
     members = collections.defaultdict(list)
     for kind, run in zip(kinds, runs, strict=True):
         members[kind].append(str(absolute(run.path)).split("/"))
-    shared = {kind: _shared_path(paths) for kind, paths in members.items()}
+    shared = {
+        kind: [_shared(names) for names in zip(*map(reversed, paths), strict=False)][::-1]
+        for kind, paths in members.items()
+    }
     for kind, paths in members.items():
         if list(shared.values()).count(shared[kind]) > 1:
             shared[kind] = paths[0]
@@ -129,13 +132,12 @@ def _variants(runs: Sequence[Run]) -> list[str]:
     return [names[kind] for kind in kinds]
 
 
-def _shared_path(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the folders above all of ``paths``, and the beginning that their names share."""
-    names = [path[-1] for path in paths]
-    name = names[0]
-    if len(names) > 1:  # what begins a number is not shared: seed10 and seed11 are "seed"
-        name = re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(names)) or name
-    return [*os.path.commonprefix([path[:-1] for path in paths]), name]
+def _shared(names: Sequence[str]) -> str:
+    """Returns the beginning that names share, or else the first of them."""
+    if len(set(names)) == 1:
+        return names[0]
+    # What begins a number is not shared: seed10 and seed11 are "seed".
+    return re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(names)) or names[0]
 
 
 def _kind(run: Run) -> str:
