@@ -16,11 +16,11 @@ def main() -> None:
     languages = [{record["language"]: record for record in r["languages"]} for r in results]
     headers, rows = ["language-script"], [["all"], *([name] for name in sorted(languages[0]))]
     for title, result, records in zip(titles, results, languages, strict=True):
-        headers += [f"{title}: loss", "unigram entropy", "below"]
+        headers += [f"{title}: loss", "unigram loss", "below"]
         for row in rows:
             record = result if row[0] == "all" else records[row[0]]
-            loss, entropy = record["loss"], record["unigram_entropy"]
-            row += [f"{loss:.3f}", f"{entropy:.3f}", f"{entropy - loss:.3f}"]
+            loss, unigram = record["loss"], record["unigram_loss"]
+            row += [f"{loss:.3f}", f"{unigram:.3f}", f"{unigram - loss:+.3f}"]
     align = ["left", *["right"] * (len(headers) - 1)]
     print(tabulate.tabulate(rows, headers, "github", disable_numparse=True, colalign=align))
 

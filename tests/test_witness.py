@@ -177,4 +177,11 @@ def test_a_run_starts_as_before(tmp_path, langsamp):
 def test_a_checkpoint_is_evaluated_as_before(task, tmp_path, langsamp):
     put(tmp_path, "corpus", "store", "run")
     langsamp(make.EVALUATIONS[task])
-    assert_same_numbers(make.result(tmp_path / f"{task}.json"), expected("evaluations")[task])
+    records = make.result(tmp_path / f"{task}.json"), expected("evaluations")[task]
+    for record in records if task == "mlm" else ():
+        # The baseline is another one on purpose: that of the witness was the entropy of the
+        # validation tokens under their own frequencies. Losses, rows and targets are the same.
+        for part in (record, *record["languages"]):
+            for field in ("unigram_entropy", "unigram_loss", "unigram_tokens"):
+                part.pop(field, None)
+    assert_same_numbers(*records)

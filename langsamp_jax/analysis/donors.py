@@ -82,9 +82,11 @@ def evaluate(
 def show(record: Mapping[str, Any]) -> str:
     interval = {"low": "from:.3f", "high": "to:.3f"}
     choices = {"choice": "donor by", "targets": "targets:,", "mean": f"{record['metric']}:.3f"}
+    means = [{**choice, "common": choice["common"]["mean"]} for choice in record["choices"]]
+    shared = max(choice["common"]["targets"] for choice in record["choices"])
     correlations = {"similarity": "similarity", "rho": "rank correlation:.3f", "p": "p:.4f"}
     tables = [
-        table(record["choices"], {**choices, **interval}),
+        table(means, {**choices, **interval, "common": f"on the same {shared:,}:.3f"}),
         "",
         table(record["correlations"], {**correlations, **interval}),
     ]
@@ -219,8 +221,9 @@ def donor_selection(
     Returns:
       ``targets``, ``donors``, ``pivot``, ``scores`` (None where none was measured); ``choices``,
       records with ``choice``, its ``mean`` score with ``low`` and ``high``, over ``targets``
-      targets, ``left_out`` targets for which it is undefined, ``chosen`` (target -> donor; empty
-      for the drawn ones), and ``against``: for random, same script and English, the mean paired
+      targets, ``left_out`` targets for which it is undefined, ``common`` (the same over the targets
+      that every choice has: these means compare), ``chosen`` (target -> donor; empty for the drawn
+      ones), and ``against``: for random, same script and English, the mean paired
       ``difference`` to it, ``low``, ``high`` and the ``targets`` that both have; ``correlations``,
       for each similarity the mean over ``targets`` of Spearman's ``rho`` over donors, ``low``,
       ``high`` and ``p``. What has no value is None; so are the ends of an interval over one target.
@@ -237,6 +240,8 @@ def donor_selection(
     reached = _scores_reached(transfer, chosen)
     baselines = ("random", "same script", _pivot_name(pivot))
     order = [*similarities, "size", *baselines, "oracle"]
+    defined = np.array([~np.isnan(reached[choice]) for choice in order])
+    common = defined[defined.any(axis=1)].all(axis=0)
 
     def record(choice: str) -> dict[str, Any]:
         values = reached[choice]
@@ -245,6 +250,7 @@ def donor_selection(
             "choice": choice,
             **_mean(values, "mean", seed, resamples),
             "left_out": int(np.isnan(values).sum()),
+            "common": _mean(np.where(common, values, np.nan), "mean", seed, resamples),
             "chosen": {
                 target: transfer.donors[column]
                 for target, column in zip(transfer.targets, columns, strict=True)

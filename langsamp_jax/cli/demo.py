@@ -82,19 +82,19 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
     for record in results["masked_lm"]["languages"]:
         name = record["language"]
         records.append({**record, **retrieval.get(name, {}), **world["language_scripts"][name]})
-        records[-1]["language"] = name  # there it is the bare code
+        records[-1] |= {"language": name, "below": loss.below(record)}  # there a bare code
     headers = {
         "language": "language",
         "family": "family:",
         "sentences": "sentences:,",
         "loss": "validation loss:.3f",
-        "unigram_entropy": "unigram entropy:.3f",
+        "unigram_loss": "unigram loss:.3f",
+        "below": "below:+.3f",
         "top1": "top-1:.1%",
         "top10": "top-10:.1%",
         "chance_top1": "chance:.1%",
         "chance_top10": "chance@10:.1%",
     }
-    lm = results["masked_lm"]
     mean = {
         key: statistics.mean(record[key] for record in results["retrieval"]["languages"])
         for key in ("top1", "top10", "chance_top1", "chance_top10")
@@ -103,9 +103,7 @@ def report(world: dict[str, Any], results: dict[str, Any]) -> str:
         [
             table(records, headers),
             "",
-            f"validation loss {lm['loss']:.3f} nats, "
-            f"{lm['unigram_entropy'] - lm['loss']:.3f} below the unigram entropy of the same "
-            f"tokens ({lm['unigram_entropy']:.3f})",
+            f"validation {loss.sentence(results['masked_lm'])}",
             f"retrieval from {results['retrieval']['pivot']}, mean over languages: "
             f"top-1 {mean['top1']:.1%} ({mean['top1'] / mean['chance_top1']:.0f} x chance), "
             f"top-10 {mean['top10']:.1%} ({mean['top10'] / mean['chance_top10']:.0f} x chance)",

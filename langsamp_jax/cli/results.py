@@ -110,6 +110,12 @@ def compare(args: argparse.Namespace) -> None:
     if args.output:
         require_file(args.output)
     comparison = compare(args.runs, measures_of)
+    for result, data in comparison["data"].items():
+        if len(data) > 1:
+            print(
+                f"{result}: the runs were evaluated on different data ({'; '.join(data)}): no "
+                "difference is given between those"
+            )
     headers = {"measure": "measure", "variant": "variant", "seeds": "seeds:d", "mean": "mean:.4f"}
     headers |= {"std": "std:.4f", "difference": "difference:+.4f"}
     records = [record for record in comparison["measures"] if args.measures in record["measure"]]
@@ -117,9 +123,6 @@ def compare(args: argparse.Namespace) -> None:
         measured = sorted({record["measure"] for record in comparison["measures"]})
         raise UserError(f"--measures {args.measures}: no name holds this: {', '.join(measured)}")
     print(table(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}))
-    for task, places in comparison["data"].items():
-        if len(places) > 1:
-            print(f"{task}: not all runs were evaluated on the same data: {', '.join(places)}")
     if args.output:
         write_text(args.output, json.dumps(comparison, indent=1) + "\n")
         print(args.output)

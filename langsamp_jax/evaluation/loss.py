@@ -1,12 +1,11 @@
 """Protocol: the objective's loss on every validation row of a store, beside that of unigrams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from langsamp_jax.data.feed import Rows
 from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.jobs import Journal
@@ -16,10 +15,11 @@ from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
-from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.checkpoint import model_of
 from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.validation import LossEvaluator
+
+UNIGRAM_TOKENS = 2**22  # the most that are counted of a language; more change its shares little
 
 _ROWS_AT_ONCE = 4096
 
@@ -35,9 +35,21 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]
 
 def show(record: Mapping[str, Any]) -> str:
     headers = {"language": "language", "rows": "rows:,", "targets": "targets:,"}
-    headers |= {"loss": "loss:.3f", "unigram_entropy": "unigram entropy:.3f"}
-    together = f"all: loss {record['loss']:.3f}, unigram entropy {record['unigram_entropy']:.3f}"
-    return table(record["languages"], headers) + "\n" + together
+    headers |= {"loss": "loss:.3f", "unigram_loss": "unigram loss:.3f", "below": "below:+.3f"}
+    languages = [{**language, "below": below(language)} for language in record["languages"]]
+    return table(languages, headers) + "\n" + sentence(record)
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """Returns the loss over all languages together beside its baseline, in words."""
+    nats = below(record)
+    side = f"{abs(nats):.3f} {'below' if nats > 0 else 'above'} the unigram loss"
+    return f"loss {record['loss']:.3f} nats, {side} of each language ({record['unigram_loss']:.3f})"
+
+
+def below(record: Mapping[str, Any]) -> float | None:
+    """Returns how far a loss lies below the unigram loss: above 0, more than frequencies tell."""
+    return None if record["loss"] is None else record["unigram_loss"] - record["loss"]
 
 
 def measures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -47,65 +59,112 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
 def evaluate_masked_lm(
     run: Run, params: Any, store: Store, rows_per_device: int = 32
 ) -> dict[str, Any]:
-    """Measures the loss on every validation row of a store, beside what unigram frequencies give.
+    """Measures the loss on every validation row of a store, and that of unigrams on its targets.
 
     Returns:
-      ``loss`` and ``unigram_entropy`` over all rows together, and ``languages``: a record each
-      with ``language``, ``rows``, ``targets``, ``loss``, ``unigram_entropy`` (None: no rows).
+      ``loss`` and ``unigram_loss`` over all targets together, ``unigram_tokens`` (the most that
+      were counted of a language), and ``languages``: a record each with ``language``, ``rows``,
+      ``targets``, ``loss``, ``unigram_loss`` (None: no rows). See ``unigram_losses``.
     """
     run.check_store(store)
     mesh, split = make_mesh(MeshConfig()), store.split("validation")
     if not split.rows.any():
         raise UserError(f"{store.path} has no validation rows")
-    objective = MaskedLm(model_of(run), store.manifest.vocabulary, run.config(ObjectiveConfig))
+    vocabulary = store.manifest.vocabulary
+    objective = MaskedLm(model_of(run), vocabulary, run.config(ObjectiveConfig))
     rows_at_once = rows_per_device * data_parallelism(mesh)
     evaluator = LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows_at_once)
     with use_mesh(mesh):
         loss, count = evaluator.totals(params)
-    entropy_of_all, entropies = unigram_entropy(split, evaluator.rows, store.manifest.vocabulary)
-    columns = zip(split.names, split.rows, loss, count, entropies, strict=True)
+        predicted = predicted_tokens(evaluator)
+    special, size = vocabulary.special_ids, vocabulary.size
+    unigram = unigram_losses(store.split("train"), predicted, special, size)
+    columns = zip(split.names, split.rows, count, loss, unigram, strict=True)
     return {
         "loss": float(loss.sum() / count.sum()),
-        "unigram_entropy": entropy_of_all,
+        "unigram_loss": float(unigram.sum() / count.sum()),
+        "unigram_tokens": UNIGRAM_TOKENS,
         "languages": [
             {
                 "language": name,
                 "rows": int(rows),
                 "targets": int(targets),
                 "loss": float(total / targets) if targets else None,
-                "unigram_entropy": float(entropy) if targets else None,
+                "unigram_loss": float(baseline / targets) if targets else None,
             }
-            for name, rows, total, targets, entropy in columns
+            for name, rows, targets, total, baseline in columns
         ],
     }
 
 
-def unigram_entropy(split: Split, rows: Rows, vocabulary: Vocabulary) -> tuple[float, np.ndarray]:
-    """Returns the entropy in nats of the non-special tokens of ``rows`` by their own frequencies.
+def predicted_tokens(evaluator: LossEvaluator) -> list[np.ndarray]:
+    """Returns the tokens that masked language modelling predicts, int32 [n] of each language."""
+    languages, tokens = [], []
+    for language, examples in evaluator.examples():
+        row, place = np.nonzero(examples.weights)
+        languages.append(language[row])
+        tokens.append(np.asarray(examples.targets)[row, place])
+    language = np.concatenate(languages)  # in order, as the evaluator takes the rows
+    edges = np.searchsorted(language, np.arange(1, len(evaluator.split.names)))
+    return np.split(np.concatenate(tokens), edges)
 
-    A model that knows nothing but how often each piece occurs in this very text has this loss.
+
+def unigram_losses(
+    train: Split, predicted: Sequence[np.ndarray], special: Sequence[int], size: int
+) -> np.ndarray:
+    """Returns what predicting tokens costs a model that knows their language, and nothing else.
+
+    It predicts token t of language l with the share of t among the training tokens of l, smoothed
+    as Witten and Bell (1991; Chen and Goodman, 1999) do:
+
+        q_l(t) = (n_l(t) + m_l p(t)) / (n_l + m_l)
+
+    n_l(t) counts t in the training rows of l, n_l all its tokens, and m_l how many different ones
+    there are. p is the same share over the rows of all languages, smoothed in the same way with
+    the uniform one, so that no token has probability 0. Special tokens are never predicted, and
+    count nowhere. Of a language with more than ``UNIGRAM_TOKENS``, so many are counted, in rows
+    that are spaced evenly.
+
+    Args:
+      train: the rows to count.
+      predicted: of each language the tokens that are predicted, int [n].
+      special: ids of the special tokens.
+      size: of the vocabulary.
 
     Returns:
-      over all rows together (the language unknown), and float64 [languages] for each on its own.
+      float64 [languages], sums in nats.
     """
-    own, pooled = np.full(len(split.names), np.nan), np.zeros(vocabulary.size, np.int64)
-    for index in np.unique(rows.language):
-        counts = np.zeros(vocabulary.size, np.int64)
-        chosen = np.flatnonzero(rows.language == index)
-        for start in range(0, len(chosen), _ROWS_AT_ONCE):
-            part = chosen[start : start + _ROWS_AT_ONCE]
-            tokens, lengths = split.read(rows.language[part], rows.row[part])
-            valid = np.arange(split.sequence_length) < lengths[:, None]
-            counts += np.bincount(tokens[valid], minlength=vocabulary.size)
-        counts[list(vocabulary.special_ids)] = 0
-        own[index] = _entropy(counts)
-        pooled += counts
-    return _entropy(pooled), own
+    counts = [_counted(train, language, special, size) for language in range(len(train.names))]
+    pooled = np.zeros(size, np.int64)
+    for tokens, number in counts:
+        pooled[tokens] += number
+    uniform = np.full(size, 1 / (size - len(special)))
+    everywhere = _witten_bell(pooled, uniform)
+    losses = np.zeros(len(counts))
+    for language, (tokens, number) in enumerate(counts):
+        own = np.zeros(size, np.int64)
+        own[tokens] = number
+        losses[language] = -np.log(_witten_bell(own, everywhere)[predicted[language]]).sum()
+    return losses
 
 
-def _entropy(counts: np.ndarray) -> float:
-    counts = counts[counts > 0]
-    if not counts.size:
-        return float("nan")
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+def _witten_bell(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    different = max(1, np.count_nonzero(counts))  # of a language without rows, the prior
+    return (counts + different * prior) / (counts.sum() + different)
+
+
+def _counted(
+    train: Split, language: int, special: Sequence[int], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens of a language that occur in its training rows, and how often."""
+    rows, counts = int(train.rows[language]), np.zeros(size, np.int64)
+    chosen = min(rows, -(-UNIGRAM_TOKENS // train.sequence_length))
+    spaced = np.arange(chosen) * rows // max(1, chosen)
+    for start in range(0, chosen, _ROWS_AT_ONCE):
+        row = spaced[start : start + _ROWS_AT_ONCE]
+        tokens, lengths = train.read(np.full_like(row, language), row)
+        valid = np.arange(train.sequence_length) < lengths[:, None]
+        counts += np.bincount(tokens[valid], minlength=size)
+    counts[list(special)] = 0
+    occurring = np.flatnonzero(counts)
+    return occurring, counts[occurring]

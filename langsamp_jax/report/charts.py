@@ -5,6 +5,7 @@ Language-scripts have a row each as long as they are few; many stand along an ax
 say who they are when they are pointed at.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,6 @@ NAMED = 40  # the most language-scripts that have a row of their own
 _LINE, _ROW = 260, 19  # pixels: the height of a chart, and of a row
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
-_SHARE = ".0%"
 
 
 def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> alt.LayerChart:
@@ -34,7 +34,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> 
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
     base = alt.Chart(data(records)).encode(
         x=_along(x),
-        y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=alt.Axis(format=form)),
+        y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=_axis(form)),
         color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
         tooltip=[
             alt.Tooltip(f"{x}:Q", format=",d"),
@@ -87,7 +87,7 @@ def by_language(
     tooltip = ["language:N", "name:N", "group:N"]
     tooltip += [alt.Tooltip(f"{k}:Q", title=title, format=form) for k, title in what.items()]
     base = alt.Chart(data(records)).encode(tooltip=tooltip)
-    axis = alt.Axis(format=form)
+    axis = _axis(form)
     groups = sorted({record["group"] for record in records})
 
     def at(field: str) -> alt.Chart:
@@ -108,13 +108,13 @@ def by_language(
     return _wide(alt.layer(*layers), _height(records))
 
 
-def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt.LayerChart:
+def against(records: Sequence[Record], x: str, y: str, form: str) -> alt.LayerChart:
     """Draws ``value`` over ``reference`` of each language-script, and the line of equality."""
     groups = sorted({record["group"] for record in records})
     ends = [record[field] for record in records for field in ("value", "reference")]
     diagonal = alt.Chart(data([{"at": min(ends)}, {"at": max(ends)}]))
     line = diagonal.mark_line(style="reference", strokeDash=[4, 4])
-    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(format=form)
+    scale, axis = alt.Scale(zero=False, nice=True), _axis(form)
     dots = (
         alt.Chart(data(records))
         .mark_point(size=70)
@@ -123,8 +123,8 @@ def against(records: Sequence[Record], x: str, y: str, form: str = ".1f") -> alt
             y=alt.Y("value:Q", title=y, scale=scale, axis=axis),
             tooltip=[
                 *("language:N", "name:N", "group:N"),
-                alt.Tooltip("reference:Q", title=x, format=".3f"),
-                alt.Tooltip("value:Q", title=y, format=".3f"),
+                alt.Tooltip("reference:Q", title=x, format=form),
+                alt.Tooltip("value:Q", title=y, format=form),
             ],
             **by_kind("group", groups),
         )
@@ -170,7 +170,7 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
             color=alt.Color(
                 "value:Q",
                 scale=alt.Scale(scheme="viridis"),
-                legend=alt.Legend(title=value, gradientLength=180, format=".2~f"),
+                legend=alt.Legend(title=value, gradientLength=180, format="~f"),
             ),
             tooltip=fields,
         ),
@@ -185,8 +185,8 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
       records: ``label``, ``name``, ``script``, ``family``, ``kind``, ``x``, ``y``.
     """
     base = alt.Chart(data(records)).encode(
-        x=alt.X("x:Q", title=x, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
-        y=alt.Y("y:Q", title=y, axis=alt.Axis(format=".2~f"), scale=alt.Scale(padding=24)),
+        x=alt.X("x:Q", title=x, axis=_axis("~f"), scale=alt.Scale(padding=24)),
+        y=alt.Y("y:Q", title=y, axis=_axis("~f"), scale=alt.Scale(padding=24)),
     )
     details = [field for field in ("name", "family", "script") if field in records[0]]
     dots = base.mark_point(size=80).encode(
@@ -199,7 +199,6 @@ def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> 
 
 def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
     """Draws a mean and its interval ``low`` to ``high`` for each ``choice``, the first on top."""
-    title = alt.Axis(format=form)
     row = alt.Y("choice:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170))
     base = alt.Chart(data(records)).encode(
         y=row,
@@ -209,10 +208,16 @@ def intervals(records: Sequence[Record], x: str, form: str) -> alt.LayerChart:
         ],
     )
     bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title=x, scale=alt.Scale(zero=False), axis=title), x2="high:Q"
+        x=alt.X("low:Q", title=x, scale=alt.Scale(zero=False), axis=_axis(form)), x2="high:Q"
     )
     means = base.mark_point(size=90).encode(x=alt.X("mean:Q", title=x))
     return _wide(bars + means, 34 * len(records) + 20)
+
+
+def _axis(form: str) -> alt.Axis:
+    """Returns an axis in a number format, but for its decimals: where none are given, Vega takes
+    as many as tell each tick from the next."""
+    return alt.Axis(format=re.sub(r"\.\d+", "", form))
 
 
 def _along(x: str) -> alt.X:

@@ -18,16 +18,19 @@ from typing import Any
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.statistics import mean_difference
 from langsamp_jax.io.files import visible
+from langsamp_jax.io.storage import absolute
 from langsamp_jax.training.run import RESUMABLE_SETTINGS, Run, open_run
 
 _SEED = "train.seed"
+_ASKED = ("data", "pivot", "source", "on")  # fields of a result that say what was measured on
 
 Measures = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one run reached, by measure (``task/group/metric``), and on which data of each task."""
+    """What one run reached, by measure (``result/group/metric``; a result is named by its file, as
+    a rule after its task), and on which data of each result."""
 
     variant: str
     seed: int
@@ -45,8 +48,8 @@ def compare(paths: Sequence[Path], measures_of: Measures) -> dict[str, Any]:
       ``variants``: of each its ``name``, ``seeds`` and the settings by which it differs; and
       ``measures``: records with ``measure``, ``variant``, ``seeds`` (how many runs), ``mean``,
       ``std`` and, against the first variant that has it, ``difference``, ``low``, ``high`` (95 %)
-      and ``paired``. None where one run alone cannot say; ``data``: of each task, what the runs
-      were evaluated on, which should be one thing.
+      and ``paired``. None where one run alone cannot say, or where the two were not evaluated on
+      the same data; ``data``: of each result, what the runs were evaluated on.
 
     Raises:
       UserError: a path is no run, a run occurs twice, or nothing was evaluated on two variants.
@@ -63,14 +66,10 @@ def compare(paths: Sequence[Path], measures_of: Measures) -> dict[str, Any]:
     records = []
     for measure in measures:
         by_variant = {
-            variant: {
-                result.seed: result.values[measure]
-                for result in measured
-                if result.variant == variant and measure in result.values
-            }
+            variant: [r for r in measured if r.variant == variant and measure in r.values]
             for variant in order
         }
-        measured_variants = {variant: values for variant, values in by_variant.items() if values}
+        measured_variants = {variant: runs for variant, runs in by_variant.items() if runs}
         if len(measured_variants) > 1:
             records += _compared(measure, measured_variants)
     if not records:
@@ -88,10 +87,11 @@ def compare(paths: Sequence[Path], measures_of: Measures) -> dict[str, Any]:
     }
 
 
-def _compared(measure: str, by_variant: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+def _compared(measure: str, by_variant: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
     (_, baseline), *_ = by_variant.items()
-    records = []
-    for variant, values in by_variant.items():
+    stem, records = measure.partition("/")[0], []
+    for variant, results in by_variant.items():
+        values = {result.seed: result.values[measure] for result in results}
         record = {
             "measure": measure,
             "variant": variant,
@@ -99,27 +99,46 @@ def _compared(measure: str, by_variant: Mapping[str, Mapping[int, float]]) -> li
             "mean": statistics.fmean(values.values()),
             "std": statistics.stdev(values.values()) if len(values) > 1 else None,
         }
-        if values is not baseline:
+        if results is not baseline:
+            difference = (None, None, None, False)
+            if len({result.data[stem] for result in (*results, *baseline)}) == 1:
+                theirs = {result.seed: result.values[measure] for result in baseline}
+                difference = mean_difference(values, theirs)
             names = ("difference", "low", "high", "paired")
-            record |= dict(zip(names, mean_difference(values, baseline), strict=True))
+            record |= dict(zip(names, difference, strict=True))
         records.append(record)
     return records
 
 
 def _variants(runs: Sequence[Run]) -> list[str]:
     """Names each run, those that differ in their seed alone the same: by the beginning that the
-    names of their folders share."""
+    names of their folders share, and as many folders above as tell the variants apart."""
     kinds = [_kind(run) for run in runs]
     members = collections.defaultdict(list)
     for kind, run in zip(kinds, runs, strict=True):
-        members[kind].append(run.path.name)
-    names = {}
-    for kind, folders in members.items():
-        name = folders[0]
-        if len(folders) > 1:  # what begins a number is not shared: seed10 and seed11 are "seed"
-            name = re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(folders)) or name
-        names[kind] = name if name not in names.values() else f"{name} ({folders[0]})"
+        members[kind].append(str(absolute(run.path)).split("/"))
+    shared = {
+        kind: [_shared(names) for names in zip(*map(reversed, paths), strict=False)][::-1]
+        for kind, paths in members.items()
+    }
+    for kind, paths in members.items():
+        if list(shared.values()).count(shared[kind]) > 1:
+            shared[kind] = paths[0]
+    names = {kind: path[-1] for kind, path in shared.items()}
+    for above in range(2, 1 + max(map(len, shared.values()))):
+        times = collections.Counter(names.values())
+        for kind, path in shared.items():
+            if times[names[kind]] > 1:
+                names[kind] = "/".join(path[-above:])
     return [names[kind] for kind in kinds]
+
+
+def _shared(names: Sequence[str]) -> str:
+    """Returns the beginning that names share, or else the first of them."""
+    if len(set(names)) == 1:
+        return names[0]
+    # What begins a number is not shared: seed10 and seed11 are "seed".
+    return re.sub(r"[-_.]?\d*$", "", os.path.commonprefix(names)) or names[0]
 
 
 def _kind(run: Run) -> str:
@@ -161,7 +180,8 @@ def _measured(variant: str, run: Run, measures_of: Measures) -> Measured:
             measures = record["measures"] if "measures" in record else measures_of(record)
             values |= {f"{file.stem}/{name}": float(value) for name, value in measures.items()}
             layer = f" (layer {record['layer']})" if "layer" in record else ""
-            data[file.stem] = str(record.get("data")) + layer
+            asked = ", ".join(str(record[key]) for key in _ASKED if record.get(key))
+            data[file.stem] = asked + layer
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); evaluate again") from None
     return Measured(variant, run.settings[_SEED], values, data)

@@ -158,7 +158,7 @@ def _groups(records: list[dict[str, Any]], num_steps: int) -> tuple[alt.LayerCha
         "step:Q",
         title="what is drawn, by step",
         scale=alt.Scale(domain=[0, num_steps], nice=False),
-        axis=alt.Axis(format=",d", tickCount=4, grid=False),
+        axis=alt.Axis(format=",d", tickCount=4, tickMinStep=1, grid=False),
     )
     in_store = alt.layer(
         bars.encode(x=alt.value(_IN_STORE / 2), color=colour.legend(None), **span),

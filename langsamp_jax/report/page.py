@@ -92,9 +92,11 @@ def _tiles(results: RunResults) -> list[tuple[str, str, str]]:
     tiles = [("Steps", f"{step:,}", f"of {planned:,}, {step / planned:.0%}")]
     if best:
         tiles.append(("Best validation loss", f"{best[1]:.3f}", f"nats, at step {best[0]:,}"))
-    if mlm := results.evaluations.get("mlm"):
-        below = mlm["unigram_entropy"] - mlm["loss"]
-        tiles.append(("Below unigram entropy", f"{below:.2f}", f"of {mlm['unigram_entropy']:.2f}"))
+    mlm = results.evaluations.get("mlm", {})
+    if unigram_loss := mlm.get("unigram_loss"):  # results of older versions have another baseline
+        below = unigram_loss - mlm["loss"]
+        side = "Below" if below > 0 else "Above"
+        tiles.append((f"{side} unigram loss", f"{abs(below):.2f}", f"nats, of {unigram_loss:.2f}"))
     tiles += [
         ("Parameters", _short(_parameters(results)), f"{layers} layers of {size}"),
         ("Language-scripts", f"{len(run.tokens):,}", f"{languages} languages, {scripts} scripts"),

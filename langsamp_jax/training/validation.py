@@ -15,7 +15,7 @@ from langsamp_jax.data.feed import Batch, Rows, local_positions, place, read, ta
 from langsamp_jax.data.store import Split
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import Inventory
-from langsamp_jax.objectives.base import Objective
+from langsamp_jax.objectives.base import Examples, Objective
 from langsamp_jax.parallel.distributed import compile_with_barrier
 from langsamp_jax.parallel.mesh import replicated
 
@@ -42,15 +42,19 @@ class LossEvaluator:
         self.rows_total = len(language)
         self.everywhere = everywhere = replicated(sharding.mesh)
 
-        def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
+        def examples(batch, language, row) -> Examples:
             base = random_key(VALIDATION_SEED)
             keys = jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(base, a), b))(
                 language, row
             )
-            _, (loss, count) = objective.loss(params, objective.prepare(keys, batch), None)
+            return objective.prepare(keys, batch)
+
+        def add(params: Any, totals: jax.Array, batch, language, row) -> jax.Array:
+            _, (loss, count) = objective.loss(params, examples(batch, language, row), None)
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
             return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 
+        self._examples = jax.jit(examples)
         self._add = compile_with_barrier(jax.jit(add, donate_argnums=1, out_shardings=everywhere))
         self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)
 
@@ -69,6 +73,11 @@ class LossEvaluator:
             totals = self._add(params, totals, *arguments)
         loss, count = np.asarray(totals, np.float64)
         return loss, count
+
+    def examples(self) -> Iterator[tuple[np.ndarray, Examples]]:
+        """Yields the language of each row of a batch, int32 [rows], and what its loss reads."""
+        for batch, language, row in self.batches(self.rows):
+            yield np.asarray(language), self._examples(batch, language, row)
 
     def batches(self, rows: Rows) -> Iterator[tuple[Batch, jax.Array, jax.Array]]:
         """Yields rows of the split on the devices, with the language and the number of each row.

@@ -120,7 +120,7 @@ def test_run_folder_stands_alone(run, store_path, tmp_path, capsys):
     assert main(list(map(str, call))) == 0
     result = json.loads(output.read_text())
     assert result["task"] == "mlm" and result["step"] in (6, 12)
-    assert "unigram entropy" in capsys.readouterr().out
+    assert "unigram loss" in capsys.readouterr().out
 
 
 def test_tensorboard_has_the_scalars_of_the_log(run):

@@ -1,14 +1,24 @@
-"""The validation loss of each language-script, and the unigram entropy beside it."""
+"""The validation loss of each language-script, and the loss of unigrams beside it."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from data_pipelines.packing.prepare import prepare
-from langsamp_jax.data.feed import Rows
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.loss import evaluate_masked_lm, unigram_entropy
+from langsamp_jax.evaluation import loss as loss_module
+from langsamp_jax.evaluation.loss import (
+    UNIGRAM_TOKENS,
+    evaluate_masked_lm,
+    predicted_tokens,
+    unigram_losses,
+)
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp
@@ -16,7 +26,6 @@ from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
-from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.run import Run
 from langsamp_jax.training.setup import start_run, table_rows
@@ -65,24 +74,65 @@ def run(store, model, tmp_path) -> Run:
 def test_the_report_adds_up(run, store, model, params):
     report = evaluate_masked_lm(run, params, store)
     loss, count = evaluator(store, model).totals(params)
+    predicted = predicted_tokens(evaluator(store, model))
+    pairs = zip(shares_by_hand(store), predicted, strict=True)
+    unigram = np.array([-np.log(shares[tokens]).sum() for shares, tokens in pairs])
     assert report["loss"] == pytest.approx(loss.sum() / count.sum(), rel=1e-5)
-    split, specials = store.split("validation"), store.manifest.vocabulary.special_ids
+    assert report["unigram_loss"] == pytest.approx(unigram.sum() / count.sum())
+    assert report["unigram_tokens"] == UNIGRAM_TOKENS
     for index, record in enumerate(report["languages"]):
-        rows = np.arange(split.rows[index])
-        tokens, lengths = split.read(np.full(len(rows), index), rows)
-        words = [t for row, n in zip(tokens, lengths, strict=True) for t in row[:n]]
-        words = [t for t in words if t not in specials]
-        entropy = stats.entropy(np.unique(words, return_counts=True)[1])
         assert record == {
             "language": store.manifest.names[index],
-            "rows": len(rows),
+            "rows": store.split("validation").rows[index],
             "targets": count[index],
             "loss": pytest.approx(loss[index] / count[index], rel=1e-5),
-            "unigram_entropy": pytest.approx(entropy),
+            "unigram_loss": pytest.approx(unigram[index] / count[index]),
         }
     assert len(report["languages"]) == len(store.manifest.names)
-    own = [record["unigram_entropy"] for record in report["languages"]]
-    assert report["unigram_entropy"] > np.average(own, weights=count)  # languages differ in words
+
+
+def shares_by_hand(store: Store) -> np.ndarray:
+    """The formula of ``unigram_losses``, counted from the store: float64 [languages, tokens]."""
+    train, vocabulary = store.split("train"), store.manifest.vocabulary
+    counts = np.zeros((len(train.names), vocabulary.size))
+    for index, rows in enumerate(train.rows):
+        tokens, _ = train.read(np.full(rows, index), np.arange(rows))  # all of them are full
+        np.add.at(counts[index], tokens.ravel(), 1)
+    counts[:, list(vocabulary.special_ids)] = 0
+    pooled, kinds = counts.sum(axis=0), np.count_nonzero(counts.sum(axis=0))
+    uniform = 1 / (vocabulary.size - len(vocabulary.special_ids))
+    pooled = (pooled + kinds * uniform) / (pooled.sum() + kinds)
+    kinds = np.count_nonzero(counts, axis=1)[:, None]
+    return (counts + kinds * pooled) / (counts.sum(axis=1)[:, None] + kinds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unigrams:
+    """An objective that predicts the same tokens; its parameters are the share of each token."""
+
+    masked_lm: MaskedLm
+
+    def prepare(self, keys, batch):
+        return self.masked_lm.prepare(keys, batch)
+
+    def loss(self, params, examples, dropout_key):
+        losses = -jnp.log(params[examples.targets]) * examples.weights
+        return losses.sum(), (losses.sum(axis=1), examples.weights.sum(axis=1))
+
+
+def test_a_model_that_knows_the_language_alone_is_at_the_baseline(store, model):
+    """On the very tokens that the loss is of, so that it is 0 but for rounding."""
+    masked = evaluator(store, model)
+    own = LossEvaluator(
+        Unigrams(MaskedLm(model, store.manifest.vocabulary, OBJECTIVE)),
+        *(store.split("validation"), EMPTY.extended(store.manifest.names)),
+        *(batch_sharding(make_mesh(MeshConfig())), 13),
+    )
+    sizes = store.manifest.vocabulary.special_ids, store.manifest.vocabulary.size
+    baseline = unigram_losses(store.split("train"), predicted_tokens(masked), *sizes)
+    for index, shares in enumerate(shares_by_hand(store)):
+        loss, _ = own.totals(jnp.asarray(shares))
+        assert loss[index] == pytest.approx(baseline[index], rel=1e-5)
 
 
 def test_a_language_without_validation_rows_has_no_loss(run, store, params, monkeypatch):
@@ -91,7 +141,7 @@ def test_a_language_without_validation_rows_has_no_loss(run, store, params, monk
     whole.rows[0] = 0
     monkeypatch.setattr(store, "split", lambda name: whole)
     first, *others = evaluate_masked_lm(run, params, store)["languages"]
-    nothing = {"rows": 0, "targets": 0, "loss": None, "unigram_entropy": None}
+    nothing = {"rows": 0, "targets": 0, "loss": None, "unigram_loss": None}
     assert first == {"language": store.manifest.names[0], **nothing}
     assert all(record["loss"] > 0 for record in others)
 
@@ -102,38 +152,88 @@ def test_a_store_without_validation_rows_is_refused(run, params, corpus, tokeniz
         evaluate_masked_lm(run, params, Store(tmp_path / "store"))
 
 
-# Unigram entropy
+# The baseline
 
 
-class Held:
-    """Two languages with rows of 8 tokens; 0 to 3 and 99 are special, the rest is padding."""
+class Rows:
+    """The split of languages of one row each; 0 to 3 and 99 are special tokens."""
 
-    names = ("aaa_Latn", "bbb_Latn", "ccc_Latn")
-    sequence_length = 8
-    tokens = {
-        (0, 0): [0, 10, 10, 11, 2, 0, 12, 2],
-        (0, 1): [0, 10, 12, 3, 2, 77, 77, 77],
-        (1, 0): [0, 10, 20, 20, 20, 20, 99, 2],
-    }
-    lengths = {(0, 0): 8, (0, 1): 5, (1, 0): 8}
+    def __init__(self, *languages: Sequence[int]):
+        self.names = [f"l{place}" for place in range(len(languages))]
+        self.rows = np.array([len(tokens) > 0 for tokens in languages], np.int64)
+        self.sequence_length = max(map(len, languages))
+        self._languages = languages
 
     def read(self, language, row):
-        keys = list(zip(language.tolist(), row.tolist(), strict=True))
-        return np.array([self.tokens[k] for k in keys]), np.array([self.lengths[k] for k in keys])
+        assert not row.any()
+        tokens = np.full((len(row), self.sequence_length), 77)  # of padding, not to be counted
+        for place, index in enumerate(language):
+            tokens[place, : len(self._languages[index])] = self._languages[index]
+        return tokens, np.array([len(self._languages[index]) for index in language])
 
 
-VOCABULARY = Vocabulary(100, 0, 1, 2, 3, 99)
+SPECIAL = (0, 1, 2, 3, 99)
 
 
-def test_unigram_entropy_is_that_of_the_counts():
-    rows = Rows(np.array([0, 0, 1]), np.array([0, 1, 0]))
-    together, own = unigram_entropy(Held(), rows, VOCABULARY)
-    assert own[0] == pytest.approx(stats.entropy([3, 1, 2]))  # of 10, 11 and 12
-    assert own[1] == pytest.approx(stats.entropy([1, 4]))  # of 10 and 20
-    assert np.isnan(own[2])
-    assert together == pytest.approx(stats.entropy([4, 1, 2, 4]))
+def test_the_baseline_by_hand():
+    """Own counts 10: 2 and 11: 1, pooled 10: 3, 11: 1, 20: 4, uniform over 95."""
+    train = Rows([0, 10, 10, 11, 2, 99], [0, 10, 20, 20, 20, 20, 3, 2], [])
+    predicted = [np.array([10, 20, 20]), np.array([20]), np.array([11, 12])]
+    pooled = {10: 3 + 3 / 95, 11: 1 + 3 / 95, 20: 4 + 3 / 95, 12: 3 / 95}
+    pooled = {token: value / (8 + 3) for token, value in pooled.items()}
+    found = unigram_losses(train, predicted, SPECIAL, 100)
+    first = (2 + 2 * pooled[10]) / (3 + 2), 2 * pooled[20] / (3 + 2)
+    assert found[0] == pytest.approx(-math.log(first[0]) - 2 * math.log(first[1]))
+    assert found[1] == pytest.approx(-math.log((4 + 2 * pooled[20]) / (5 + 2)))
+    assert found[2] == pytest.approx(-math.log(pooled[11]) - math.log(pooled[12]))  # no text of it
 
 
-def test_unigram_entropy_of_the_rows_asked_for_alone():
-    _, own = unigram_entropy(Held(), Rows(np.array([0]), np.array([1])), VOCABULARY)
-    assert own[0] == pytest.approx(np.log(2))
+def test_shares_sum_to_one_and_have_no_zero():
+    everything = np.setdiff1d(np.arange(100), SPECIAL)
+    train = Rows([10, 10, 11], [20], [])
+    losses = [unigram_losses(train, [np.array([token])] * 3, SPECIAL, 100) for token in everything]
+    assert np.exp(-np.array(losses)).sum(axis=0) == pytest.approx(1)
+
+
+def test_of_much_text_as_much_is_counted_as_is_enough(monkeypatch):
+    """In rows that are spaced evenly."""
+    monkeypatch.setattr(loss_module, "UNIGRAM_TOKENS", 6)
+    read = []
+
+    class Long:
+        names, rows, sequence_length = ("l0",), np.array([10]), 2
+
+        def read(self, language, row):
+            read.extend(row.tolist())
+            return np.full((len(row), 2), 10), np.full(len(row), 2)
+
+    unigram_losses(Long(), [np.array([10])], SPECIAL, 100)
+    assert read == [0, 3, 6]
+
+
+def test_a_world_of_bigrams():
+    """Who knows the token before is below the baseline by the mutual information of neighbours;
+    who knows the language alone is at it, though far below the entropy of both languages pooled."""
+    rng, size, words = np.random.default_rng(0), 100, 20
+    texts, transitions, stationary = [], [], []
+    for first in (10, 40):
+        matrix = rng.dirichlet(np.full(words, 0.2), words)
+        often = np.linalg.matrix_power(matrix, 1000)[0]
+        text = [0]
+        for uniform in rng.random(40_000):
+            text.append(min(words - 1, np.searchsorted(np.cumsum(matrix[text[-1]]), uniform)))
+        texts.append(first + np.array(text))
+        transitions.append(matrix)
+        stationary.append(often)
+    train = Rows(*(text[:20_000] for text in texts))
+    held_out = [text[20_001:] for text in texts]
+    baseline = unigram_losses(train, held_out, SPECIAL, size) / [len(text) for text in held_out]
+    for place, first in enumerate((10, 40)):
+        text, often = texts[place][20_000:] - first, stationary[place]
+        unigram = -np.log(often[text[1:]]).mean()
+        bigram = -np.log(transitions[place][text[:-1], text[1:]]).mean()
+        information = stats.entropy(often) - often @ stats.entropy(transitions[place], axis=1)
+        assert unigram == pytest.approx(baseline[place], abs=0.01)
+        assert baseline[place] - bigram == pytest.approx(information, abs=0.05) and bigram < 2
+    pooled = stats.entropy(np.bincount(np.concatenate(held_out)))
+    assert pooled - baseline.mean() > 0.6  # what the two languages differ by is not the model's

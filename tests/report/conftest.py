@@ -91,12 +91,12 @@ def evaluations(names: Sequence[str]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     losses = [
         {"language": name, "rows": 9, "targets": 99, "loss": 4 + rng.random(),
-         "unigram_entropy": 5 + rng.random()}
+         "unigram_loss": 5 + rng.random()}
         for name in names
     ]  # fmt: skip
     losses.append({"language": "xho_Latn", "rows": 0, "targets": 0, "loss": None,
-                   "unigram_entropy": None})  # fmt: skip
-    mlm = {"task": "mlm", "step": 50, "loss": 4.5, "unigram_entropy": 5.5, "languages": losses}
+                   "unigram_loss": None})  # fmt: skip
+    mlm = {"task": "mlm", "step": 50, "loss": 4.5, "unigram_loss": 5.5, "languages": losses}
     tasks = {
         "retrieval-bible": "top10",
         "retrieval-tatoeba": "top10",
@@ -170,6 +170,8 @@ def _donors(names: Sequence[str]) -> Any:
     means = {"random": 0.4, "English": 0.55, "language vectors": 0.6, "oracle": 0.7}
     choices = [
         {"choice": choice, "mean": mean, "low": mean - 0.03, "high": mean + 0.03, "targets": 9,
+         "common": {"mean": mean + 0.1, "low": mean + 0.07, "high": mean + 0.13, "targets": 5},
+         "against": {"random": {"difference": mean - 0.4, "low": None, "high": None}},
          "chosen": {name: names[0] for name in names[1:]}}
         for choice, mean in means.items()
     ]  # fmt: skip

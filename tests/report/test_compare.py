@@ -105,12 +105,27 @@ def test_a_variant_is_called_what_its_folders_share(folders, name, new_run):
     assert [variant["name"] for variant in found["variants"]] == [name, "single-2024"]
 
 
-def test_two_variants_of_one_name(new_run, tmp_path):
-    first = [new_run(f"a/run-{seed}", seed, sib200=0.1) for seed in (0, 1)]
-    second = [new_run(f"b/run-{seed}", seed, VANILLA, sib200=0.2) for seed in (0, 1)]
-    found = compare(first + second, measures_of)
-    assert [variant["name"] for variant in found["variants"]] == ["run", "run (run-0)"]
-    assert [record["seeds"] for record in found["measures"]] == [2, 2]
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("a/run", "b/run"), ["a/run", "b/run"]),
+        (("a/run-0", "a/run-1", "b/run-0", "b/run-1"), ["a/run", "b/run"]),
+        (("seed0/run", "seed1/run", "b/run"), ["seed/run", "b/run"]),
+        (("a/x/run", "b/x/run"), ["a/x/run", "b/x/run"]),
+        (("run-0", "run-1", "run"), ["run-0", "run"]),
+        (("a/run-0", "a/run-1", "other"), ["run", "other"]),
+    ],
+)
+def test_two_variants_of_one_name_are_told_apart_by_their_folders(folders, names, new_run):
+    """The last, or the last two where there are four, are of the second variant."""
+    second = folders[2:] if len(folders) == 4 else folders[-1:]
+    runs = [
+        new_run(folder, seed, VANILLA if folder in second else {}, sib200=0.1)
+        for seed, folder in enumerate(folders)
+    ]
+    found = compare(runs, measures_of)
+    assert [variant["name"] for variant in found["variants"]] == names
+    assert {record["variant"] for record in found["measures"]} == set(names)
 
 
 def test_measures_of_every_task(new_run):
@@ -239,15 +254,39 @@ def test_the_command(new_run, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_runs_that_were_evaluated_on_different_data_are_pointed_out(new_run, capsys):
-    def result(data: str) -> dict[str, Any]:
-        return {"data": data, "averages": {"all": {"languages": 3, "top10": 0.5}}}
+def test_runs_that_were_evaluated_on_different_data_are_not_compared(new_run, capsys):
+    """It is said before the numbers; what was measured on the same data is compared."""
+
+    def result(data: str, top10: float, **asked: str) -> dict[str, Any]:
+        return {"data": data, **asked, "averages": {"all": {"languages": 3, "top10": top10}}}
 
     runs = [
-        new_run("vanilla", 0, VANILLA, ner=result("uner"), sib200=result("sib")),
-        new_run("langsamp", 0, ner=result("wikiann"), sib200=result("sib")),
-    ]
-    assert compare(runs, measures_of)["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib"]}
+        new_run("vanilla", 0, VANILLA, ner=result("uner", 0.5), sib200=result("sib", 0.5)),
+        new_run("langsamp", 0, ner=result("wikiann", 0.7), sib200=result("sib", 0.7)),
+        new_run("input", 0, {"model.placement": "input"}, ner=result("uner", 0.9),
+                sib200=result("sib", 0.9, source="deu_Latn")),
+    ]  # fmt: skip
+    found = compare(runs, measures_of)
+    assert found["data"] == {"ner": ["uner", "wikiann"], "sib200": ["sib", "sib, deu_Latn"]}
+    differences = {(r["measure"], r["variant"]): r.get("difference") for r in found["measures"]}
+    assert differences["ner/all/top10", "langsamp"] is None
+    assert differences["ner/all/top10", "input"] == pytest.approx(0.4)
+    assert differences["sib200/all/top10", "langsamp"] == pytest.approx(0.2)
+    assert differences["sib200/all/top10", "input"] is None
     assert main(["compare", *map(str, runs)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "ner: not all runs were evaluated on the same data: uner, wikiann"
+    first, second, *table = capsys.readouterr().out.splitlines()
+    assert first == (
+        "ner: the runs were evaluated on different data (uner; wikiann): no difference is given "
+        "between those"
+    )
+    assert second.startswith("sib200: ") and table[0].startswith("measure")
+
+
+def test_two_results_of_one_task_are_two(new_run):
+    """As of two checkpoints: a result is named by its file."""
+    runs = [new_run(name, 0, settings, sib200=0.1, ner=0.2) for name, settings in TWO]
+    for run in runs:
+        file = run / "evaluation" / "sib200.json"
+        (run / "evaluation" / "sib200_100.json").write_text(file.read_text().replace("0.1", "0.3"))
+    means = {record["measure"]: record["mean"] for record in compare(runs, measures_of)["measures"]}
+    assert means == {"ner/all/top10": 0.2, "sib200/all/top10": 0.1, "sib200_100/all/top10": 0.3}

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from langsamp_jax.cli.main import main, parser
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.report import charts
+from langsamp_jax.report.figures import draw
 from langsamp_jax.report.page import write_report
 from langsamp_jax.report.run_results import read_results
 
 FIGURES = {
     *("loss", "throughput", "model-flops-utilisation", "learning-rate", "step-time"),
-    *("validation-loss", "loss-against-entropy", "mixture"),
+    *("validation-loss", "loss-against-unigrams", "mixture"),
     *("neutrality-by-layer", "neutrality-pairs", "retrieval-by-layer"),
     *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
 }
@@ -299,6 +302,83 @@ def test_many_languages_stand_by_rank_few_by_name(number):
     fields = {layer["encoding"][axis]["field"] for layer in spec["layer"] for axis in "xy"}
     assert ("language" in fields) == (number <= charts.NAMED)
     assert ("rank" in fields) == (number > charts.NAMED)
+
+
+def axis_labels(chart: Any) -> list[list[str]]:
+    """The labels of each axis of numbers of a chart, as Vega writes them."""
+    svg = ElementTree.fromstring(draw({**chart.to_dict(), "width": 640}, "svg"))
+    of_axes = [part for part in svg.iter() if "role-axis-label" in part.get("class", "")]
+    texts = [["".join(text.itertext()) for text in part if text.tag.endswith("text")]
+             for part in of_axes]  # fmt: skip
+    return [labels for labels in texts if labels and all(re.match(r"[−\d.]", t) for t in labels)]
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from([".1%", ".3f", ".3~f", ".2~g", ".3~s"]),
+    st.floats(0, 1),
+    st.floats(-4, 0).map(lambda power: 10**power),
+    st.sampled_from([10, charts.NAMED + 1]),
+    st.booleans(),
+)
+def test_no_axis_has_a_label_twice(form, low, span, number, zero):
+    """Whatever the values: accuracies below 1 % are not 0 %, 1 %, 1 %."""
+    values = low + span * np.linspace(0, 1, number)
+    records = [
+        {"language": f"l{k:02}", "choice": f"c{k}", "name": "x", "group": "tail", "series": "s",
+         "layer": k, "value": value, "reference": low, "mean": value, "low": value, "high": value}
+        for k, value in enumerate(values.tolist())
+    ]  # fmt: skip
+    drawn = [
+        charts.curves(records, "layer", "y", form, zero),
+        charts.by_language(records, "y", form, {"value": "v", "reference": "r"}),
+        charts.against(records, "x", "y", form),
+        charts.intervals(records, "x", form),
+    ]
+    for chart in drawn:
+        axes = axis_labels(chart)
+        assert axes
+        for labels in axes:
+            assert len(labels) == len(set(labels)) > 1, (chart.to_dict()["layer"][0], labels)
+
+
+def test_donors_are_compared_on_the_targets_that_all_have(new_run, evaluate, tmp_path):
+    """A mean over other targets stands in the table, with their number."""
+    run = new_run(tmp_path / "run")
+    file = run / "evaluation" / "donors.json"
+    record = evaluate(run)["donors"]
+    record["choices"] += [{"choice": "same script", "mean": 0.9, "low": 0.8, "high": 1.0,
+                           "targets": 3, "common": {"mean": 0.6, "low": 0.5, "high": 0.7,
+                                                    "targets": 2}}]  # fmt: skip
+    file.write_text(json.dumps(record))
+    page = Reader(write_report(run))
+    means = {r["choice"]: float(r["mean"]) for r in numbers(run, "donors")}
+    assert means["same script"] == 0.6 < means["oracle"] == pytest.approx(0.8)
+    assert "over the same 5 targets" in page.text and "90.0%" in page.text
+    for choice in record["choices"]:
+        del choice["common"]  # as an older version wrote it
+    file.write_text(json.dumps(record))
+    page = Reader(write_report(run))
+    assert {r["choice"] for r in numbers(run, "donors")} >= {"same script (3)", "oracle (9)"}
+    assert "the targets that each has (in brackets)" in page.text
+
+
+def test_an_old_baseline_is_not_shown(new_run, evaluate, tmp_path):
+    """The entropy that an older version measured is another thing, and would be compared with."""
+    run = new_run(tmp_path / "run")
+    file = run / "evaluation" / "mlm.json"
+    record = evaluate(run)["mlm"]
+    page = Reader(write_report(run))
+    assert "Below unigram loss" in page.text and "1.00" in page.text
+    assert "4.500 nats, 1.000 below the unigram loss of 5.500" in page.text
+    file.write_text(json.dumps({**record, "loss": 5.75}))
+    page = Reader(write_report(run))
+    assert "Above unigram loss" in page.text and "0.250 above the unigram loss" in page.text
+    file.write_text(json.dumps(record).replace("unigram_loss", "unigram_entropy"))
+    page = Reader(write_report(run))
+    assert "unigram_entropy" not in page.text and "5.500" not in page.text
+    assert "loss-against-unigrams" not in page.specs and "validation-loss" in page.specs
+    assert "Measured at step 50" in page.text and "langsamp evaluate mlm" in page.text
 
 
 def test_a_report_opens_the_record_of_a_run_alone():

@@ -38,8 +38,8 @@ def section(results: RunResults) -> Section:
     figure = Figure(
         "mixture",
         "Rate and share of each language-script",
-        "Cross on circle: drawn as often as the mixture says. A diamond to the left of them is a "
-        "language-script that is drawn more often than its size alone would have it.",
+        "Cross on circle: drawn as often as the mixture says. A diamond with a smaller share than "
+        "they is a language-script that is drawn more often than its size alone would have it.",
         alt,
         records,
         charts.shares(records),

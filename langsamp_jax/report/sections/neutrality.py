@@ -53,8 +53,8 @@ def section(results: RunResults) -> Section:
         Figure(
             "neutrality-pairs",
             f"Gap of each pair at layer {layer}",
-            "Languages that behave alike stand together. A pair without a cell has no sentences in "
-            "common.",
+            "Languages that behave alike stand together. A pair has its cell on one side of the "
+            "diagonal; without one, it has no sentences in common.",
             f"Gap of {len(cells)} pairs of {len(names)} language-scripts at layer {layer}; the "
             f"widest is {widest['one']} with {widest['other']}, {widest['value']:.3f}.",
             [{"one": c["one"], "other": c["other"], "gap": c["value"]} for c in cells],

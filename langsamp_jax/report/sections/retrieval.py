@@ -1,5 +1,7 @@
 """The section about sentence retrieval: of each language-script, and by layer."""
 
+import statistics
+
 from langsamp_jax.languages.inventory import language_name
 from langsamp_jax.report import charts
 from langsamp_jax.report.evaluations import retrievals, task_title
@@ -43,7 +45,7 @@ def section(results: RunResults) -> Section:
                 f"{records[0]['value']:.1%}, worst {records[-1]['language']} "
                 f"{records[-1]['value']:.1%}.",
                 [{titles.get(key, key): v for key, v in record.items()} for record in records],
-                charts.by_language(records, "accuracy", ".0%", titles),
+                charts.by_language(records, "accuracy", ".1%", titles),
             )
         )
     neutral = results.evaluations.get("neutrality", {})
@@ -53,6 +55,10 @@ def section(results: RunResults) -> Section:
             for layer, value in enumerate(neutral["mean"]["top1"])
         ]
         best = max(records, key=lambda record: record["value"])
+        if sentences := neutral.get("sentences"):
+            chance = statistics.fmean(1 / number for number in sentences if number)
+            ends = (0, len(records) - 1)
+            records += [{"layer": layer, "series": "chance", "value": chance} for layer in ends]
         figures.append(
             Figure(
                 "retrieval-by-layer",
@@ -60,7 +66,7 @@ def section(results: RunResults) -> Section:
                 "Mean over all pairs of languages. Layer 0 is the embeddings.",
                 f"Top-1 accuracy by layer, highest at layer {best['layer']}: {best['value']:.1%}.",
                 records,
-                charts.curves(records, "layer", "top-1 accuracy", ".0%", zero=True),
+                charts.curves(records, "layer", "top-1 accuracy", ".1%", zero=True),
             )
         )
     command = "" if tasks else results.evaluate_command("retrieval-bible", "--data DIR")
