@@ -56,7 +56,7 @@ def train(
     from langsamp_jax.io.storage import location
     from langsamp_jax.training import loop
     from langsamp_jax.training.config import Configs, configs_from_gin, with_overrides
-    from langsamp_jax.training.run import model_sizes
+    from langsamp_jax.training.resume import model_sizes
 
     configs, start = Configs(), None if init_from is None else location(init_from)
     if gin_files:

@@ -147,7 +147,7 @@ def _read_gin(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _sizes(args: argparse.Namespace) -> list[str]:
     if not hasattr(args, "init_from"):
         return []
-    from langsamp_jax.training.run import model_sizes
+    from langsamp_jax.training.resume import model_sizes
 
     sizes = model_sizes(args.output, args.init_from)
     return [f"{name}={value!r}" for name, value in sizes.items()]

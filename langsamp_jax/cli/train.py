@@ -64,8 +64,8 @@ def train(args: argparse.Namespace) -> None:
     import jax
 
     from langsamp_jax.data.store import Store
+    from langsamp_jax.plan.dry_run import dry_run
     from langsamp_jax.training.config import configs_from_gin
-    from langsamp_jax.training.dry_run import dry_run
     from langsamp_jax.training.loop import train
 
     if args.data:

@@ -34,9 +34,10 @@ from langsamp_jax.parallel.signals import Stopped, StopSignal
 from langsamp_jax.training.checkpoint import Checkpoints, latest_step
 from langsamp_jax.training.collapse import SentenceCosine, collapse_warning, rate_warnings
 from langsamp_jax.training.config import Configs, TrainConfig
-from langsamp_jax.training.metrics import MetricsLog
+from langsamp_jax.training.metrics import MetricsLog, require_wandb, wandb_log
 from langsamp_jax.training.optimizer import learning_rate
-from langsamp_jax.training.run import Run, reopen_run, require_rows_fit, settings_of
+from langsamp_jax.training.resume import reopen_run
+from langsamp_jax.training.run import Run, require_rows_fit, settings_of
 from langsamp_jax.training.setup import (
     Setup,
     Sizes,
@@ -50,7 +51,6 @@ from langsamp_jax.training.setup import (
 from langsamp_jax.training.step import TrainState
 from langsamp_jax.training.timing import Meter, PhaseTimer, Trace
 from langsamp_jax.training.validation import LossEvaluator
-from langsamp_jax.training.wandb_log import require_wandb, wandb_log
 
 # Measures of the parameters, by the names that metrics.jsonl has. The same on every process.
 Evaluator = Callable[[Any], dict[str, float]]

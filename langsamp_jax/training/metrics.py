@@ -1,9 +1,11 @@
-"""What a run measures while it trains, as JSON lines and for TensorBoard."""
+"""What a run measures while it trains: as JSON lines, for TensorBoard and Weights & Biases."""
 
+import contextlib
+import importlib.util
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import growing_file
 from langsamp_jax.io.storage import is_remote
 from langsamp_jax.parallel.distributed import is_primary
-from langsamp_jax.training.run import read_metrics
+from langsamp_jax.training.run import Run, read_metrics
 
 _SECONDS_BETWEEN_OBJECTS = 30.0  # a long run's metrics are a megabyte or two
 
@@ -79,6 +82,54 @@ class MetricsLog:
     def _event(self, step: int, **content: Any) -> None:
         event = Event(wall_time=time.time(), step=step, **content)
         self._board.write(event.SerializeToString())
+
+
+def require_wandb(project: str | None) -> None:
+    """Raises UserError where there is a project and the package is missing."""
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "train.wandb_project needs the package wandb: pip install 'langsamp-jax[wandb]'"
+        )
+
+
+@contextlib.contextmanager
+def wandb_log(
+    run: Run, project: str | None
+) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
+    """Yields what writes the values of a step to ``project``; a run continues its own record.
+
+    Yields None without a project, and on other processes than the primary.
+
+    Where to and whether at all is decided by W&B's own variables, such as ``WANDB_MODE=offline``.
+
+    Raises:
+      UserError: W&B cannot be reached, or nobody is logged in.
+    """
+    if project is None or not is_primary():
+        yield None
+        return
+    import wandb
+
+    try:
+        record = wandb.init(
+            project=project,
+            id=run.id,
+            name=run.path.name,
+            resume="allow",
+            dir=None if is_remote(run.path) else run.path,
+            config=run.settings,
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.Error as error:
+        raise UserError(
+            f"train.wandb_project = {project!r}: Weights & Biases refuses: {error} "
+            "(wandb login, or WANDB_MODE=offline to keep the record in the run folder)"
+        ) from error
+    with record:  # an error that leaves the block marks the run as failed
+        # Steps that a session repeats come again with the same values, which W&B's own step,
+        # growing with every call, could not say.
+        record.define_metric("*", step_metric="step")
+        yield lambda step, values: record.log({"step": step, **values})
 
 
 def _line(record: dict[str, Any]) -> bytes:

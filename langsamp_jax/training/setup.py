@@ -25,7 +25,8 @@ from langsamp_jax.parallel.sharding import shardings
 from langsamp_jax.text.tokenizer import Vocabulary
 from langsamp_jax.training.config import Configs
 from langsamp_jax.training.optimizer import make_optimizer
-from langsamp_jax.training.run import Run, create_run, open_run
+from langsamp_jax.training.resume import create_run
+from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.step import TrainState, jit_train_step, make_initialise, make_train_step
 
 

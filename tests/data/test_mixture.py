@@ -15,7 +15,7 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.training.config import Configs, TrainConfig
-from langsamp_jax.training.run import reopen_run
+from langsamp_jax.training.resume import reopen_run
 from langsamp_jax.training.setup import start_run
 
 SEEN = "deu_Latn"  # one of XLM-R's

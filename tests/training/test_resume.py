@@ -20,7 +20,8 @@ from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.training.config import Configs, with_overrides
 from langsamp_jax.training.optimizer import OptimizerConfig
-from langsamp_jax.training.run import Run, model_sizes, open_run, reopen_run
+from langsamp_jax.training.resume import model_sizes, reopen_run
+from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.setup import start_run
 from tests.tiny import MODEL, TRAIN
 
