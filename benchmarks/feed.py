@@ -29,7 +29,8 @@ FAR_STEP = 1_000_000
 def make_store(path: Path) -> None:
     import tensorstore as ts
 
-    from langsamp_jax.data.store import Counts, Manifest, array_spec, file_digest, row_files
+    from langsamp_jax.data.manifest import Counts, Manifest
+    from langsamp_jax.data.store import array_spec, file_digest, row_files
     from langsamp_jax.languages.inventory import Inventory
     from langsamp_jax.text.tokenizer import Vocabulary
 

@@ -160,7 +160,8 @@ def prepare_command(corpus: Path, tokenizer: Path, store: Path) -> list[str]:
 
 def store_tokens(store: Path) -> int:
     """Tokens of the lines that were kept."""
-    from langsamp_jax.data.store import SPLITS, Store
+    from langsamp_jax.data.manifest import SPLITS
+    from langsamp_jax.data.store import Store
 
     manifest = Store(store).manifest
     return sum(int(manifest.column(split, "tokens").sum()) for split in SPLITS)

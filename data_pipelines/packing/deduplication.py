@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.packing.token_chunks import load, number_of_lines, split_mask
-from langsamp_jax.data.store import SPLITS
+from langsamp_jax.data.manifest import SPLITS
 
 HASHES = "hashes.u64"
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_pipelines.packing.provenance import LINES, hashes_file
-from langsamp_jax.data.store import SPLITS, Counts, Manifest, Split, Store
+from langsamp_jax.data.manifest import SPLITS, Counts, Manifest
+from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
 
 

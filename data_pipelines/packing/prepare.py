@@ -24,7 +24,8 @@ from data_pipelines.packing.rows import require_sequence_length
 from data_pipelines.packing.runner import LocalRunner, Runner
 from data_pipelines.packing.scratch import CHUNKS, hold_output, scratch_folder
 from data_pipelines.packing.stages import Encoding, build
-from langsamp_jax.data.store import Manifest, Store
+from langsamp_jax.data.manifest import Manifest
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror, partial_path, write_bytes
 from langsamp_jax.text.tokenizer import Tokenizer, load_tokenizer

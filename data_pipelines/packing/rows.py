@@ -15,15 +15,8 @@ import tensorstore as ts
 from data_pipelines.packing import grow
 from data_pipelines.packing.deduplication import Deduplicated, unmasked_tokens
 from data_pipelines.packing.scratch import ARRAYS, CHUNKS, MASKS
-from langsamp_jax.data.store import (
-    ROWS_PER_FILE,
-    SPLITS,
-    Counts,
-    Split,
-    array_spec,
-    file_digest,
-    row_files,
-)
+from langsamp_jax.data.manifest import ROWS_PER_FILE, SPLITS, Counts
+from langsamp_jax.data.store import Split, array_spec, file_digest, row_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import full_disk_as_oserror
 

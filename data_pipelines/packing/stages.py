@@ -29,7 +29,8 @@ from data_pipelines.packing.scratch import (
     PACKED,
     scratch_folder,
 )
-from langsamp_jax.data.store import SPLITS, Counts, Manifest, Store, row_files
+from langsamp_jax.data.manifest import SPLITS, Counts, Manifest
+from langsamp_jax.data.store import Store, row_files
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import partial_path, promote, write_bytes
 from langsamp_jax.io.progress import Progress

@@ -25,7 +25,7 @@ from data_pipelines.seqio_tasks.registry import (
     number_of_examples,
     open_mixture,
 )
-from langsamp_jax.data.store import SPLITS, Manifest
+from langsamp_jax.data.manifest import SPLITS, Manifest
 from langsamp_jax.io.files import write_text
 
 RATES = "mixture.gin"  # beside the manifest

@@ -18,8 +18,8 @@ from data_pipelines.seqio_tasks.registry import (
     batches,
     number_of_examples,
 )
+from langsamp_jax.data.manifest import Counts, Manifest
 from langsamp_jax.data.sampling import INFINITE
-from langsamp_jax.data.store import Counts, Manifest
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.text.tokenizer import Tokenizer, Vocabulary

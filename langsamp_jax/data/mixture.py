@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from langsamp_jax.config import configurable, require
+from langsamp_jax.data.manifest import Manifest
 from langsamp_jax.data.rates import limited_rows, reference_sentences, temperature_rates
 from langsamp_jax.data.sampling import PERIOD, Sampler, integer_rates
-from langsamp_jax.data.store import Manifest
 from langsamp_jax.errors import UserError
 from langsamp_jax.languages.inventory import seen_by_xlmr
 from langsamp_jax.languages.related_codes import suggest

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from langsamp_jax.data.manifest import Manifest
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.sampling import Sampler
-from langsamp_jax.data.store import Manifest
 from langsamp_jax.io.progress import table
 
 _RATE_COLUMNS = 4  # of a longer schedule the table shows as many, evenly spaced

@@ -11,9 +11,7 @@ a flipped byte is an error that names its file. The shapes stand in the manifest
 opening reads nothing else.
 """
 
-import dataclasses
 import hashlib
-import json
 import math
 import os
 import re
@@ -23,68 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
+from langsamp_jax.data.manifest import MEND, ROWS_PER_FILE, Manifest, read_manifest
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import write_text
 from langsamp_jax.io.storage import address, is_remote, kvstore, location, sizes
-from langsamp_jax.text.tokenizer import Tokenizer, Vocabulary, open_tokenizer
+from langsamp_jax.text.tokenizer import Tokenizer, open_tokenizer
 
-SPLITS = ("train", "validation")
-ROWS_PER_FILE = 2048  # a random read of a file not in the cache first reads 16 bytes a row of index
-
-_FORMAT = "langsamp-store/3"
 _FILE = r'(?:local file| in) "([^"]+)"'  # in TensorStore's messages
-_MEND = "remove the store and prepare it again"
 _CACHE_BYTES = 128_000_000  # the indices of the files; without it, every row reads one anew
 _REQUESTS = 128  # at once to an object store, where a row is a request of tens of milliseconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """Counts what one split holds of one language-script.
-
-    ``tokens`` are those of the text with ``<s>`` and ``</s>``; what is left after the last full
-    row is dropped from training and kept as a shorter last row for validation.
-    """
-
-    lines: int
-    tokens: int
-    unknown: int
-    rows: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """Describes the store: ``counts[split][name]``, ``skipped[name]`` = why, and
-    ``files[path]`` = bytes and ``file_digest``."""
-
-    sequence_length: int
-    vocabulary: Vocabulary
-    tokenizer: str
-    counts: dict[str, dict[str, Counts]]
-    skipped: dict[str, str]
-    files: dict[str, tuple[int, str]]
-    rows_per_file: int = ROWS_PER_FILE
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Returns the language-scripts, sorted; every array of the store follows this order."""
-        return tuple(self.counts["train"])
-
-    def column(self, split: str, field: str) -> np.ndarray:
-        """Returns one count of every language-script, int64 [names]."""
-        return np.array([getattr(self.counts[split][n], field) for n in self.names], np.int64)
-
-    @property
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of it all: other rows or another tokenizer give another."""
-        return _seal(self._body())
-
-    def save(self, store: Path) -> None:
-        body = {**self._body(), "seal": self.fingerprint}
-        write_text(store / "manifest.json", json.dumps(body, indent=1) + "\n")
-
-    def _body(self) -> dict[str, Any]:
-        return {"format": _FORMAT, **dataclasses.asdict(self)}
 
 
 class Store:
@@ -96,13 +40,13 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = location(path)
-        self.manifest = _read_manifest(self.path)
+        self.manifest = read_manifest(self.path)
         size_of = sizes(self.path).get if is_remote(self.path) else self._file_size
         for name, (size, _) in self.manifest.files.items():
             if (actual := size_of(name)) != size:
                 file = f"{self.path}/{name}"
                 fault = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
-                raise UserError(f"the store is damaged: {file} {fault}; {_MEND}")
+                raise UserError(f"the store is damaged: {file} {fault}; {MEND}")
 
     def _file_size(self, name: str) -> int | None:
         try:
@@ -181,7 +125,7 @@ class Split:
             where = address(self.path, file.group(1)) if file else self.path
             if re.match("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE", str(error)):
                 raise UserError(f"{where} cannot be read: {_reason(error)}") from error
-            raise UserError(f"the store is damaged: {where}: {_reason(error)}; {_MEND}") from error
+            raise UserError(f"the store is damaged: {where}: {_reason(error)}; {MEND}") from error
         remaining = self._tokens[language] - row * self.sequence_length
         return tokens.view(np.int32), np.minimum(remaining, self.sequence_length).astype(np.int32)
 
@@ -235,35 +179,6 @@ def file_digest(file: Path) -> str:
 def row_files(rows: int) -> list[str]:
     """Returns the files, relative to an array's folder, that hold its rows."""
     return [f"c/{shard}/0" for shard in range(math.ceil(rows / ROWS_PER_FILE))]
-
-
-def _read_manifest(store: Path) -> Manifest:
-    file = store / "manifest.json"
-    if not file.exists():
-        raise UserError(
-            f"{store} is no store (it has no manifest.json); make one: langsamp prepare"
-        )
-    try:
-        body = json.loads(file.read_bytes())
-        seal = body.pop("seal")
-        layout = body.pop("format")
-        if layout != _FORMAT:
-            raise UserError(f"{file}: format {layout!r}, this version reads {_FORMAT!r}")
-        if seal != _seal({"format": layout, **body}):
-            raise ValueError("the seal does not fit")
-        counts = {
-            split: {name: Counts(**fields) for name, fields in languages.items()}
-            for split, languages in body.pop("counts").items()
-        }
-        vocabulary = Vocabulary(*body.pop("vocabulary"))
-        files = {name: (size, digest) for name, (size, digest) in body.pop("files").items()}
-        return Manifest(counts=counts, vocabulary=vocabulary, files=files, **body)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"the store is damaged: {file} was cut or changed; {_MEND}") from error
-
-
-def _seal(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: ValueError) -> str:

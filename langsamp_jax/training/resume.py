@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.config import gin_text
+from langsamp_jax.data.manifest import Manifest
 from langsamp_jax.data.mixture import MixtureConfig
-from langsamp_jax.data.store import Data, Manifest
+from langsamp_jax.data.store import Data
 from langsamp_jax.errors import UserError
 from langsamp_jax.hardware.environment import describe_changes, environment
 from langsamp_jax.huggingface.layout import DECIDED_FIELDS

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from langsamp_jax.data.store import Counts, Manifest, Store
+from langsamp_jax.data.manifest import Counts, Manifest
+from langsamp_jax.data.store import Store
 
 
 @pytest.fixture(scope="session")

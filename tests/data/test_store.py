@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langsamp_jax.data.store import SPLITS, Manifest, Split, Store
+from langsamp_jax.data.manifest import SPLITS, Manifest
+from langsamp_jax.data.store import Split, Store
 from langsamp_jax.errors import UserError
 
 
@@ -201,7 +202,7 @@ def test_every_cut_manifest_is_found(damaged):
 
 def test_another_format_is_named(damaged, monkeypatch):
     manifest = Store(damaged).manifest
-    monkeypatch.setattr("langsamp_jax.data.store._FORMAT", "langsamp-store/99")
+    monkeypatch.setattr("langsamp_jax.data.manifest._FORMAT", "langsamp-store/99")
     manifest.save(damaged)
     monkeypatch.undo()
     refused(lambda: Store(damaged), damaged / "manifest.json", "langsamp-store/99")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from langsamp_jax.cli.main import main
-from langsamp_jax.data.store import ROWS_PER_FILE, Store
+from langsamp_jax.data.manifest import ROWS_PER_FILE
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.storage import location
 

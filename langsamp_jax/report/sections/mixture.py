@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from langsamp_jax.data.manifest import Counts, Manifest
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.sampling import INFINITE
-from langsamp_jax.data.store import Counts, Manifest
 from langsamp_jax.report import charts
 from langsamp_jax.report.figures import Figure, Section, Table
 from langsamp_jax.report.run_results import RunResults

@@ -12,7 +12,7 @@ from data_pipelines.packing import deduplication, token_chunks
 from data_pipelines.packing.deduplication import HASHES, deduplicate, unmasked_tokens
 from data_pipelines.packing.rows import number_of_rows, token_stream
 from data_pipelines.packing.token_chunks import ChunkWriter
-from langsamp_jax.data.store import SPLITS
+from langsamp_jax.data.manifest import SPLITS
 
 UNKNOWN = 3
 TOKENIZER = SimpleNamespace(vocabulary=SimpleNamespace(unk_id=UNKNOWN), is_text=np.ones(200, bool))

@@ -17,8 +17,9 @@ from data_pipelines.packing import runner
 from data_pipelines.packing.prepare import grow, prepare
 from data_pipelines.packing.provenance import Provenance
 from langsamp_jax.cli.inspect_rows import inspect_rows
+from langsamp_jax.data.manifest import SPLITS
 from langsamp_jax.data.mixture import MixtureConfig
-from langsamp_jax.data.store import SPLITS, Store
+from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import partial_path
 from langsamp_jax.training.config import Configs

@@ -18,7 +18,8 @@ from data_pipelines.corpus.cleaning import CleaningConfig, line_hashes
 from data_pipelines.packing import deduplication, token_chunks
 from data_pipelines.packing.prepare import prepare
 from data_pipelines.packing.provenance import Provenance
-from langsamp_jax.data.store import SPLITS, Manifest, Store
+from langsamp_jax.data.manifest import SPLITS, Manifest
+from langsamp_jax.data.store import Store
 
 
 def lines_of(file: Path) -> list[str]:
