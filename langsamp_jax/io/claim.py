@@ -42,7 +42,10 @@ class Claim:
         folder = self._file.parent
         self._folder_is_new = not is_remote(folder) and not folder.exists()
         if self._folder_is_new:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):  # a file, or a link to nothing
+                raise UserError(f"{folder} cannot be made, a file is in the way") from None
         while not create(self._file, self._data()):
             if (holder := self._read()) is None:
                 continue  # it was given back meanwhile

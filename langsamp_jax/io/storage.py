@@ -90,6 +90,11 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+def straight(path: Path) -> Path:
+    """Returns a path without ``..``, which TensorStore does not take."""
+    return path.resolve() if ".." in path.parts and not is_remote(path) else path
+
+
 def require_reachable(arguments: Iterable[Any]) -> None:
     """Asks each object store that one of ``arguments`` names; there need be nothing at the place.
 
@@ -206,7 +211,7 @@ class GrowingObject:
 
 def kvstore(path: Path) -> dict[str, Any]:
     """Returns the TensorStore key-value store of all that is below ``path``."""
-    return kvstore_at(f"{path}/")
+    return kvstore_at(f"{straight(path)}/")
 
 
 def kvstore_at(prefix: str) -> dict[str, Any]:
