@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import create, is_remote
+from langsamp_jax.io.storage import create, is_remote, read
 
 CLAIM = "claim.json"  # in a folder that is claimed
 
@@ -108,7 +108,7 @@ class Claim:
     def _read(self) -> dict[str, Any] | None:
         """Returns what the claim says; None where there is none, {} where it is half written."""
         try:
-            return json.loads(self._file.read_bytes())
+            return json.loads(read(self._file))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -183,6 +183,11 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
+def read(path: Path) -> bytes:
+    """Reads a file or object at once, so that another may replace it meanwhile."""
+    return _file_system(path).cat_file(str(path)) if is_remote(path) else path.read_bytes()
+
+
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Yields a local folder whose files are in ``path`` when the block has succeeded."""
