@@ -69,7 +69,7 @@ class Manifest:
 
 
 def read_manifest(store: Path) -> Manifest:
-    """Reads the manifest of the store in a folder; raises UserError where it is none, or damaged."""
+    """Reads the manifest of a store; raises UserError where the folder is none, or damaged."""
     file = store / "manifest.json"
     if not file.exists():
         raise UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import create, is_remote
+from langsamp_jax.io.storage import create, is_remote, read
 
 CLAIM = "claim.json"  # in a folder that is claimed
 
@@ -42,7 +42,10 @@ class Claim:
         folder = self._file.parent
         self._folder_is_new = not is_remote(folder) and not folder.exists()
         if self._folder_is_new:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):  # a file, or a link to nothing
+                raise UserError(f"{folder} cannot be made, a file is in the way") from None
         while not create(self._file, self._data()):
             if (holder := self._read()) is None:
                 continue  # it was given back meanwhile
@@ -105,7 +108,7 @@ class Claim:
     def _read(self) -> dict[str, Any] | None:
         """Returns what the claim says; None where there is none, {} where it is half written."""
         try:
-            return json.loads(self._file.read_bytes())
+            return json.loads(read(self._file))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -169,6 +170,8 @@ def require_absent(path: Path) -> None:
         taken = path.exists() or (not is_remote(path) and path.is_symlink())
     if taken:
         raise UserError(f"{path} already holds something else; name another --output or remove it")
+    if is_remote(path) and glob.has_magic(str(path)):  # what is removed there might be another's
+        raise UserError(f"{path}: fsspec takes * ? [ for patterns; name another --output")
     _require_writable(path, path)
 
 

@@ -93,6 +93,11 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+def straight(path: Path) -> Path:
+    """Returns a path without ``..``, which TensorStore does not take."""
+    return path.resolve() if ".." in path.parts and not is_remote(path) else path
+
+
 def require_reachable(arguments: Iterable[Any]) -> None:
     """Asks each object store that one of ``arguments`` names; there need be nothing at the place.
 
@@ -181,6 +186,11 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
+def read(path: Path) -> bytes:
+    """Reads a file or object at once, so that another may replace it meanwhile."""
+    return _file_system(path).cat_file(str(path)) if is_remote(path) else path.read_bytes()
+
+
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Yields a local folder whose files are in ``path`` when the block has succeeded."""
@@ -209,7 +219,7 @@ class GrowingObject:
 
 def kvstore(path: Path) -> dict[str, Any]:
     """Returns the TensorStore key-value store of all that is below ``path``."""
-    return kvstore_at(f"{path}/")
+    return kvstore_at(f"{straight(path)}/")
 
 
 def kvstore_at(prefix: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.claim import Claim
 from langsamp_jax.io.files import full_disk_as_oserror
-from langsamp_jax.io.storage import absolute, is_remote, kvstore, kvstore_at
+from langsamp_jax.io.storage import absolute, is_remote, kvstore, kvstore_at, straight
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
@@ -108,7 +108,7 @@ class Checkpoints:
             tensorstore_utils.build_kvstore_tspec = _kvstore
         mode = "COMMIT_FILE" if is_remote(folder) else "ATOMIC_RENAME"
         self._manager = ocp.CheckpointManager(
-            _Folder(absolute(folder)),
+            _Folder(absolute(straight(folder))),
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 best_fn=lambda metrics: metrics["loss"],
@@ -209,7 +209,7 @@ class Checkpoints:
     def _merge_parts(self, state: Path) -> None:
         """Completes what earlier versions saved in a folder whose name they took for a pattern:
         the part of each process is there, without the manifest of them all."""
-        folder = _Folder(absolute(state))
+        folder = _Folder(absolute(straight(state)))
         if any(folder.glob("ocdbt.process_*")) and not _arrays(state):
             print(f"{state} is in parts, which are merged", file=sys.stderr)
             context = tensorstore_utils.get_ts_context(use_ocdbt=True)

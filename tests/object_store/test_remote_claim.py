@@ -4,6 +4,7 @@ import pytest
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.claim import CLAIM, Claim
+from langsamp_jax.io.files import require_absent
 from langsamp_jax.io.storage import create, location
 from langsamp_jax.training.checkpoint import Checkpoints
 from tests.training.test_checkpoint import restored, save
@@ -30,7 +31,7 @@ def test_one_holder_at_a_time(s3, tmp_path, capsys):
         assert "which has ended: taken over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["lr[3e-3]", "a b", "**", "x?y", "%41", "#h"])
+@pytest.mark.parametrize("name", ["a b", "%41", "#h", "~", "{a,b}", "ü"])
 def test_names(name, s3, tmp_path):
     folder = location(f"s3://bucket/{tmp_path.name}/{name}/checkpoints")
     checkpoints = Checkpoints(folder, 1)
@@ -38,3 +39,9 @@ def test_names(name, s3, tmp_path):
     save(folder, 1, 2, 3)
     assert Checkpoints.reader(folder).steps == [3]
     assert restored(folder, 3)["bias"].sum() == 6
+
+
+@pytest.mark.parametrize("name", ["lr[3e-3]", "*", "x?y"])
+def test_a_name_that_would_remove_what_is_anothers(name, s3, tmp_path, refused):
+    path = location(f"s3://bucket/{tmp_path.name}/{name}")
+    assert "takes * ? [ for patterns" in refused(require_absent, path)
