@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from langsamp_jax.errors import UserError
@@ -20,6 +20,7 @@ from langsamp_jax.text.tokenizer import (
     bert_backend,
     load_tokenizer,
     read_backend,
+    xlmr_template,
 )
 
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
@@ -172,11 +173,7 @@ def _xlmr_backend(
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     mask = tokenizers.AddedToken("<mask>", lstrip=True, special=True, normalized=False)
     backend.add_special_tokens([*special, mask])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
+    backend.post_processor = xlmr_template()
     return backend
 
 

@@ -1,12 +1,11 @@
-"""Whether transformers gives the same ids as a tokenizer here: a sample is encoded both ways."""
+"""Whether another library gives the same ids as a tokenizer here: a sample is encoded both ways."""
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
-
-from langsamp_jax.text.tokenizer import Tokenizer
 
 _DRAWN_LINES, _PIECES_A_LINE, _ODD_PIECES = 200, 8, 100
 
@@ -23,7 +22,17 @@ _LINES = (
 _LONG_WORD = "x" * 150  # longer than WordPiece usually takes
 
 
-def sample(tokenizer: Tokenizer, odd: Iterable[int]) -> list[str]:
+class Encoder(Protocol):
+    """Has what a ``Tokenizer`` has; its module imports this one."""
+
+    vocabulary: Any
+    surfaces: list[str]
+    scores: np.ndarray | None
+
+    def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def sample(tokenizer: Encoder, odd: Iterable[int] = ()) -> list[str]:
     """Returns lines of many scripts, and lines made of the tokenizer's own pieces.
 
     Args:
@@ -31,7 +40,7 @@ def sample(tokenizer: Tokenizer, odd: Iterable[int]) -> list[str]:
     """
     special = set(tokenizer.vocabulary.special_ids)
     surfaces = tokenizer.surfaces
-    own = [surface for i, surface in enumerate(surfaces) if i not in special]
+    own = [surface for i, surface in enumerate(surfaces) if i not in special] or [""]
     wide = (i for i, surface in enumerate(surfaces) if " " in surface[1:] and i not in special)
     lines, generator = [*_LINES, _LONG_WORD], random.Random(0)
     for i in [*odd, *wide][:_ODD_PIECES]:
@@ -42,7 +51,7 @@ def sample(tokenizer: Tokenizer, odd: Iterable[int]) -> list[str]:
 
 
 def differing_lines(
-    tokenizer: Tokenizer, other: tokenizers.Tokenizer, lines: Sequence[str]
+    tokenizer: Encoder, other: tokenizers.Tokenizer, lines: Sequence[str]
 ) -> list[str]:
     """Returns the lines for which ``other`` gives other ids, special ones included.
 
@@ -60,7 +69,7 @@ def differing_lines(
     ]
 
 
-def _tied(tokenizer: Tokenizer, ids: np.ndarray, others: np.ndarray) -> bool:
+def _tied(tokenizer: Encoder, ids: np.ndarray, others: np.ndarray) -> bool:
     if tokenizer.scores is None:
         return False
     text, other_text = ("".join(tokenizer.surfaces[i] for i in each) for each in (ids, others))

@@ -22,6 +22,7 @@ from tokenizers.models import Unigram, WordPiece
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import require_fetched, require_regular
 from langsamp_jax.io.text_lines import decode_text, text_lines
+from langsamp_jax.text.same_ids import differing_lines, sample
 from langsamp_jax.text.unigram import sentencepiece_model
 
 _BERT_SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")  # in the order of Vocabulary
@@ -214,9 +215,25 @@ def load_tokenizer(path: Path) -> Tokenizer:
         backend = read_backend(model, str(path))
         if isinstance(backend.model, Unigram):
             model = sentencepiece_model(json.loads(backend.to_str()), str(path))
-            return SentencePieceTokenizer(model, str(path))
+            tokenizer = SentencePieceTokenizer(model, str(path))
+            _require_same_ids(tokenizer, backend, path)
+            return tokenizer
         return WordPieceTokenizer(model, str(path))
     return SentencePieceTokenizer(model, str(path))
+
+
+def _require_same_ids(
+    tokenizer: SentencePieceTokenizer, backend: tokenizers.Tokenizer, path: Path
+) -> None:
+    """Raises UserError where a tokenizer.json splits text in another way than ``tokenizer``, the
+    model that was made of it."""
+    backend.post_processor = xlmr_template()
+    lines = sample(tokenizer)
+    if differing := differing_lines(tokenizer, backend, lines):
+        raise UserError(
+            f"{path} is a Unigram model that splits text in another way than XLM-R: "
+            f"{len(differing)} of {len(lines)} lines, such as {differing[0]!r}"
+        )
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -242,6 +259,15 @@ def backend_pieces(backend: tokenizers.Tokenizer, source: str) -> list[str]:
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         raise UserError(f"{source}: its {len(pieces)} pieces do not fill the ids from 0 on")
     return pieces
+
+
+def xlmr_template() -> processors.TemplateProcessing:
+    """Returns what puts XLM-R's special pieces around a line, or a pair of them."""
+    return processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
 
 
 def _cased_wordpiece(vocabulary: bytes, path: Path) -> bytes:

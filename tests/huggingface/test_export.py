@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from sentencepiece import sentencepiece_model_pb2
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.text.tokenizer import SentencePieceTokenizer
 from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import Run, open_run
@@ -180,3 +182,18 @@ def test_config_says_what_the_tokenizer_says(case):
     assert config["pad_token_id"] == vocabulary.pad_id
     assert config["max_position_embeddings"] == (32 if case.head == "cls." else 34)
     assert config["architectures"][0].endswith("ForMaskedLM")
+
+
+def test_other_ids_are_refused_before_anything_is_written(trained_run, tmp_path, refused):
+    """SentencePiece's option for a space behind each word, which XLM-R's class does not know."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(trained_run.tokenizer.model)
+    proto.trainer_spec.treat_whitespace_as_suffix = True
+    tokenizer = SentencePieceTokenizer(proto.SerializeToString())
+    run = dataclasses.replace(trained_run, tokenizer=tokenizer)
+    message = refused(export_run, run, tmp_path / "model")
+    pattern = (
+        r"the tokenizer would have other ids in transformers for (\d+) of (\d+) lines, such as"
+    )
+    differing, lines = map(int, re.match(pattern, message).groups())
+    assert lines > differing > lines / 2 and "puts the space behind a word" in message
+    assert list(tmp_path.iterdir()) == []

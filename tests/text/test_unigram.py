@@ -89,6 +89,14 @@ def _bytes(backend: dict[str, Any]) -> None:
     backend["model"]["byte_fallback"] = True
 
 
+def _another_unknown_piece(backend: dict[str, Any]) -> None:
+    backend["model"]["unk_id"] = 0
+
+
+def _words_are_not_split(backend: dict[str, Any]) -> None:
+    del backend["pre_tokenizer"]["pretokenizers"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -97,6 +105,8 @@ def _bytes(backend: dict[str, Any]) -> None:
         (_bytes, "another layout"),
         (_lower_case, "(Lowercase, Precompiled, WhitespaceSplit, Metaspace)"),
         (_no_space_in_front, "in front of every word"),
+        (_another_unknown_piece, "splits text in another way than XLM-R: "),
+        (_words_are_not_split, "another way than XLM-R: 9 of 254"),
     ],
 )
 def test_other_unigram_models_are_refused(

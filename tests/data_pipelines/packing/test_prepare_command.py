@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.corpus.cleaning import CLEANING_COLUMNS
 from langsamp_jax.cli.main import main
@@ -176,3 +177,17 @@ def test_the_unknown_share_is_of_pieces_that_stand_for_text(
     assert [row for row in rows if row[:1] == ["qab_Hani"]] == [
         ["qab_Hani", "9", "72", "9", "100.00%", "0"]
     ]
+
+
+def test_what_cannot_be_exported_is_said_before_the_work(corpus, tokenizer_file, tmp_path, capsys):
+    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer_file.read_bytes())
+    proto.trainer_spec.treat_whitespace_as_suffix = True
+    (tmp_path / "a.model").write_bytes(proto.SerializeToString())
+    for file, said in ((tmp_path / "a.model", 1), (tokenizer_file, 0)):
+        words = ["prepare", "--corpus", corpus, "--tokenizer", file, "--sequence_length", 32]
+        assert (
+            main([str(word) for word in [*words, "--output", tmp_path / f"{file.stem}-store"]]) == 0
+        )
+        errors = capsys.readouterr().err.splitlines()
+        start = f"{file} would have other ids in transformers for "
+        assert sum(line.startswith(start) for line in errors) == said
