@@ -52,6 +52,18 @@ def test_bindings_win_over_files_and_later_files_over_earlier(here, write_files)
     assert (config.seed, config.num_steps, config.log_every) == (1, 10, 50)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_marks_and_separators_in_a_remark(end, here, write_files):
+    lines = [
+        "# a\u2028remark \x0b of\x85one line",
+        "train.seed = 3  # \u2029",
+        "train.num_steps = 7",
+    ]
+    write_files(here, {"a.gin": "\ufeff" + end.join(lines)})
+    parse_gin(["a.gin"], [])
+    assert (from_gin(TrainConfig).seed, from_gin(TrainConfig).num_steps) == (3, 7)
+
+
 def test_without_gin_there_are_the_defaults():
     parse_gin([], [])
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 from langsamp_jax.cli.parser import add_actions, add_verb, show_records
-from langsamp_jax.errors import UserError
 from langsamp_jax.io.storage import local, location
 
 
@@ -121,7 +120,7 @@ def compare(args: argparse.Namespace) -> None:
     records = [record for record in comparison["measures"] if args.measures in record["measure"]]
     if args.measures and not records:
         measured = sorted({record["measure"] for record in comparison["measures"]})
-        raise UserError(f"--measures {args.measures}: no name holds this: {', '.join(measured)}")
+        print(f"--measures {args.measures}: no name holds this: {', '.join(measured)}")
     print(table(records, {**headers, "low": "from:+.4f", "high": "to:+.4f"}))
     if args.output:
         write_text(args.output, json.dumps(comparison, indent=1) + "\n")

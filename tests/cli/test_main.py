@@ -173,6 +173,30 @@ def test_bad_calls_are_one_line(store_path, run, corpus, tokenizer_file, tmp_pat
     assert not out.exists()
 
 
+def test_names_that_are_not_utf8_are_one_line(corpus, tokenizer_file, tmp_path, command_refused):
+    """TensorStore cannot write them; inside of a language-script's folder they are read."""
+    wrong = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    words = ["prepare", "--corpus", corpus, "--tokenizer", tokenizer_file, "--output", wrong]
+    assert "the name is not UTF-8; rename it" in command_refused(*words)
+    assert not os.path.exists(wrong + ".partial")
+    (tmp_path / "corpus" / "qaa_Latn").mkdir(parents=True)
+    text = (corpus / "qaa_Latn.txt").read_bytes()
+    (tmp_path / "corpus" / "qaa_Latn" / os.fsdecode(b"caf\xe9.txt")).write_bytes(text)
+    words[2], words[6] = tmp_path / "corpus", tmp_path / "store"
+    assert main([*map(str, words), "--sequence_length", "32", "--workers", "1"]) == 0
+
+
+def test_names_that_the_terminal_cannot_encode_are_printed(corpus, tmp_path):
+    """With escapes, where a line of output would have ended in a traceback."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    output = tmp_path / "größe.model"
+    command = [sys.executable, "-m", "langsamp_jax", "tokenizer", "train", "--corpus", corpus]
+    command += ["--vocab_size", "300", "--sentences", "500", "--output", output]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and output.exists(), done.stderr
+    assert "gr\\xf6\\xdfe.model" in done.stdout
+
+
 def test_a_gin_file_that_includes_itself_or_a_moved_module_is_one_line(
     store_path, tmp_path, write_files, command_refused
 ):

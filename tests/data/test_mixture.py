@@ -25,6 +25,12 @@ PLAN = {"num_steps": 200, "batch_size": 25}
 # Rules
 
 
+def test_a_limit_that_the_rule_has_no_use_for_is_told(manifest):
+    config = MixtureConfig(rule="langsamp", minimum_sentences=1, maximum_count={"xyz_Latn": 1})
+    lines = mixture_warnings(config, manifest, config.sampler(manifest, seed=0, **PLAN), **PLAN)
+    assert "mixture.maximum_count: the rule langsamp has no use for it" in lines
+
+
 def test_temperature_rule_is_a_power_of_the_training_rows(manifest):
     rows = np.array([manifest.counts["train"][name].rows for name in manifest.names])
     default = rows**0.3

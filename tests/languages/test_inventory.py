@@ -93,9 +93,9 @@ def test_other_forms_are_refused(name):
 
 @pytest.mark.parametrize(
     "name",
-    # The last: private use, a macro-language, a family, two that ISO has retired, a merged script.
+    # Among them: private use, a macro-language, a family, two that ISO has retired, a merged script.
     ["deu_Latn", "zho_Hans", "jpn_Jpan", "qaa_Latn", "qtz_Cyrl", "ara_Arab", "ber_Tfng"]
-    + ["ajp_Arab", "cmn_Hani"],
+    + ["ajp_Arab", "cmn_Hani", "qaa_Qaaa", "tlh_Qabx"],  # the last two: scripts of private use
 )
 def test_codes_that_exist(name):
     check_language_script(name)
@@ -107,6 +107,7 @@ def test_codes_that_exist(name):
         ("xxq_Latn", "'xxq' is not an ISO 639-3 language code"),
         ("qzz_Latn", "'qzz' is not an ISO 639-3 language code"),  # beyond the private range
         ("deu_Lant", "'Lant' is not an ISO 15924 script code; did you mean Latn"),
+        ("deu_Qaby", "'Qaby' is not an ISO 15924 script code"),  # beyond the private range
         ("deu_Xyzq", "'Xyzq' is not an ISO 15924 script code"),
     ],
 )

@@ -110,6 +110,20 @@ def test_families_with_a_header(tmp_path, code, family):
     assert read_families(file) == {"deu": "Indo-European"}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_marks_in_a_table_of_families(end, tmp_path):
+    lines = ["iso639_3\tfamily", "deu\tIndo\u2028European", "fin\tUralic", ""]
+    (tmp_path / "f.tsv").write_bytes(("\ufeff" + end.join(lines)).encode())
+    assert read_families(tmp_path / "f.tsv") == {"deu": "Indo\u2028European", "fin": "Uralic"}
+
+
+def test_a_mark_before_json(corpus, tmp_path):
+    (tmp_path / "world.json").write_bytes(
+        b"\xef\xbb\xbf" + (corpus / "world.json").read_bytes().replace(b"\n", b"\r\n")
+    )
+    assert read_families(tmp_path / "world.json") == read_families(corpus / "world.json")
+
+
 def test_families_of_a_synthetic_world(corpus):
     world = json.loads((corpus / "world.json").read_text())
     families = read_families(corpus / "world.json")

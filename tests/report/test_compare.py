@@ -250,6 +250,8 @@ def test_the_command(new_run, tmp_path, capsys):
     assert "langsamp" in shown and "+0.1000" in shown and "ner" not in shown
     assert json.loads(output.read_text()) == compare(runs, measures_of)
     assert main(["compare", *runs, "--measures", "nothing"]) == 0
+    said = capsys.readouterr().out
+    assert "--measures nothing: no name holds this: " in said and "sib200/all/top10" in said
     assert main(["compare", runs[0]]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

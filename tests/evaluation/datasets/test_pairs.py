@@ -61,6 +61,16 @@ def test_a_language_that_cannot_be_read_is_named(files, expected, tmp_path, writ
     assert str(tmp_path) in skipped["fra"] and expected in skipped["fra"]
 
 
+def test_pairs_in_another_form_are_named(tmp_path, write_files):
+    names = ["deu-eng.deu", "deu-eng.eng", "deu-eng.deu.bak", "fra-eng.fra.gz", "fra-eng.eng.gz"]
+    write_files(tmp_path, {f"tatoeba.{name}": "one\n" for name in names})
+    write_files(tmp_path, {"._tatoeba.ita-eng.ita": "\0"})
+    pairs, skipped = read_sentence_pairs(tmp_path)
+    assert list(pairs) == ["deu_Latn"]
+    file = tmp_path / "tatoeba.fra-eng.fra.gz"
+    assert skipped == {"fra": f"{file} is not read; expected tatoeba.fra-eng.fra"}
+
+
 def test_a_language_twice(tmp_path, refused, write_files):
     files = {
         "tatoeba.deu-eng.deu": "eins\n",

@@ -163,6 +163,24 @@ def test_entities_that_the_source_does_not_know(tmp_path, refused, write_files):
     assert "eng_Latn" in refused(read_tagging_task, tmp_path, "ner")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_marks(end, tmp_path, write_files):
+    files = {name: "\ufeff" + text.replace("\n", end) for name, text in source(POS).items()}
+    data = read_tagging_task(write_files(tmp_path, files), "pos")
+    assert data == read_tagging_task(write_files(tmp_path / "plain", source(POS)), "pos")
+
+
+def test_test_sets_in_another_form_are_named(tmp_path, write_files):
+    files = source(POS) | dict.fromkeys(["deu_Latn/test.jsonl", "fra_Latn_test.csv"], "x")
+    files |= dict.fromkeys(["eng_Latn/._test.tsv", "._ita_Latn_test.tsv"], "\0")
+    data = read_tagging_task(write_files(tmp_path, files), "pos")
+    assert data.skipped == {
+        "deu_Latn": f"{tmp_path / 'deu_Latn'} has no test set; test.jsonl is not read, .tsv is",
+        "fra_Latn": f"{tmp_path / 'fra_Latn'} has no test set; fra_Latn_test.csv is not read, "
+        ".tsv is",
+    }
+
+
 def test_parts_of_speech_are_no_entities(tmp_path, refused, write_files):
     message = refused(read_tagging_task, write_files(tmp_path, source(POS)), "ner")
     assert "line 1: 'PROPN' is no BIO tag" in message
