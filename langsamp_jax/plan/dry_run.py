@@ -10,8 +10,7 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.huggingface.loading import describe, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.models.costs import activation_bytes
-from langsamp_jax.training.collapse import rate_warnings
-from langsamp_jax.training.config import Configs
+from langsamp_jax.training.config import Configs, rate_warnings
 from langsamp_jax.training.run import require_rows_fit
 from langsamp_jax.training.setup import Sizes, set_up, table_rows
 

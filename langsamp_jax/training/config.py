@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from langsamp_jax.config import configurable, from_gin, require
@@ -13,6 +14,8 @@ from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig
 from langsamp_jax.training.optimizer import OptimizerConfig
+
+_CONTINUED = 2e-4  # the highest rate for weights that are trained already; the published is 5e-5
 
 
 @configurable("train")
@@ -105,3 +108,14 @@ def with_overrides(configs: Configs, overrides: Mapping[str, Any]) -> Configs:
         fields[config][field] = value
     changed = (dataclasses.replace(c, **fields[c.gin_name]) for c in configs.all())
     return Configs(*changed)
+
+
+def rate_warnings(optimizer: OptimizerConfig, init_from: Path | None) -> list[str]:
+    """Returns what is said of a rate from scratch for weights that are trained already."""
+    if init_from is None or optimizer.learning_rate <= _CONTINUED:
+        return []
+    return [
+        f"optimizer.learning_rate = {optimizer.learning_rate:g} is a rate for random weights; "
+        f"above {_CONTINUED:g} it can undo what those of {init_from} have learned: --gin_file "
+        "continued.gin has the published 5e-5"
+    ]

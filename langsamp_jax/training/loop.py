@@ -32,8 +32,7 @@ from langsamp_jax.parallel.distributed import (
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.parallel.signals import Stopped, StopSignal
 from langsamp_jax.training.checkpoint import Checkpoints, latest_step
-from langsamp_jax.training.collapse import SentenceCosine, collapse_warning, rate_warnings
-from langsamp_jax.training.config import Configs, TrainConfig
+from langsamp_jax.training.config import Configs, TrainConfig, rate_warnings
 from langsamp_jax.training.metrics import MetricsLog, require_wandb, wandb_log
 from langsamp_jax.training.optimizer import learning_rate
 from langsamp_jax.training.resume import reopen_run
@@ -50,7 +49,7 @@ from langsamp_jax.training.setup import (
 )
 from langsamp_jax.training.step import TrainState
 from langsamp_jax.training.timing import Meter, PhaseTimer, Trace
-from langsamp_jax.training.validation import LossEvaluator
+from langsamp_jax.training.validation import LossEvaluator, SentenceCosine, collapse_warning
 
 # Measures of the parameters, by the names that metrics.jsonl has. The same on every process.
 Evaluator = Callable[[Any], dict[str, float]]

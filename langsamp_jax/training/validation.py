@@ -1,10 +1,14 @@
-"""The objective's loss on the validation rows, by language-script, in one pass.
+"""What is measured on the validation rows: the loss, and whether the encoder tells texts apart.
 
 What is random in an example depends on the row alone, so the loss is the same at every batch size
 and on any number of devices.
+
+The quickest way to the frequencies of the pieces is one state for all tokens: the loss then comes
+from the head's bias and the language vectors alone. Too high a rate can hold a run there. Its loss
+still falls; fine-tuning and retrieval find nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +24,10 @@ from langsamp_jax.parallel.distributed import compile_with_barrier
 from langsamp_jax.parallel.mesh import replicated
 
 VALIDATION_SEED = 20_240_918  # fixed, so that losses of different runs on one store compare
+SENTENCE_COSINE = "encoder/sentence_cosine"
+
+_COSINE_ROWS = 64  # 2,016 pairs
+_COLLAPSED = 0.95  # docs/decisions.md has the values of healthy and collapsed runs
 
 
 class LossEvaluator:
@@ -95,3 +103,51 @@ class LossEvaluator:
             batch = batch._replace(attention_mask=batch.attention_mask & ~absent[:, None])
             keyed = tuple(field.astype(np.int32) for field in mine)
             yield place((batch, *keyed), self._sharding)
+
+
+class SentenceCosine:
+    """Evaluates how alike the vectors of different validation rows are: 1 where all are the same.
+
+    A row's vector is the mean of the last layer's states over its tokens, none of which is masked.
+    The mean cosine of all pairs is taken after each dimension has been scaled to the same root mean
+    square: XLM-R has a few so large that all raw cosines are near 1 though it tells texts apart.
+
+    Args:
+      loss: of whose rows 64 are taken, at equal distances.
+    """
+
+    def __init__(self, model: Any, loss: LossEvaluator):
+        last, count = loss.rows_total - 1, min(_COSINE_ROWS, loss.rows_total)
+        chosen = np.linspace(0, last, count).astype(np.int64)
+        self._loss, self.rows = loss, Rows(*(field[chosen] for field in loss.rows))
+
+        def sums(params: Any, batch: Batch) -> jax.Array:
+            states = model.apply({"params": params}, *batch, method=model.encode)
+            valid = batch.attention_mask[..., None].astype(jnp.float32)
+            vectors = (states.astype(jnp.float32) * valid).sum(axis=1)
+            vectors /= jnp.maximum(valid.sum(axis=1), 1)
+            return jnp.stack([vectors.sum(axis=0), jnp.square(vectors).sum(axis=0)])
+
+        self._sums = compile_with_barrier(jax.jit(sums, out_shardings=loss.everywhere))
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Returns the mean cosine by its name; nothing where there is one row alone."""
+        n = len(self.rows.row)
+        if n < 2:
+            return {}
+        batches = self._loss.batches(self.rows)
+        parts = [self._sums(params, batch) for batch, *_ in batches]
+        total, squares = np.sum([np.asarray(part, np.float64) for part in parts], axis=0)
+        by_dimension = (total**2 / np.maximum(squares, 1e-30) - 1) / (n - 1)
+        return {SENTENCE_COSINE: float(by_dimension.mean())}
+
+
+def collapse_warning(step: int, measured: Mapping[str, float]) -> str | None:
+    """Returns what is said where the encoder gives nearly the same vector for every text."""
+    if (cosine := measured.get(SENTENCE_COSINE, 0.0)) <= _COLLAPSED:
+        return None
+    return (
+        f"step {step:,}: the encoder hardly tells texts apart ({SENTENCE_COSINE} {cosine:.3f}, "
+        f"above {_COLLAPSED}); if that stays so, start again with a lower optimizer.learning_rate "
+        "or more optimizer.warmup_steps"
+    )

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from langsamp_jax.cli.main import main
-from langsamp_jax.evaluation import retrieval
+from langsamp_jax.evaluation import jobs, retrieval
+from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.report.page import write_report
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.run import open_run
@@ -80,6 +81,61 @@ def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
         assert shown in text
     page = write_report(run).read_text("utf-8")
     assert "retrieval-bible" in page and "neutrality-by-layer" in page
+
+
+def test_the_layer_of_retrieval(run, held_out, tmp_path, capsys):
+    """The protocol's result stays; each layer's is the vectors' of that layer."""
+    call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT)
+    folder = run / "evaluation"
+    for layer in ([], ["--layer", "protocol"], ["--layer", "0"], ["--layer", "last"]):
+        assert main([*call, *layer]) == 0, capsys.readouterr().err
+    names = ["retrieval-bible", "retrieval-bible-layer-0", "retrieval-bible-layer-last"]
+    assert {*names} == {file.stem for file in folder.glob("retrieval-bible*")}
+    results = [result(folder / f"{name}.json") for name in names]
+    assert [record["layer"] for record in results] == [2, 0, 3]
+    assert "layer 3" in capsys.readouterr().out.splitlines()[-1]
+    model, lines = load_model(run), {}
+    for name in (PIVOT, "qac_Latn"):
+        lines[name] = (held_out / f"{name}.txt").read_text("utf-8").splitlines()
+    both = [i for i in range(len(lines[PIVOT])) if all(text[i].strip() for text in lines.values())]
+    for record in results:
+        layer = record["layer"]
+        one, other = (model.encode([t[i] for i in both], layer=layer) for t in lines.values())
+        (found,) = (r for r in record["languages"] if r["language"] == "qac_Latn")
+        assert found["top1"] == (retrieval.ranks(one, other) < 1).mean()
+    assert len({str(record["measures"]) for record in results}) == 3
+    page = write_report(run).read_text("utf-8")
+    assert "SR-B, layer 0" in page and "SR-B, layer last" in page and "States of layer 3." in page
+
+
+@pytest.mark.parametrize("layer", ["4", "99999999999999999999"])
+def test_a_layer_that_there_is_not(layer, run, held_out, tmp_path, command_refused):
+    call = arguments("retrieval-bible", run, held_out, "--output", tmp_path / "x.json")
+    line = command_refused(*call, "--layer", layer)
+    assert f"layer {layer}: {run} has the layers 0 (embeddings) to 3" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layer", ["-1", "middle", "2.0", "", "²"])
+def test_a_layer_that_is_none(layer, run, held_out, capsys):
+    call = arguments("retrieval-tatoeba", run, held_out, f"--layer={layer}")
+    with pytest.raises(SystemExit) as error:
+        main(call)
+    assert error.value.code == 2
+    assert "expected a whole number, last or protocol" in capsys.readouterr().err
+
+
+def test_parts_of_another_layer_are_not_taken_up(run, held_out, tmp_path, command_refused):
+    """Those of the protocol's are, from before there was a choice too."""
+    output = tmp_path / "x.json"
+    asked = {"task": "retrieval-bible", "model": str(run), "step": 3, "data": str(held_out)}
+    settings, part = {**asked, "pivot": PIVOT}, {"part": "qac_Latn", "result": {"top1": 0.25}}
+    text = "".join(f"{json.dumps(line)}\n" for line in (settings, part))
+    (tmp_path / "x.json.parts").write_text(text)
+    call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT, "--output", output)
+    assert "(layer differ)" in command_refused(*call, "--layer", "1")
+    with jobs.Journal(output, {**settings, "layer": None}) as journal:
+        assert journal.part("qac_Latn", dict) == {"top1": 0.25}
 
 
 def test_an_export_gives_the_same(run, folder, held_out, tmp_path):

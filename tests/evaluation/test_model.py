@@ -88,7 +88,7 @@ def test_what_is_no_model_is_refused(run, folder, tmp_path, tokenizer_file, refu
     assert refused(load_model, tmp_path / "none") == (
         f"{tmp_path / 'none'} is neither a run (run.json) nor a Hugging Face model (config.json)"
     )
-    assert "is neither a run" in refused(load_model, tokenizer_file)
+    assert "is a file; name its folder" in refused(load_model, tokenizer_file)
     assert "which has no steps; leave --step" in refused(load_model, folder / "full", 3)
     assert "no checkpoint of step 4; there are 3" in refused(load_model, run, 4)
 

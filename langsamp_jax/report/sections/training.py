@@ -37,6 +37,14 @@ _CURVES = (  # title, title of the values, format, from zero, series and their k
         {"MFU": "mfu"},
         "Useful FLOPs over what the devices could do at their bf16 peak.",
     ),
+    (
+        "Sentence cosine",
+        "mean cosine",
+        ".2~f",
+        True,
+        {"validation rows": "encoder/sentence_cosine"},
+        "How alike the encoder's vectors of different texts are; near 1 it tells none apart.",
+    ),
     ("Learning rate", "rate", ".2~g", True, {"rate": "learning_rate"}, "Of each update."),
 )
 

@@ -15,14 +15,10 @@ from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
-from langsamp_jax.training.collapse import (
-    NAME,
-    SentenceCosine,
-    collapse_warning,
-    rate_warnings,
-)
+from langsamp_jax.training.config import rate_warnings
 from langsamp_jax.training.optimizer import OptimizerConfig
-from langsamp_jax.training.validation import LossEvaluator
+from langsamp_jax.training.validation import SENTENCE_COSINE as NAME
+from langsamp_jax.training.validation import LossEvaluator, SentenceCosine, collapse_warning
 from tests.tiny import SIZES, model_of_store, random_params
 
 MODEL = ModelConfig(**SIZES, hidden_dropout=0.5)  # which must not be used
@@ -107,7 +103,7 @@ def test_one_state_for_everything_is_a_collapse(params, cosine):
     collapsed = with_last_norm(params, scale=np.zeros_like, bias=np.ones_like)
     near = with_last_norm(params, scale=lambda scale: 0.03 * scale, bias=np.ones_like)
     assert evaluate(collapsed)[NAME] == pytest.approx(1, abs=1e-5)
-    assert 0.99 < evaluate(near)[NAME] < 1
+    assert 0.95 < evaluate(near)[NAME] < 1
     for wrecked in (collapsed, near):
         line = collapse_warning(1200, evaluate(wrecked))
         assert line.startswith("step 1,200: ") and "optimizer.learning_rate" in line
