@@ -5,7 +5,7 @@ import pytest
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.claim import CLAIM, Claim
 from langsamp_jax.io.files import require_absent
-from langsamp_jax.io.storage import create, location
+from langsamp_jax.io.storage import create, location, read
 from langsamp_jax.training.checkpoint import Checkpoints
 from tests.training.test_checkpoint import restored, save
 
@@ -24,7 +24,7 @@ def test_one_holder_at_a_time(s3, tmp_path, capsys):
         with pytest.raises(UserError, match=f"{run} is held by process"), Claim(run / CLAIM, run):
             pass
         claim.require_held()
-        left = (run / CLAIM).read_bytes()
+        left = read(run / CLAIM)
     assert not (run / CLAIM).exists()
     (run / CLAIM).write_bytes(left.replace(b'"place": "', b'"place": "another '))
     with Claim(run / CLAIM, run, 0.1):
