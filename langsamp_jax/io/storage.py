@@ -69,7 +69,7 @@ def local(text: str) -> Path:
     try:
         str(Path(text).absolute()).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{Path(text).absolute()}: the name is not UTF-8; rename it") from None
+        raise UserError(f"{Path(text).absolute()!a}: the name is not UTF-8; rename it") from None
     return Path(text)
 
 

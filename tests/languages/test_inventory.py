@@ -93,9 +93,9 @@ def test_other_forms_are_refused(name):
 
 @pytest.mark.parametrize(
     "name",
-    # Among them: private use, a macro-language, a family, two that ISO has retired, a merged script.
+    # Private use, a macro-language, a family, two that ISO has retired, a merged script, ...
     ["deu_Latn", "zho_Hans", "jpn_Jpan", "qaa_Latn", "qtz_Cyrl", "ara_Arab", "ber_Tfng"]
-    + ["ajp_Arab", "cmn_Hani", "qaa_Qaaa", "tlh_Qabx"],  # the last two: scripts of private use
+    + ["ajp_Arab", "cmn_Hani", "qaa_Qaaa", "tlh_Qabx"],
 )
 def test_codes_that_exist(name):
     check_language_script(name)
