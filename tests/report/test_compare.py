@@ -251,3 +251,35 @@ def test_runs_that_were_evaluated_on_different_data_are_pointed_out(new_run, cap
     assert main(["compare", *map(str, runs)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "ner: not all runs were evaluated on the same data: uner, wikiann"
+
+
+def test_two_results_of_one_task_are_two_measures(new_run, capsys):
+    """Retrieval at two layers; and the layer is said where the runs' differ."""
+
+    def result(layer: int, top10: float) -> dict[str, Any]:
+        task, averages = "retrieval-bible", {"all": {"languages": 3, "top10": top10}}
+        return {"task": task, "data": "bible", "layer": layer, "averages": averages}
+
+    runs = [
+        new_run(
+            name,
+            0,
+            settings,
+            **{"retrieval-bible": result(8, a), "retrieval-bible-layer-last": last},
+        )
+        for name, settings, a, last in (
+            ("a", {}, 0.5, result(12, 0.25)),
+            ("b", VANILLA, 0.75, result(24, 0.125)),
+        )
+    ]
+    compared = compare(runs, measures_of)
+    means = {(r["measure"], r["variant"]): r["mean"] for r in compared["measures"]}
+    assert means == {
+        ("retrieval-bible/all/top10", "a"): 0.5,
+        ("retrieval-bible/all/top10", "b"): 0.75,
+        ("retrieval-bible-layer-last/all/top10", "a"): 0.25,
+        ("retrieval-bible-layer-last/all/top10", "b"): 0.125,
+    }
+    assert main(["compare", *map(str, runs)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("on the same data: bible (layer 12), bible (layer 24)")
