@@ -284,11 +284,32 @@ def test_runs_that_were_evaluated_on_different_data_are_not_compared(new_run, ca
     assert second.startswith("sib200: ") and table[0].startswith("measure")
 
 
-def test_two_results_of_one_task_are_two(new_run):
-    """As of two checkpoints: a result is named by its file."""
-    runs = [new_run(name, 0, settings, sib200=0.1, ner=0.2) for name, settings in TWO]
-    for run in runs:
-        file = run / "evaluation" / "sib200.json"
-        (run / "evaluation" / "sib200_100.json").write_text(file.read_text().replace("0.1", "0.3"))
-    means = {record["measure"]: record["mean"] for record in compare(runs, measures_of)["measures"]}
-    assert means == {"ner/all/top10": 0.2, "sib200/all/top10": 0.1, "sib200_100/all/top10": 0.3}
+def test_two_results_of_one_task_are_two_measures(new_run, capsys):
+    """Retrieval at two layers; and the layer is said where the runs' differ."""
+
+    def result(layer: int, top10: float) -> dict[str, Any]:
+        task, averages = "retrieval-bible", {"all": {"languages": 3, "top10": top10}}
+        return {"task": task, "data": "bible", "layer": layer, "averages": averages}
+
+    runs = [
+        new_run(
+            name,
+            0,
+            settings,
+            **{"retrieval-bible": result(8, a), "retrieval-bible-layer-last": last},
+        )
+        for name, settings, a, last in (
+            ("a", {}, 0.5, result(12, 0.25)),
+            ("b", VANILLA, 0.75, result(24, 0.125)),
+        )
+    ]
+    compared = compare(runs, measures_of)
+    means = {(r["measure"], r["variant"]): r["mean"] for r in compared["measures"]}
+    assert means == {
+        ("retrieval-bible/all/top10", "a"): 0.5,
+        ("retrieval-bible/all/top10", "b"): 0.75,
+        ("retrieval-bible-layer-last/all/top10", "a"): 0.25,
+        ("retrieval-bible-layer-last/all/top10", "b"): 0.125,
+    }
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "different data (bible (layer 12); bible (layer 24))" in capsys.readouterr().out
