@@ -44,12 +44,17 @@ class HeldOut:
           matched: places in ``hashes``, repeated or not.
           lines: how many lines were left out.
         """
-        hits = self.hashes[sorted(set(matched))]
+        found = np.zeros(len(self.hashes), bool)
+        found[list(matched)] = True
         files = {
-            path: {"texts": len(texts), "matched": int(np.isin(texts, hits).sum())}
+            path: {
+                "texts": len(texts),
+                "matched": int(found[np.searchsorted(self.hashes, texts)].sum()),
+            }
             for path, texts in self.files.items()
         }
-        return {"texts": len(self.hashes), "matched": len(hits), "lines": lines, "files": files}
+        totals = {"texts": len(found), "matched": int(found.sum()), "lines": lines}
+        return {**totals, "files": files}
 
 
 def read_held_out(paths: Sequence[Path]) -> HeldOut:
