@@ -82,7 +82,7 @@ def exit_status(error: BaseException) -> tuple[int, str] | None:
 def _open_standard_streams() -> None:
     """Opens what the caller has closed: a file of ours would get its number, and what is printed.
 
-    Letters that a terminal's encoding lacks are printed as ``?``.
+    Letters that a terminal's encoding lacks are printed as escapes.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -90,7 +90,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _one_line(text: str) -> str:

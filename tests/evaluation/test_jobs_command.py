@@ -128,7 +128,8 @@ def test_a_layer_that_is_none(layer, run, held_out, capsys):
 def test_parts_of_another_layer_are_not_taken_up(run, held_out, tmp_path, command_refused):
     """Those of the protocol's are, from before there was a choice too."""
     output = tmp_path / "x.json"
-    asked = {"task": "retrieval-bible", "model": str(run), "step": 3, "data": str(held_out)}
+    identity = open_run(run).id
+    asked = {"task": "retrieval-bible", "model": identity, "step": 3, "data": str(held_out)}
     settings, part = {**asked, "pivot": PIVOT}, {"part": "qac_Latn", "result": {"top1": 0.25}}
     text = "".join(f"{json.dumps(line)}\n" for line in (settings, part))
     (tmp_path / "x.json.parts").write_text(text)
