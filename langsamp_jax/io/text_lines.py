@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.files import require_regular
+from langsamp_jax.io.files import require_fetched, require_regular
 
 HEAD_BYTES = 1 << 20  # of a file, which tell how its lines end
 
@@ -35,7 +35,7 @@ def read_text(file: Path) -> str:
     """Reads a file of a size that memory holds, its line ends made LF, without its mark.
 
     Raises:
-      UserError: it is no regular file, or not UTF-8; the line is named.
+      UserError: it is no regular file, was not fetched, or is not UTF-8; the line is named.
     """
     require_regular(file)
     return decode_text(file.read_bytes(), file)
@@ -53,7 +53,8 @@ def text_lines(text: str) -> list[str]:
 
 
 def decode_text(data: bytes, source: object) -> str:
-    """Decodes what ``read_text`` reads; ``source`` is named where it is not UTF-8."""
+    """Decodes what ``read_text`` reads; ``source`` is named where it is not UTF-8, or a pointer."""
+    require_fetched(data, source)
     if b"\r" in data:
         data = re.sub(b"\r+\n", b"\n", data)
         if ends_with_cr(data[:HEAD_BYTES]):

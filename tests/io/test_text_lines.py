@@ -61,3 +61,9 @@ def test_invisible_characters_are_those_of_the_standard():
         blank = hidden or character.isspace() or category == "Cc"
         assert bool(VISIBLE.match(character)) == (not blank), hex(point)
         assert bool(VISIBLE_OR_PRIVATE.match(character)) == (not blank or category == "Co")
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path, refused):
+    file = tmp_path / "labels.tsv"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{file} is a Git LFS pointer" in refused(read_text, file)
