@@ -48,3 +48,12 @@ def test_names_that_are_no_language_are_said(tmp_path, write_files):
     assert "not of the form iso639-3_Script" in data.skipped["german"]
     assert "another test set of fra_Latn" in data.skipped["fra_Latn"]
     assert data.skipped["ita"] == f"{tmp_path / 'ita'} has no test set"
+
+
+def test_a_folder_under_a_code_that_does_not_exist(tmp_path, write_files):
+    """It was evaluated as the language ger_Latn."""
+    names = ["eng_train.tsv", "eng_dev.tsv", "deu/test.tsv", "ger/test.tsv", "zh_Hans/test.tsv"]
+    data = read_sentence_task(write_files(tmp_path, dict.fromkeys(names, EXAMPLE)), "taxi1500")
+    assert list(data.test) == ["deu_Latn"]
+    assert data.skipped["ger"].endswith("; did you mean deu?")
+    assert data.skipped["zh_Hans"].endswith("; did you mean zho_Hans?")
