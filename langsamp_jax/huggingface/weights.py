@@ -53,8 +53,6 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._files = _files(location(folder))
         for file in self._files:  # messages name the file, never the copy
-            with file.open("rb") as stream:
-                require_fetched(stream.read(100), file)
             if file.suffix == ".bin":
                 self._loaded[file] = _load_bin(file, self._copies[file])
                 shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded[file].items()}
@@ -199,19 +197,23 @@ def _some(missing: list[str], total: int) -> str:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    if is_remote(file):
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            text = stream.read(size)
-        with _reading(file):
-            header = json.loads(text)
-            header.pop("__metadata__", None)
-            ends = [tensor["data_offsets"][1] for tensor in header.values()]
-            if file.stat().length != 8 + size + max(ends, default=0):
-                raise ValueError("its length is not what its header says")
-            return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
-    with _reading(file), safe_open(file, framework="np") as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+    """Reads the shapes of a ``.safetensors``; in an object store, from one request for its head."""
+    with file.open("rb") as stream:
+        start = stream.read(100)
+        require_fetched(start, file)
+        if is_remote(file):
+            size = int.from_bytes(start[:8], "little")
+            text = (start[8:] + stream.read(max(0, size - 92)))[:size]
+    if not is_remote(file):
+        with _reading(file), safe_open(file, framework="np") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+    with _reading(file):
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        if file.stat().length != 8 + size + max(ends, default=0):
+            raise ValueError("its length is not what its header says")
+        return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
 
 
 @contextlib.contextmanager
@@ -226,6 +228,8 @@ def _reading(file: Path) -> Iterator[None]:
 
 def _load_bin(file: Path, copy: Path) -> dict[str, Any]:
     """Reads the tensors of a ``.bin``, mapped from the disk where its form allows it."""
+    with copy.open("rb") as stream:
+        require_fetched(stream.read(100), file)
     try:
         import torch
     except ImportError:

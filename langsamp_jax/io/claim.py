@@ -63,8 +63,9 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         self._renewing.join()
-        if self._is_held():
-            self._file.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # a claim that stays is seen to be stale
+            if self._is_held():
+                self._file.unlink(missing_ok=True)
         if self._folder_is_new:
             with contextlib.suppress(OSError):  # something has been written there
                 self._file.parent.rmdir()

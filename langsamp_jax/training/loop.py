@@ -82,13 +82,16 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
     mesh = set_up_mesh(configs)
     rows_sharding = batch_sharding(mesh)
 
+    # The same on all processes
+    there = (output / "run.json").exists()
+    facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": there}
+    facts |= {"environment": environment()["flags"]}
+    require_same({**settings_of(configs.all(), init_from), **facts})
+
     with Claim(output / CLAIM, output) if is_primary() else contextlib.nullcontext() as claim:
         # The run, where it is there already, and how far it is
         start = broadcast_from_primary(latest_step(output / "checkpoints"))
         run = reopen_run(output, start, data, configs.all(), init_from)
-        facts = {"store": data.manifest.fingerprint, "--output": output, "a run there": bool(run)}
-        facts |= {"environment": environment()["flags"]}
-        require_same({**settings_of(configs.all(), init_from), **facts})
 
         # Model
         pretrained = None if init_from is None or start > 0 else open_pretrained(init_from)

@@ -211,9 +211,7 @@ def many(held_out, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_where_it_was(
-    folder, many, tmp_path, monkeypatch, capsys, command_refused
-):
+def test_killed_it_goes_on_where_it_was(folder, many, tmp_path, monkeypatch, capsys):
     output, whole = tmp_path / "killed.json", tmp_path / "whole.json"
     parts = tmp_path / "killed.json.parts"
     call = arguments("retrieval-bible", folder, many, "--pivot", PIVOT, "--output", output)
@@ -232,7 +230,9 @@ def test_killed_it_goes_on_where_it_was(
     assert json.loads(settings)["task"] == "retrieval-bible"
     assert 1 < len(finished) < 99
 
-    line = command_refused(*call, "--pivot", "qab_Latn")
+    assert main([*call, "--pivot", "qab_Latn"]) == 2
+    taken_over, line = capsys.readouterr().err.splitlines()
+    assert taken_over.endswith("which has ended: taken over")
     assert f"{parts} holds parts of another evaluation (pivot differ)" in line
 
     encoded = []

@@ -20,8 +20,9 @@ def test_what_was_finished_is_kept_there(s3, put, make_run, store_path, corpus, 
     written = []
 
     def refuse(request) -> bool:  # from the fourth part on
-        written.extend([1] if (request.method, request.path) == ("PUT", parts) else [])
-        return len(written) > 3
+        is_part = (request.method, request.path) == ("PUT", parts)
+        written.extend([1] * is_part)
+        return is_part and len(written) > 3
 
     s3.refuse = refuse
     assert main([*call, "--model", url]) == 2
