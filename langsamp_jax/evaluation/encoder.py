@@ -1,18 +1,24 @@
-"""Sentences to vectors: the mean over the tokens of what some layers give."""
+"""Sentences to vectors: what taps read of each, such as the mean of its tokens' states."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines, truncate
+from langsamp_jax.evaluation.batching import (
+    bucketed_batches,
+    padded,
+    repeat_ids,
+    split_lines,
+    truncate,
+)
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.edits import with_blocks
 from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.models.taps import Taps, mean_over_positions
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.text.tokenizer import Tokenizer
 
@@ -25,6 +31,16 @@ class Encoded(NamedTuple):
 
 
 Encode = Callable[[Sequence[str], str | None], Encoded]
+
+
+class Readings(NamedTuple):
+    """What taps read of some sentences."""
+
+    values: dict[str, Any]  # of each site what its tap gives, float32 [layers, sentences, ...]
+    truncated: np.ndarray  # bool [sentences]: which were longer than the model
+
+
+Read = Callable[[Sequence[str], str | None], Readings]
 
 
 class EncoderModel(Protocol):
@@ -59,44 +75,85 @@ def sentence_encoder(trained: EncoderModel, layers: Sequence[int]) -> Encode:
     embeddings; layers above the highest that is asked for are not computed. Longer sentences are
     cut to ``trained.max_length`` tokens.
     """
-    model, params = lower_layers(trained.model, trained.params, max(layers))
-    vocabulary = trained.tokenizer.vocabulary
+    read = sentence_reader(trained, (("states", mean_over_positions),), top=max(layers))
 
     def encode(lines: Sequence[str], language_script: str | None) -> Encoded:
+        readings = read(lines, language_script)
+        return Encoded(readings.values["states"][list(layers)], readings.truncated)
+
+    return encode
+
+
+def sentence_reader(
+    trained: EncoderModel,
+    taps: Taps,
+    positions: Callable[[np.ndarray], np.ndarray] | None = None,
+    top: int | None = None,
+) -> Read:
+    """Returns a function from sentences of a language-script to what the taps give of them.
+
+    Longer sentences are cut to ``trained.max_length`` tokens.
+
+    Args:
+      taps: each returns arrays [rows, ...].
+      positions: from the ids of a sentence, int32 [tokens], to those that the taps are asked
+        about, bool [tokens]; None: all tokens, specials included.
+      top: the highest layer that is computed; None: all are.
+    """
+    model, params = trained.model, trained.params
+    if top is not None:
+        model, params = lower_layers(model, params, top)
+    vocabulary = trained.tokenizer.vocabulary
+
+    def read(lines: Sequence[str], language_script: str | None) -> Readings:
         sentences = split_lines(*trained.tokenizer.encode(lines))
         sentences, truncated = truncate(sentences, trained.max_length, vocabulary.eos_id)
+        if not sentences:  # one of </s> alone tells the shapes
+            sentences = [np.array([vocabulary.eos_id], np.int32)]
         tables = trained.encoder_ids(language_script)
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
         batches = []
         with use_mesh(trained.mesh):
             for batch in bucketed_batches(sentences, vocabulary.pad_id, *limits):
+                asked = batch.attention_mask
+                if positions is not None:
+                    rows = [positions(sentences[i]) for i in batch.chosen]
+                    asked = padded(rows, *asked.shape, False)[0].astype(bool)
                 ids = repeat_ids(tables, len(batch.tokens))
-                arguments = trained.place((batch.tokens, batch.attention_mask, ids))
-                means = _mean_states(model, tuple(layers), params, *arguments)
-                batches.append((batch.chosen, means))
-        vectors = np.zeros((len(layers), len(lines), model.config.hidden_size), np.float32)
-        for chosen, means in batches:  # now, so that the devices never waited for the host
-            vectors[:, chosen] = np.asarray(means, np.float32)[:, : len(chosen)]
-        return Encoded(vectors, truncated)
+                arguments = trained.place((batch.tokens, batch.attention_mask, ids, asked))
+                values = _read(model, taps, params, *arguments)
+                batches.append((batch.chosen, values))
+        return Readings(_in_order(batches, len(lines)), truncated)
 
-    return encode
+    return read
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once for all checkpoints
-def _mean_states(
+def _read(
     model: LangSamp,
-    layers: tuple[int, ...],
+    taps: Taps,
     params: Any,
     tokens: jax.Array,
     attention_mask: jax.Array,
     ids: TableIds,
-) -> jax.Array:
-    """Returns float32 [layers, rows, hidden_size]; 0 for a row without tokens."""
-    inputs = tokens, attention_mask, ids
-    states = model.apply({"params": params}, *inputs, method=model.hidden_states)
-    weight = attention_mask[..., None].astype(jnp.float32)
-    sums = (states[jnp.array(layers)] * weight).sum(axis=2)
-    return sums / jnp.maximum(weight.sum(axis=1), 1)
+    positions: jax.Array,
+) -> dict[str, Any]:
+    inputs = tokens, attention_mask, ids, taps, positions
+    return model.apply({"params": params}, *inputs, method=model.read)
+
+
+def _in_order(batches: Sequence[tuple[np.ndarray, Any]], sentences: int) -> Any:
+    """Returns float32 [layers, sentences, ...] from leaves [layers, rows, ...] of each batch."""
+
+    def joined(*leaves: jax.Array) -> np.ndarray:
+        layers, _, *shape = leaves[0].shape
+        values = np.zeros((layers, max(1, sentences), *shape), np.float32)
+        for (chosen, _), leaf in zip(batches, leaves, strict=True):
+            values[:, chosen] = np.asarray(leaf, np.float32)[:, : len(chosen)]
+        return values[:, :sentences]
+
+    # Now, so that the devices never waited for the host.
+    return jax.tree.map(joined, *(values for _, values in batches))
 
 
 def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, Any]:
@@ -107,10 +164,4 @@ def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, An
     """
     config = model.config
     num_layers = min(config.num_hidden_layers, max(1, layer + config.norm_first))
-    if num_layers == config.num_hidden_layers:
-        return model, params
-    encoder = params["encoder"]
-    blocks = jax.tree.map(lambda leaf: leaf[:num_layers], encoder["layers"])
-    params = {**params, "encoder": {**encoder, "layers": blocks}}
-    config = dataclasses.replace(config, num_hidden_layers=num_layers)
-    return model.clone(config=config), params
+    return with_blocks(model, params, range(num_layers))

@@ -15,6 +15,7 @@ from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import VOCAB_MULTIPLE, ModelConfig
 from langsamp_jax.models.embedding import lookup
 from langsamp_jax.models.layers import gather_tokens
+from langsamp_jax.models.taps import Taps, unchanged
 from langsamp_jax.models.transformer import Encoder, dense, layer_norm, normal_init
 
 
@@ -96,16 +97,33 @@ class LangSamp(nn.Module):
         embedded, _ = self._embed(tokens, ids)
         return self.encoder(embedded, attention_mask, deterministic)[0]
 
-    def hidden_states(
+    def read(
         self,
         tokens: jax.Array,
         attention_mask: jax.Array,
-        ids: TableIds | None = None,
+        ids: TableIds | None,
+        taps: Taps,
+        positions: jax.Array | None = None,
+    ) -> dict[str, Any]:
+        """Reads the encoder from inside, without dropout.
+
+        Args:
+          taps: see ``models/taps.py``.
+          positions: bool [batch, length], what the taps are asked about; None: all tokens.
+
+        Returns:
+          what the tap of each site gives of each layer; of ``states`` the embeddings first.
+        """
+        embedded, _ = self._embed(tokens, ids)
+        positions = attention_mask if positions is None else positions
+        return self.encoder(embedded, attention_mask, True, taps, positions)[1]
+
+    def hidden_states(
+        self, tokens: jax.Array, attention_mask: jax.Array, ids: TableIds | None = None
     ) -> jax.Array:
         """Computes the states in front of the first layer and behind each, without dropout:
         [layers + 1, batch, length, hidden_size]."""
-        embedded, _ = self._embed(tokens, ids)
-        return self.encoder(embedded, attention_mask, deterministic=True, every_layer=True)[1]
+        return self.read(tokens, attention_mask, ids, (("states", unchanged),))["states"]
 
     def features(self, hidden: jax.Array, ids: TableIds | None) -> jax.Array:
         """Computes what the decoder multiplies from states, both [batch, positions, hidden_size].

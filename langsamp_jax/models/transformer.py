@@ -4,6 +4,8 @@ Layers are stacked along a leading axis and scanned, so compilation does not gro
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from langsamp_jax.models.attention import AttentionSpec, attend
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.layers import Dense, Dropout, gather_tokens
+from langsamp_jax.models.taps import Taps, tapped
 
 
 class Encoder(nn.Module):
@@ -29,22 +32,24 @@ class Encoder(nn.Module):
         embedded: jax.Array,
         attention_mask: jax.Array,
         deterministic: bool,
-        every_layer: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+        taps: Taps = (),
+        positions: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """Computes the states of all positions.
 
         Args:
           embedded: [batch, length, hidden_size].
           attention_mask: see ``segments`` of ``attend``.
+          taps, positions: what is read on the way, see ``models/taps.py``.
 
         Returns:
-          those of the last layer, [batch, length, hidden_size]; and with ``every_layer`` all,
-          [layers + 1, batch, length, hidden_size], the embeddings first, else None.
+          the states of the last layer, [batch, length, hidden_size]; and of each site that is
+          tapped what its tap gives, [layers, ...], of ``states`` [layers + 1, ...].
         """
         config = self.config
         shape = (config.max_length, config.hidden_size)
-        positions = self.param("position_embeddings", normal_init(config, None, "embed"), shape)
-        x = embedded + positions[: embedded.shape[1]].astype(config.dtype)
+        table = self.param("position_embeddings", normal_init(config, None, "embed"), shape)
+        x = embedded + table[: embedded.shape[1]].astype(config.dtype)
         x = x.reshape(-1, config.hidden_size)
         norm = layer_norm(config, "layer_norm")
         x = x if config.norm_first else norm(x)
@@ -55,17 +60,18 @@ class Encoder(nn.Module):
             _rematerialised(config),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast,) * 4,
             length=config.num_hidden_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        last, states = stack(config, name="layers")(x, attention_mask, deterministic, every_layer)
+        blocks = stack(config, name="layers")
+        last, readings = blocks(x, attention_mask, deterministic, taps, positions)
         last = norm(last) if config.norm_first else last
-        last = last.reshape(embedded.shape)
-        if not every_layer:
-            return last, None
-        states = [part.reshape(-1, *embedded.shape) for part in (x, states[:-1], last)]
-        return last, jnp.concatenate(states)
+        if "states" in readings:
+            first, final = (tapped(taps, "states", x, positions)["states"] for x in (x, last))
+            inner = jax.tree.map(lambda leaf: leaf[:-1], readings["states"])
+            readings["states"] = jax.tree.map(_with_ends, first, inner, final)
+        return last.reshape(embedded.shape), readings
 
 
 class Block(nn.Module):
@@ -75,22 +81,32 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, attention_mask: jax.Array, deterministic: bool, every_layer: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        config = self.config
+        self,
+        x: jax.Array,
+        attention_mask: jax.Array,
+        deterministic: bool,
+        taps: Taps,
+        positions: jax.Array | None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        config, readings = self.config, {}
         dropout = Dropout(config.hidden_dropout)
         attention_norm = layer_norm(config, "attention_layer_norm")
         output_norm = layer_norm(config, "output_layer_norm")
 
+        def read(site: str, values: jax.Array) -> jax.Array:
+            if taps:
+                readings.update(tapped(taps, site, values, positions))
+            return values
+
         def self_attention(x: jax.Array) -> jax.Array:
-            y = Attention(config, name="attention")(x, attention_mask, deterministic)
-            return dropout(y, deterministic)
+            y = Attention(config, name="attention")(x, attention_mask, deterministic, read)
+            return dropout(read("attention", y), deterministic)
 
         def feed_forward(x: jax.Array) -> jax.Array:
             y = dense(config, config.intermediate_size, ("embed", "mlp"), "intermediate")(x)
-            y = nn.gelu(y, approximate=False)
+            y = read("neurons", nn.gelu(y, approximate=False))
             y = dense(config, config.hidden_size, ("mlp", "embed"), "output")(y)
-            return dropout(y, deterministic)
+            return dropout(read("feed_forward", y), deterministic)
 
         for norm, part in ((attention_norm, self_attention), (output_norm, feed_forward)):
             if config.norm_first:
@@ -98,19 +114,26 @@ class Block(nn.Module):
             else:
                 x = norm(x + part(gather_tokens(x)))
             x = nn.with_logical_constraint(x, ("tokens", None))
-        return x, x if every_layer else None
+        read("states", x)
+        return x, readings
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over the tokens of each row.
 
-    Takes and returns states [batch * length, hidden_size].
+    Takes and returns states [batch * length, hidden_size]; ``read`` sees the site ``heads``.
     """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, attention_mask: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        attention_mask: jax.Array,
+        deterministic: bool,
+        read: Callable[[str, jax.Array], jax.Array],
+    ) -> jax.Array:
         config = self.config
         heads = (*attention_mask.shape, config.num_attention_heads, config.head_size)
         query, key, value = (
@@ -122,7 +145,7 @@ class Attention(nn.Module):
         mixed = attend(
             query, key, value, attention_mask, config.attention, dropout if drops else None
         )
-        mixed = _by_heads(mixed).reshape(x.shape)
+        mixed = read("heads", _by_heads(mixed).reshape(x.shape))
         return dense(config, config.hidden_size, ("heads", "embed"), "output")(mixed)
 
 
@@ -130,6 +153,11 @@ def attention_spec(config: ModelConfig, platform: str, length: int) -> Attention
     """Returns what decides how a model attends, trained on rows of ``length`` tokens."""
     dropout = config.attention_dropout > 0
     return AttentionSpec(platform, config.dtype, config.head_size, length, dropout)
+
+
+def _with_ends(first: jax.Array, inner: jax.Array, last: jax.Array) -> jax.Array:
+    """Puts what belongs to the two ends of the stack around the layers between."""
+    return jnp.concatenate([first[None], inner, last[None]])
 
 
 def _by_heads(x: jax.Array) -> jax.Array:
@@ -145,7 +173,7 @@ def _rematerialised(config: ModelConfig) -> type[Block]:
     return nn.remat(
         Block,
         prevent_cse=False,
-        static_argnums=(3, 4),
+        static_argnums=(3, 4),  # deterministic, taps
         policy=policy if config.remat == "products" else None,
     )
 

@@ -1,0 +1,256 @@
+"""Edits: changes of a trained model that are changes of its parameters, params -> params.
+
+To hold neuron j at c is to zero row j of the kernel behind it and to add c times that row to the
+bias, and so for a head and for the output of a whole sub-layer. So an edited model is a model: it
+runs on any mesh and is exported as any other. Layers are counted from 0, as in
+``encoder.layer.0``; edits compose, and number the layers of the model before any edit.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from langsamp_jax.errors import UserError
+from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp
+
+GRAMMAR = (
+    "attention@3=mean, ffn@0-2=zero, head@3.1=zero, norm@all, block@5, block@5=repeat, "
+    "block@5=swap, language=mean, script=zero or neurons=FILE.npz"
+)
+_FORM = re.compile(r"(?P<part>\w+)(@(?P<layers>\d+(-\d+)?|all)(\.(?P<head>\d+))?)?(=(?P<how>.+))?")
+_HOW = {  # of each part what can be done with it; the first is what is done unless said
+    "attention": ("zero", "mean"),
+    "ffn": ("zero", "mean"),
+    "head": ("zero", "mean"),
+    "norm": ("plain",),
+    "block": ("drop", "repeat", "swap"),
+    "language": ("zero", "mean"),
+    "script": ("zero", "mean"),
+}
+_SITES = {"attention": "attention", "ffn": "feed_forward", "head": "heads"}  # whose mean is put in
+_KERNELS = {"attention": ("attention", "output"), "ffn": ("output",)}  # what gives the output
+
+
+class Edit(NamedTuple):
+    """One edit.
+
+    Attributes:
+      part: attention, ffn, head, norm, block; language or script, a table; or neurons.
+      how: what is done with it: a constant output of ``zero``, or of its ``mean`` over a text;
+        ``plain``, a LayerNorm without its scale and bias; ``drop``, ``repeat`` or ``swap`` (with
+        the next one) of a block; of a table, a vector for all of ``zero`` or of their ``mean``; of
+        neurons, the path of their file.
+      first, last: the layers, both included; None: all.
+      head: of a layer.
+    """
+
+    part: str
+    how: str
+    first: int | None = None
+    last: int | None = None
+    head: int | None = None
+
+    def layers(self, config: ModelConfig) -> range:
+        """Returns the layers that it is about; raises UserError where there is none of a number."""
+        last = config.num_hidden_layers - 1
+        if self.first is None:
+            return range(last + 1)
+        if not self.first <= self.last <= last:
+            raise UserError(f"{self}: the layers are 0 to {last}")
+        return range(self.first, self.last + 1)
+
+    @property
+    def site(self) -> str | None:
+        """Returns the site whose mean is needed, see ``models/taps.py``; None: of none."""
+        return _SITES.get(self.part) if self.how == "mean" else None
+
+    def __str__(self) -> str:
+        layers = "" if self.part in ("neurons", "language", "script") else "@all"
+        if self.first is not None:
+            layers = f"@{self.first}" + (f"-{self.last}" if self.last != self.first else "")
+        head = "" if self.head is None else f".{self.head}"
+        return f"{self.part}{layers}{head}={self.how}"
+
+
+def parse_edit(text: str) -> Edit:
+    """Reads an edit, such as ``attention@3=mean``; raises UserError where it is none."""
+    form = _FORM.fullmatch(text)
+    part = form["part"] if form else None
+    if part == "neurons" and form["how"] and not form["layers"]:
+        return Edit(part, form["how"])
+    known = part in _HOW and (part in ("language", "script")) == (form["layers"] is None)
+    if not known or (part == "head") != (form["head"] is not None):
+        raise UserError(f"edit {text}: expected a form like {GRAMMAR}")
+    how = form["how"] or _HOW[part][0]
+    if how not in _HOW[part]:
+        raise UserError(f"edit {text}: {part} can be {' or '.join(_HOW[part])}, not {how}")
+    head = int(form["head"]) if form["head"] else None
+    if form["layers"] in (None, "all"):
+        return Edit(part, how, head=head)
+    first, _, last = form["layers"].partition("-")
+    return Edit(part, how, int(first), int(last or first), head)
+
+
+def apply_edits(
+    edits: Sequence[Edit], model: LangSamp, params: Any, means: Mapping[str, jax.Array]
+) -> tuple[LangSamp, Any]:
+    """Returns the edited model, and its parameters.
+
+    Args:
+      means: of each site that an edit names (``Edit.site``) the mean of its values over a text,
+        [layers, width].
+
+    Raises:
+      UserError: an edit is of a layer, a head, a table or neurons that the model lacks.
+    """
+    config, order = model.config, list(range(model.config.num_hidden_layers))
+    for edit in edits:
+        mean = means[edit.site] if edit.site else None
+        if edit.part == "neurons":
+            params = clamp(params, *read_neurons(Path(edit.how), config))
+        elif edit.part in ("language", "script"):
+            params = same_vector(params, edit.part, edit.how)
+        elif edit.part == "block":
+            order = _reordered(order, edit, config)
+        else:
+            for layer in edit.layers(config):
+                params = _sub_layer(params, edit, layer, config, mean)
+    return with_blocks(model, params, order)
+
+
+def clamp(params: Any, chosen: jax.Array, value: jax.Array | float) -> Any:
+    """Holds neurons at a value, whatever the input.
+
+    Args:
+      chosen: bool [layers, neurons].
+      value: float [layers, neurons], or one for all.
+    """
+    output = params["encoder"]["layers"]["output"]
+    held = jnp.where(chosen, value, 0)
+    added = jnp.einsum("ln,lnh->lh", held, output["kernel"], precision="highest")
+    kernel = jnp.where(chosen[..., None], 0, output["kernel"])
+    return _with_layers(params, ("output",), {"kernel": kernel, "bias": output["bias"] + added})
+
+
+def constant(params: Any, part: str, layer: int, value: jax.Array | float) -> Any:
+    """Makes ``attention`` or ``ffn`` of a layer give ``value`` [hidden_size] for every input."""
+    leaf = _layers(params, _KERNELS[part])
+    kernel, bias = leaf["kernel"].at[layer].set(0), leaf["bias"].at[layer].set(value)
+    return _with_layers(params, _KERNELS[part], {"kernel": kernel, "bias": bias})
+
+
+def constant_head(params: Any, layer: int, head: int, value: jax.Array) -> Any:
+    """Makes the mixed values of one head be ``value`` [head_size] for every input."""
+    leaf = _layers(params, _KERNELS["attention"])
+    rows = slice(head * len(value), (head + 1) * len(value))
+    added = jnp.dot(value, leaf["kernel"][layer, rows], precision="highest")
+    kernel = leaf["kernel"].at[layer, rows].set(0)
+    bias = leaf["bias"].at[layer].add(added)
+    return _with_layers(params, _KERNELS["attention"], {"kernel": kernel, "bias": bias})
+
+
+def plain_norms(params: Any, layer: int) -> Any:
+    """Takes the scale and the bias of both LayerNorms of a layer away."""
+    for name in ("attention_layer_norm", "output_layer_norm"):
+        leaf = _layers(params, (name,))
+        plain = {"scale": leaf["scale"].at[layer].set(1), "bias": leaf["bias"].at[layer].set(0)}
+        params = _with_layers(params, (name,), plain)
+    return params
+
+
+def same_vector(params: Any, table: str, how: str) -> Any:
+    """Gives all languages, or all scripts, one vector: ``zero``, or the ``mean`` of the table."""
+    tables = params.get("conditioning", {})
+    if table not in tables:
+        raise UserError(f"{table}={how}: the model has no {table} table")
+    rows = tables[table]
+    vector = rows.mean(axis=0) if how == "mean" else 0
+    return {**params, "conditioning": {**tables, table: jnp.full_like(rows, vector)}}
+
+
+def with_blocks(model: LangSamp, params: Any, order: Sequence[int]) -> tuple[LangSamp, Any]:
+    """Returns a model of these blocks of another one, in this order; a block may occur twice."""
+    config, encoder = model.config, params["encoder"]
+    if list(order) == list(range(config.num_hidden_layers)):
+        return model, params
+    blocks = jax.tree.map(lambda leaf: leaf[np.array(order)], encoder["layers"])
+    config = dataclasses.replace(config, num_hidden_layers=len(order))
+    return model.clone(config=config), {**params, "encoder": {**encoder, "layers": blocks}}
+
+
+def read_neurons(path: Path, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Reads which neurons are held, and where: ``chosen`` and ``value`` of ``clamp``, from a .npz.
+
+    Raises:
+      UserError: it is no such file, or of a model of another shape.
+    """
+    shape = config.num_hidden_layers, config.intermediate_size
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            chosen, value = file["chosen"].astype(bool), file["value"].astype(np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); a file of neurons is a .npz with chosen (bool) and "
+            "value (float), each [layers, neurons]"
+        ) from None
+    if chosen.shape != shape or value.shape != shape:
+        raise UserError(
+            f"{path} is of another model: chosen {chosen.shape} and value {value.shape}, this one "
+            f"has {shape[0]} layers of {shape[1]} neurons"
+        )
+    return chosen, value
+
+
+def _sub_layer(
+    params: Any, edit: Edit, layer: int, config: ModelConfig, mean: jax.Array | None
+) -> Any:
+    if edit.part == "norm":
+        return plain_norms(params, layer)
+    if edit.part != "head":
+        return constant(params, edit.part, layer, 0 if mean is None else mean[layer])
+    if edit.head >= config.num_attention_heads:
+        raise UserError(f"{edit}: the heads are 0 to {config.num_attention_heads - 1}")
+    start, size = edit.head * config.head_size, config.head_size
+    value = jnp.zeros(size) if mean is None else mean[layer, start : start + size]
+    return constant_head(params, layer, edit.head, value)
+
+
+def _reordered(order: Sequence[int], edit: Edit, config: ModelConfig) -> list[int]:
+    """Returns the blocks that are left, by their numbers in the model before any edit."""
+    layers = edit.layers(config)
+    if edit.how == "drop":
+        order = [block for block in order if block not in layers]
+    elif edit.how == "repeat":
+        order = [block for block in order for _ in range(1 + (block in layers))]
+    else:
+        last = config.num_hidden_layers - 1
+        if len(layers) > 1:
+            raise UserError(f"{edit}: name one block, which changes places with the next")
+        if layers[-1] == last:
+            raise UserError(f"{edit}: block {last} is the last, and has none to change places with")
+        other = {layers[0]: layers[0] + 1, layers[0] + 1: layers[0]}
+        order = [other.get(block, block) for block in order]
+    if not order:
+        raise UserError(f"{edit}: no block is left")
+    return order
+
+
+def _layers(params: Any, path: tuple[str, ...]) -> Any:
+    leaf = params["encoder"]["layers"]
+    for name in path:
+        leaf = leaf[name]
+    return leaf
+
+
+def _with_layers(params: Any, path: tuple[str, ...], leaf: Any) -> Any:
+    """Returns the parameters with another leaf at a path below the stacked layers."""
+    for depth in range(len(path) - 1, -1, -1):
+        leaf = {**_layers(params, path[:depth]), path[depth]: leaf}
+    return {**params, "encoder": {**params["encoder"], "layers": leaf}}
