@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.io.storage import location
+from langsamp_jax.io.storage import local, location
 
 GIN_HINT = "; any setting can be given as --gin.NAME=VALUE"
 
@@ -56,6 +56,25 @@ def add_gin(verb: argparse.ArgumentParser) -> None:
 def add_json(verb: argparse.ArgumentParser) -> None:
     """Adds ``--json``."""
     verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def add_edits(verb: argparse.ArgumentParser) -> None:
+    """Adds ``--edit``, what is changed in a model, and ``--reference``, a text for means."""
+    verb.add_argument(
+        "--edit",
+        nargs="+",
+        default=[],
+        metavar="EDIT",
+        help="change the trained model: attention@3=mean, ffn@0-2=zero, head@3.1, norm@all, "
+        "block@5, block@5=repeat, block@5=swap, language=zero, script=mean, neurons=FILE.npz; "
+        "layers are counted from 0",
+    )
+    verb.add_argument(
+        "--reference",
+        type=local,
+        metavar="CORPUS",
+        help="for =mean: a folder of files such as deu_Latn.txt, over which the mean is",
+    )
 
 
 def refuse(args: argparse.Namespace, option: str, *names: str) -> None:

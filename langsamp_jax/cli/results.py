@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from langsamp_jax.cli.parser import add_actions, add_verb, show_records
+from langsamp_jax.cli.parser import add_actions, add_edits, add_verb, show_records
 from langsamp_jax.io.storage import local, location
 
 
@@ -34,14 +34,24 @@ def _add_export(commands: Any) -> None:
     form.add_argument(
         "--full", action="store_true", help="with the two tables, and the code that they need"
     )
+    add_edits(verb)
 
 
 def export(args: argparse.Namespace) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
+    from langsamp_jax.evaluation.edited import reference_means
+    from langsamp_jax.evaluation.model import load_model
+    from langsamp_jax.io.files import require_absent
+    from langsamp_jax.models.edits import parse_edit
     from langsamp_jax.training.export import export_run
     from langsamp_jax.training.run import open_run
 
-    step = export_run(open_run(args.run), args.output, args.step, args.fold, args.full)
+    edits, means = [parse_edit(text) for text in args.edit], {}
+    if edits:
+        require_absent(args.output)
+        means = reference_means(load_model(args.run, args.step), edits, args.reference)
+    form = args.step, args.fold, args.full, edits, means
+    step = export_run(open_run(args.run), args.output, *form)
     print(f"{args.output}: step {step:,} of {args.run}, for transformers; see its README.md")
 
 

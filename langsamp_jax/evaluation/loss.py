@@ -11,11 +11,11 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.io.progress import table
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, data_parallelism, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
-from langsamp_jax.training.checkpoint import model_of
 from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.validation import LossEvaluator
 
@@ -30,7 +30,7 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]
     Raises:
       UserError: the model is no run, or the store has other tokens or no validation rows.
     """
-    return evaluate_masked_lm(open_run(model.path), model.params, Store(data))
+    return evaluate_masked_lm(open_run(model.path), model.model, model.params, Store(data))
 
 
 def show(record: Mapping[str, Any]) -> str:
@@ -57,7 +57,7 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluate_masked_lm(
-    run: Run, params: Any, store: Store, rows_per_device: int = 32
+    run: Run, model: LangSamp, params: Any, store: Store, rows_per_device: int = 32
 ) -> dict[str, Any]:
     """Measures the loss on every validation row of a store, and that of unigrams on its targets.
 
@@ -71,7 +71,7 @@ def evaluate_masked_lm(
     if not split.rows.any():
         raise UserError(f"{store.path} has no validation rows")
     vocabulary = store.manifest.vocabulary
-    objective = MaskedLm(model_of(run), vocabulary, run.config(ObjectiveConfig))
+    objective = MaskedLm(model, vocabulary, run.config(ObjectiveConfig))
     rows_at_once = rows_per_device * data_parallelism(mesh)
     evaluator = LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows_at_once)
     with use_mesh(mesh):

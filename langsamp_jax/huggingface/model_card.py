@@ -45,6 +45,7 @@ class TrainingFacts:
       mask_rate: the share of the tokens that is hidden.
       tokens: training tokens of each language-script.
       store: the fingerprint of its data.
+      edits: what was changed after training, see ``models/edits.py``.
     """
 
     step: int
@@ -55,6 +56,7 @@ class TrainingFacts:
     mask_rate: float
     tokens: dict[str, int]
     store: str
+    edits: tuple[str, ...] = ()
 
 
 def model_card(
@@ -94,6 +96,7 @@ def model_card(
         f"- {len(tokenizer.pieces):,} pieces; hidden size {model.hidden_size}, "
         f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads, at most "
         f"{model.max_length} tokens (trained up to {facts.sequence_length})",
+        *(f"- changed after training: `{_unplaced(edit)}`" for edit in facts.edits),
         "",
         "| language-script | training tokens |",
         "|---|---:|",
@@ -152,6 +155,12 @@ def _kind(model: ModelConfig, fold: str | None, full: bool) -> str:
         "AutoModelForMaskedLM. The pooler that AutoModel adds by default was never trained and is "
         "not stored."
     )
+
+
+def _unplaced(edit: str) -> str:
+    """Returns an edit with its file's name alone."""
+    what, _, how = edit.partition("=")
+    return f"{what}={_name(how)}"
 
 
 def _name(path: str) -> str:

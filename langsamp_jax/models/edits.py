@@ -142,7 +142,7 @@ def clamp(params: Any, chosen: jax.Array, value: jax.Array | float) -> Any:
 def constant(params: Any, part: str, layer: int, value: jax.Array | float) -> Any:
     """Makes ``attention`` or ``ffn`` of a layer give ``value`` [hidden_size] for every input."""
     leaf = _layers(params, _KERNELS[part])
-    kernel, bias = leaf["kernel"].at[layer].set(0), leaf["bias"].at[layer].set(value)
+    kernel, bias = _put(leaf["kernel"], layer, 0), _put(leaf["bias"], layer, value)
     return _with_layers(params, _KERNELS[part], {"kernel": kernel, "bias": bias})
 
 
@@ -151,8 +151,8 @@ def constant_head(params: Any, layer: int, head: int, value: jax.Array) -> Any:
     leaf = _layers(params, _KERNELS["attention"])
     rows = slice(head * len(value), (head + 1) * len(value))
     added = jnp.dot(value, leaf["kernel"][layer, rows], precision="highest")
-    kernel = leaf["kernel"].at[layer, rows].set(0)
-    bias = leaf["bias"].at[layer].add(added)
+    kernel = _put(leaf["kernel"], (layer, rows), 0)
+    bias = _put(leaf["bias"], layer, leaf["bias"][layer] + added)
     return _with_layers(params, _KERNELS["attention"], {"kernel": kernel, "bias": bias})
 
 
@@ -160,7 +160,7 @@ def plain_norms(params: Any, layer: int) -> Any:
     """Takes the scale and the bias of both LayerNorms of a layer away."""
     for name in ("attention_layer_norm", "output_layer_norm"):
         leaf = _layers(params, (name,))
-        plain = {"scale": leaf["scale"].at[layer].set(1), "bias": leaf["bias"].at[layer].set(0)}
+        plain = {"scale": _put(leaf["scale"], layer, 1), "bias": _put(leaf["bias"], layer, 0)}
         params = _with_layers(params, (name,), plain)
     return params
 
@@ -240,6 +240,10 @@ def _reordered(order: Sequence[int], edit: Edit, config: ModelConfig) -> list[in
     if not order:
         raise UserError(f"{edit}: no block is left")
     return order
+
+
+def _put(leaf: jax.Array, where: Any, value: jax.Array | float) -> jax.Array:
+    return jnp.asarray(leaf).at[where].set(value)
 
 
 def _layers(params: Any, path: tuple[str, ...]) -> Any:

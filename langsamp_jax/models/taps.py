@@ -40,10 +40,16 @@ def unchanged(values: jax.Array, positions: jax.Array) -> jax.Array:
     return values
 
 
+def sum_over_positions(values: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns float32 [rows, width], and the number of positions, [rows, 1]."""
+    weight = positions[..., None].astype(jnp.float32)
+    return (values * weight).sum(axis=1), weight.sum(axis=1)
+
+
 def mean_over_positions(values: jax.Array, positions: jax.Array) -> jax.Array:
     """Returns float32 [rows, width]; 0 for a row without positions."""
-    weight = positions[..., None].astype(jnp.float32)
-    return (values * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
+    total, count = sum_over_positions(values, positions)
+    return total / jnp.maximum(count, 1)
 
 
 def share_above_zero(values: jax.Array, positions: jax.Array) -> jax.Array:

@@ -26,6 +26,7 @@ from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh
 from langsamp_jax.parallel.sharding import batch_sharding
+from langsamp_jax.training.checkpoint import model_of
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.run import Run
 from langsamp_jax.training.setup import start_run, table_rows
@@ -72,7 +73,7 @@ def run(store, model, tmp_path) -> Run:
 
 
 def test_the_report_adds_up(run, store, model, params):
-    report = evaluate_masked_lm(run, params, store)
+    report = evaluate_masked_lm(run, model_of(run), params, store)
     loss, count = evaluator(store, model).totals(params)
     predicted = predicted_tokens(evaluator(store, model))
     pairs = zip(shares_by_hand(store), predicted, strict=True)
@@ -140,7 +141,7 @@ def test_a_language_without_validation_rows_has_no_loss(run, store, params, monk
     whole = store.split("validation")
     whole.rows[0] = 0
     monkeypatch.setattr(store, "split", lambda name: whole)
-    first, *others = evaluate_masked_lm(run, params, store)["languages"]
+    first, *others = evaluate_masked_lm(run, model_of(run), params, store)["languages"]
     nothing = {"rows": 0, "targets": 0, "loss": None, "unigram_loss": None}
     assert first == {"language": store.manifest.names[0], **nothing}
     assert all(record["loss"] > 0 for record in others)
@@ -149,7 +150,7 @@ def test_a_language_without_validation_rows_has_no_loss(run, store, params, monk
 def test_a_store_without_validation_rows_is_refused(run, params, corpus, tokenizer_file, tmp_path):
     prepare(corpus, tokenizer_file, tmp_path / "store", 32, validation_fraction=0.0)
     with pytest.raises(UserError, match="has no validation rows"):
-        evaluate_masked_lm(run, params, Store(tmp_path / "store"))
+        evaluate_masked_lm(run, model_of(run), params, Store(tmp_path / "store"))
 
 
 # The baseline

@@ -11,7 +11,7 @@ from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation.loss import evaluate_masked_lm
 from langsamp_jax.huggingface.pretrained import open_pretrained
-from langsamp_jax.training.checkpoint import restore_params
+from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.export import export_run
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -104,7 +104,8 @@ def test_training_goes_on_from_what_pytorch_saved(
     assert main([*map(str, call), *(f"--gin.train.{setting}" for setting in settings)]) == 0
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (loss,) = [r["eval/loss"] for r in map(json.loads, records) if "eval/loss" in r]
-    expected = evaluate_masked_lm(trained_run, params, Store(store_path))["loss"]
+    trained = model_of(trained_run), params
+    expected = evaluate_masked_lm(trained_run, *trained, Store(store_path))["loss"]
     assert loss == pytest.approx(expected, rel=1e-6)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["init_from"] == str(
         tmp_path / "saved"

@@ -3,22 +3,16 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.models.edits import Edit, apply_edits, clamp, parse_edit, with_blocks
 from langsamp_jax.models.taps import SITES, unchanged
-from tests.tiny import LENGTH, SIZES, VOCABULARY_SIZE, tiny_model
-from tests.tiny import random_params as host_params
+from tests.tiny import LENGTH, SIZES, VOCABULARY_SIZE, random_params, tiny_model
 
 LAYERS, HEAD = 3, 8
 NEURONS = SIZES["intermediate_size"]
-
-
-def random_params(model):
-    return jax.tree.map(jnp.asarray, host_params(model))
 
 
 @functools.partial(jax.jit, static_argnums=0)
