@@ -1,4 +1,5 @@
-"""Statistics: the cosine, rank correlations and their tests by relabelling, intervals of means."""
+"""Statistics: the cosine, rank correlations, separation of two classes, tests by relabelling,
+intervals of means."""
 
 import math
 import statistics
@@ -140,6 +141,59 @@ def bootstrap_interval(values: np.ndarray, seed: int, resamples: int) -> tuple[f
     """
     sample = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=seed)
     return float(sample.confidence_interval.low), float(sample.confidence_interval.high)
+
+
+def auroc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns how often a positive has the higher value of a positive and a negative; a tie is one
+    half: the area under the ROC curve, exactly (Mann and Whitney 1947).
+
+    Args:
+      values: float [n, units].
+      labels: bool [n], of which both occur.
+
+    Returns:
+      float64 [units].
+    """
+    positives = int(labels.sum())
+    ranks = rankdata(values, axis=0)[labels].sum(axis=0)
+    return (ranks - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
+
+
+def average_precisions(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the average precision of each unit as a detector of each concept.
+
+    It is the mean over the positives of the precision among all that are at least as high, which is
+    the sum of (R_k - R_(k-1)) P_k over the different values.
+
+    Args:
+      values: float [n, units].
+      labels: bool [n, concepts], of which each occurs.
+
+    Returns:
+      float64 [units, concepts].
+    """
+    above = rankdata(-values, "max", axis=0)  # one sort serves all concepts
+    precisions = [
+        (rankdata(above[chosen], "max", axis=0) / above[chosen]).mean(axis=0) for chosen in labels.T
+    ]
+    return np.stack(precisions, axis=1)
+
+
+def max_test(observed: np.ndarray, null: np.ndarray) -> tuple[float, float]:
+    """Tests a family of cells by its maximum, which allows for its size and for dependence between
+    cells (Westfall and Young 1993).
+
+    Args:
+      observed: float [...], the cells.
+      null: float [permutations, ...], the same under each permutation, all cells together.
+
+    Returns:
+      the 95 % quantile of the maximum under the null; and p, (1 + permutations whose maximum is at
+      least that observed) / (1 + permutations).
+    """
+    highest = null.reshape(len(null), -1).max(axis=1)
+    as_high = (highest >= observed.max() - 1e-12).sum()
+    return float(np.quantile(highest, 0.95)), float((1 + as_high) / (1 + len(null)))
 
 
 def mean_difference(

@@ -7,12 +7,16 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import kstest, rankdata, spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from langsamp_jax.evaluation.statistics import (
+    auroc,
+    average_precisions,
     bootstrap_interval,
     cosines,
     mantel,
+    max_test,
     mean_difference,
     rank_correlations,
     relabelling_test,
@@ -243,3 +247,45 @@ def test_the_interval_of_a_mean():
     expected = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
     np.testing.assert_allclose((low, high), expected, atol=0.02)
     assert (low, high) == bootstrap_interval(values, seed=1, resamples=4000)
+
+
+# Separation of two classes
+
+
+@pytest.fixture(params=[None, 6], ids=["continuous", "ties"])
+def responses(request) -> tuple[np.ndarray, np.ndarray]:
+    """Of 200 sentences the values of 30 units, and which of 7 concepts each has."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(200, 30)) if request.param is None else rng.integers(0, 6, (200, 30))
+    return values.astype(np.float32), rng.random((200, 7)) < rng.uniform(0.02, 0.6, 7)
+
+
+def test_auroc_is_that_of_scikit_learn(responses):
+    values, concepts = responses
+    for labels in concepts.T:
+        expected = [roc_auc_score(labels, unit) for unit in values.T]
+        np.testing.assert_allclose(auroc(values, labels), expected, rtol=0, atol=1e-12)
+
+
+def test_average_precision_is_that_of_scikit_learn(responses):
+    values, concepts = responses
+    expected = [[average_precision_score(labels, u) for labels in concepts.T] for u in values.T]
+    np.testing.assert_allclose(average_precisions(values, concepts), expected, rtol=0, atol=1e-12)
+
+
+def test_the_maximum_is_tested_with_all_cells_that_depend_on_each_other():
+    """Of copies of one cell, the maximum is that of one; of independent cells it is higher."""
+    rng = np.random.default_rng(0)
+    one, many = rng.normal(size=(2000, 1)), rng.normal(size=(2000, 6, 5))
+    high, _ = max_test(np.zeros((6, 5)), np.tile(one[..., None], (1, 6, 5)))
+    assert high == pytest.approx(np.quantile(one, 0.95))
+    assert high == pytest.approx(stats.norm.ppf(0.95), abs=0.1)
+    high, p = max_test(np.full((6, 5), stats.norm.ppf(0.99)), many)
+    assert high == pytest.approx(stats.norm.ppf(0.95 ** (1 / 30)), abs=0.1)
+    assert p == pytest.approx(1 - 0.99**30, abs=0.03)
+
+
+def test_p_of_the_maximum_is_uniform_under_the_null():
+    rng = np.random.default_rng(1)
+    draws = rng.normal(size=(300, 100, 4))
+    assert kstest([max_test(d[0], d[1:])[1] for d in draws], "uniform").pvalue > 0.01
