@@ -44,6 +44,7 @@ def child(code: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_importing_every_module_changes_no_logger_no_variable_and_no_library():
     assert child(LIBRARIES + EVERYTHING + STATE) == child(LIBRARIES + STATE)
 

@@ -167,6 +167,7 @@ def test_all_probabilities_sum_to_1(model):
 # Training
 
 
+@pytest.mark.slow
 def test_overrides_give_the_run_of_the_command(store_path, tmp_path):
     run = langsamp_jax.train(str(store_path), str(tmp_path / "python"), SMALL)
     arguments = [f"--gin.{name}={value!r}" for name, value in SMALL.items()]

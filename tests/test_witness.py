@@ -146,6 +146,7 @@ def test_a_checkpoint_is_exported_as_before(form, tmp_path, langsamp):
     assert make.digests(tmp_path / "exported") == expected("exports")[form]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_before(tmp_path, langsamp):
     put(tmp_path, "store", "run")
     langsamp(make.TRAIN)

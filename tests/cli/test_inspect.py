@@ -68,6 +68,7 @@ def test_a_step_is_shown_as_the_trainer_was_given_it(trained_on, store_path):
     assert targets[0] != targets[1] != targets[2]
 
 
+@pytest.mark.slow
 def test_rows_of_one_language_are_those_of_the_whole_batch(store_path):
     store, configs = Store(store_path), Configs(TrainConfig(num_steps=9, global_batch_size=SIZE))
     _, batch = inspect_rows(store, configs, None, 5, "train", SIZE)

@@ -189,6 +189,7 @@ def test_p_of_correlations_is_the_share_of_all_relabellings():
     assert 0 < exact < 1 and abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / 3000)
 
 
+@pytest.mark.slow
 def test_p_is_uniform_where_columns_differ_and_nothing_is_related():
     """Columns that are high in all rows make no finding."""
     rng = np.random.default_rng(0)

@@ -89,6 +89,7 @@ def test_first_pieces_are_those_of_transformers(max_length, tokenizer, theirs, l
     assert any(len(row) > 2 * len(words) for row, words in zip(pieces, examples.words, strict=True))
 
 
+@pytest.mark.slow
 def test_real_words_have_their_labels_where_transformers_has_them(shared_data, tmp_path):
     transformers = pytest.importorskip("transformers")
     ours = load_tokenizer(shared_data / "tokenizers" / "xlmr" / "sentencepiece.bpe.model")

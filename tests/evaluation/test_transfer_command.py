@@ -92,6 +92,7 @@ def evaluate_refused(command_refused) -> Callable[..., str]:
 # Fine-tuning
 
 
+@pytest.mark.slow
 def test_topics_from_end_to_end(topics, run, capsys):
     assert evaluate("sib200", run, "--data", topics, *QUICK) == 0
     shown = capsys.readouterr()

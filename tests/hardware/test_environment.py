@@ -71,7 +71,7 @@ REFUSED = (
     *("XLA_FLAGS=--no_such_flag", "XLA_FLAGS=no_such_file", "JAX_PLATFORMS=cuda"),
     *("JAX_PLATFORMS=nonsense",),
 )
-FAST = {"JAX_DEFAULT_PRNG_IMPL=rbg", "JAX_ENABLE_X64=1", "XLA_FLAGS=--no_such_flag"}
+FAST = {"JAX_ENABLE_X64=1", "XLA_FLAGS=--no_such_flag"}
 
 
 def slow_but_some(cases):

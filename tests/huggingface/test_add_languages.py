@@ -172,6 +172,7 @@ def test_transformers_knows_the_new_language(full, add, load_strictly):
         old(ids, language="deu_Latn")
 
 
+@pytest.mark.slow
 def test_training_takes_the_new_rows(add, corpus, tokenizer_file, tmp_path, capsys):
     folder, languages, scripts = add("ell_Grek", "qad_Cyrl")
     text = tmp_path / "text"

@@ -179,6 +179,7 @@ def test_a_plan_neither_needs_nor_takes_the_lock_of_a_tpu():
     pytest.fail("a training cannot load libtpu beside a plan")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_comes_with_advice(monkeypatch):
     def refused(*arguments):
         return dataclasses.replace(compile_step(*arguments), program=TooLarge(66e9, 16e9))

@@ -120,6 +120,7 @@ def test_the_same_mixture_gives_the_same_file(suffix, begins, tmp_path):
     assert first == second and first.startswith(begins)
 
 
+@pytest.mark.slow
 def test_seven_thousand_language_scripts(tmp_path):
     plot_mixture(make_records(7000), STEPS, tmp_path / "mixture.png")
     assert (tmp_path / "mixture.png").stat().st_size > 10_000

@@ -146,7 +146,7 @@ def test_what_transformers_saves_again_is_the_same(transformers, tokenizer, tmp_
 @pytest.mark.parametrize(
     ("file", "published"),
     [
-        ("xlmr/sentencepiece.bpe.model", "XLMRobertaTokenizer"),
+        pytest.param("xlmr/sentencepiece.bpe.model", "XLMRobertaTokenizer", marks=pytest.mark.slow),
         ("mbert/vocab.txt", "BertTokenizer"),
     ],
 )

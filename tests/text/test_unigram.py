@@ -45,6 +45,7 @@ def test_the_same_ids(saved_by, saved, tokenizer_file, corpus, tmp_path):
     assert_same(ours, load_tokenizer(folder / "tokenizer.json"), lines + ODD)
 
 
+@pytest.mark.slow
 def test_the_same_ids_with_xlmrs_pieces_on_real_text(shared_data, tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = shared_data / "tokenizers" / "xlmr"

@@ -71,6 +71,7 @@ def largest_difference(a, b) -> float:
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole(batch):
     """The parts have unequal numbers of targets, so a mean of means would differ."""
     params, ends = random_params(tiny_model(MODEL)), []

@@ -170,6 +170,7 @@ def test_device_memory_is_that_of_the_fullest_device_that_tells(monkeypatch):
     assert "memory/device_gb" not in memory()
 
 
+@pytest.mark.slow
 def test_a_run_says_where_its_time_went(store_path, tmp_path, tiny_configs, capsys):
     run = train(Store(store_path), tmp_path / "run", tiny_configs(num_steps=6, log_every=3))
     said = capsys.readouterr().err

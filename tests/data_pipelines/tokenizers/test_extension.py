@@ -136,6 +136,7 @@ def test_text_without_new_pieces_keeps_its_ids(base, output):
     assert kept > 100 and changed > 100
 
 
+@pytest.mark.slow
 def test_old_languages_of_xlmr_keep_their_ids(xlmr, extended_xlmr, shared_data):
     lines = []
     for name in ("eng_Latn", "deu_Latn", "rus_Cyrl", "arb_Arab", "zho_Hans", "wol_Latn"):
@@ -145,6 +146,7 @@ def test_old_languages_of_xlmr_keep_their_ids(xlmr, extended_xlmr, shared_data):
     assert kept > 0.8 * len(lines) and changed > 50  # most lines in Wolof
 
 
+@pytest.mark.slow
 def test_xlmr_knows_every_character_of_the_new_scripts(extended_xlmr, shared_data):
     tokenizer = load_tokenizer(extended_xlmr / "tokenizer.model")
     for name in ("bod_Tibt", "chr_Cher", "vai_Vaii"):
@@ -170,6 +172,7 @@ def test_the_tokenizers_agree(output):
     agreement(output, [*lines, "", "漢字 and more", "  two  spaces "])
 
 
+@pytest.mark.slow
 def test_the_tokenizers_agree_on_xlmr(extended_xlmr, shared_data):
     lines = []
     for name in ("bod_Tibt", "chr_Cher", "vai_Vaii", "wol_Latn", "eng_Latn", "rus_Cyrl"):
