@@ -1,7 +1,10 @@
 """Aligned text: a folder of ``iso639-3_Script.txt`` files whose lines translate each other."""
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import visible
@@ -71,6 +74,48 @@ def aligned_corpus(corpus: Path, pivot: str) -> tuple[dict[str, list[str]], dict
         else:
             skipped[name] = f"{file} has {len(translations):,} lines, {pivot}.txt {expected:,}"
     return dict(sorted(lines.items())), skipped
+
+
+def parallel_sentences(
+    corpus: Path, fewest: int
+) -> tuple[dict[str, list[str]], np.ndarray, dict[str, str]]:
+    """Reads the sentences that are there in every language of a folder of aligned files.
+
+    Languages are taken up from the most complete on, as long as ``fewest`` lines are left that all
+    of them have.
+
+    Returns:
+      the sentences by language-script, sorted; the numbers of their lines, int64 [sentences], from
+      0; and why other languages are left out.
+
+    Raises:
+      UserError: as ``corpus_files``; fewer than two languages have so many lines in common.
+    """
+    files = corpus_files(corpus)
+    skipped, lines = unread(corpus, files), {}
+    for name, file in files.items():
+        try:
+            lines[name] = aligned_lines(file)
+        except UserError as error:
+            skipped[name] = str(error)
+    lengths = collections.Counter(map(len, lines.values()))
+    length = max(lengths, key=lambda n: (lengths[n], n), default=0)
+    present = {name: np.array([*map(bool, text)]) for name, text in lines.items()}
+    common, names = np.ones(length, bool), []
+    for name in sorted(lines, key=lambda name: (-present[name].sum(), name)):
+        if len(lines[name]) != length:
+            skipped[name] = f"{files[name]} has {len(lines[name]):,} lines, most files {length:,}"
+        elif (both := common & present[name]).sum() < fewest:
+            skipped[name] = f"{both.sum():,} lines in common with the others; {fewest:,} are needed"
+        else:
+            common, names = both, [*names, name]
+    if len(names) < 2:
+        reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
+        raise UserError(
+            f"{corpus} has no two languages with {fewest:,} aligned lines in common{reasons}"
+        )
+    number = np.flatnonzero(common)
+    return {name: [lines[name][i] for i in number] for name in sorted(names)}, number, skipped
 
 
 def aligned_lines(file: Path) -> list[str]:

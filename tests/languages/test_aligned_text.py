@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langsamp_jax.io.text_lines import VISIBLE, read_lines
-from langsamp_jax.languages.aligned_text import aligned_corpus, aligned_lines, corpus_files
+from langsamp_jax.languages.aligned_text import (
+    aligned_corpus,
+    aligned_lines,
+    corpus_files,
+    parallel_sentences,
+)
 
 
 def test_text_files_are_found_by_name_and_others_left_alone(tmp_path):
@@ -112,3 +117,29 @@ def test_the_pivot_must_be_there(tmp_path, refused):
     assert "eng_Latn.txt is empty" in refused(aligned_corpus, tmp_path, "eng_Latn")
     (tmp_path / "eng_Latn.txt").write_bytes(b"\xff\n")
     assert "line 1: not UTF-8" in refused(aligned_corpus, tmp_path, "eng_Latn")
+
+
+# The same sentences in every language
+
+
+def test_sentences_are_those_that_all_languages_have(write_corpus, refused, tmp_path):
+    corpus = write_corpus(
+        tmp_path / "corpus",
+        deu_Latn=["a", "b", "", "d", "e"],
+        fra_Latn=["1", "2", "3", "4", ""],
+        ita_Latn=["x", "", "", "", ""],
+        rus_Cyrl=["я", "ю", "э", "ы", "ь"],
+        spa_Latn=["o", "p"],
+    )
+    sentences, number, skipped = parallel_sentences(corpus, 3)
+    assert number.tolist() == [0, 1, 3]
+    assert sentences == {
+        "deu_Latn": ["a", "b", "d"],
+        "fra_Latn": ["1", "2", "4"],
+        "rus_Cyrl": ["я", "ю", "ы"],
+    }
+    assert skipped["ita_Latn"] == "1 lines in common with the others; 3 are needed"
+    assert skipped["spa_Latn"].endswith("has 2 lines, most files 5")
+    assert len(parallel_sentences(corpus, 1)[0]) == 4  # by then one line in common
+    line = refused(parallel_sentences, corpus, 6)
+    assert "no two languages with 6 aligned lines in common; " in line
