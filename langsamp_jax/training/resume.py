@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from langsamp_jax.config import gin_text
 from langsamp_jax.data.manifest import Manifest
@@ -206,6 +207,8 @@ def create_run(
         "environment": environment(),
     }
     there = (path / "run.json").exists()
+    if there:
+        epath.Path(path / "snapshots").rmtree(missing_ok=True)  # of the run that it was
     with contextlib.nullcontext(path) if there else new_folder(path) as folder:
         write_bytes(folder / tokenizer.file_name, tokenizer.model)
         write_text(folder / "inventory.json", inventory.to_json())

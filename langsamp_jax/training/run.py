@@ -4,7 +4,7 @@ RUN/run.json           the resolved configs; the store, the tokenizer and the we
                        with, by their content; versions and device
 RUN/config.gin         the operative gin
 RUN/tokenizer.model (tokenizer.json if WordPiece), RUN/inventory.json
-RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
+RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/, RUN/snapshots/
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ RESUMABLE_SETTINGS = {
     "train.eval_every",
     "train.log_every",
     "train.max_to_keep",
+    "train.snapshots",
+    "train.snapshot_every",
     "train.early_stopping_patience",
     "train.profile_steps",
     "train.wandb_project",
@@ -62,6 +64,10 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
 
     def config(self, cls: type) -> Any:
         """Returns the frozen config of class ``cls`` that the run was started with."""
