@@ -15,6 +15,7 @@ A record is a JSON object. The last two get it as it is written: with what was a
 ``model``, ``step``, ``data``). The file also has ``measures`` and ``seconds``.
 """
 
+import copy
 import dataclasses
 import json
 import sys
@@ -82,7 +83,7 @@ class Journal:
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]):
-        self.path = output.with_name(output.name + ".parts")
+        self.path, self._prefix = output.with_name(output.name + ".parts"), ""
         settings = json.loads(json.dumps(settings, default=str))  # as it is read back
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]  # it may have been killed writing
@@ -101,11 +102,18 @@ class Journal:
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """Returns the result of a part: what stands here, or else what ``compute`` gives."""
+        name = self._prefix + name
         if name not in self._parts:
             self._parts[name] = compute()
             self._stream.write(_line({"part": name, "result": self._parts[name]}))
             self._stream.flush()
         return self._parts[name]
+
+    def under(self, name: str) -> "Journal":
+        """Returns the journal of the parts of a part."""
+        inner = copy.copy(self)
+        inner._prefix = f"{self._prefix}{name}, "
+        return inner
 
     def each(
         self, languages: Iterable[str], compute: Callable[[str], Any]
@@ -151,24 +159,50 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
       UserError: there is no place for the result, the model cannot be loaded, or as the protocol.
     """
     started = time.monotonic()
-    if not is_remote(job.result):
-        job.result.parent.mkdir(parents=True, exist_ok=True)
+    require_place(job)
     model = load_model(job.model, job.step)
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
+
+    def measure(journal: Journal) -> dict[str, Any]:
+        record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
+        return {**record, "measures": protocol.measures(record)}
+
+    return write_result(job, measure, {**asked, **identities(job), **options}, started)
+
+
+def require_place(job: Job) -> None:
+    """Makes the folder for the result; raises UserError where there is no place for it."""
+    if not is_remote(job.result):
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_result(
+    job: Job,
+    measure: Callable[[Journal], dict[str, Any]],
+    settings: Mapping[str, Any],
+    since: float,
+) -> dict[str, Any]:
+    """Writes what ``measure`` gives, which no other process measures meanwhile.
+
+    Args:
+      settings: what is measured and how; parts of others are not taken up.
+      since: when the evaluation was begun, by ``time.monotonic``.
+
+    Returns:
+      what was written.
+    """
     with Claim(job.result.with_name(f"{job.result.name}.claim"), job.result):
-        with Journal(job.result, {**asked, **_identities(job), **_settings(options)}) as journal:
-            record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
-        seconds = round(time.monotonic() - started, 1)
-        record |= {"measures": protocol.measures(record), "seconds": seconds}
-        record["environment"] = environment()
+        with Journal(job.result, _settings(settings)) as journal:
+            record = measure(journal)
+        record |= {"seconds": round(time.monotonic() - since, 1), "environment": environment()}
         write_text(job.result, _json(record))
         say(job.result)
         journal.forget()
     return record
 
 
-def _identities(job: Job) -> dict[str, Any]:
+def identities(job: Job) -> dict[str, Any]:
     """Returns what the model and the data are, wherever the command was given or the run lies."""
     model = open_run(job.model).id if is_run(job.model) else str(absolute(job.model))
     return {"model": model, "data": None if job.data is None else str(absolute(job.data))}

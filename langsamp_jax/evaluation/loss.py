@@ -1,6 +1,7 @@
 """Protocol: the objective's loss on every validation row of a store, beside that of unigrams."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from langsamp_jax.training.validation import LossEvaluator
 
 UNIGRAM_TOKENS = 2**22  # the most that are counted of a language; more change its shares little
 
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096  # that are counted
+_ROWS_PER_DEVICE = 32
+
+Measure = Callable[[Any], dict[str, Any]]  # of parameters
 
 
 def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]:
@@ -30,7 +34,13 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]
     Raises:
       UserError: the model is no run, or the store has other tokens or no validation rows.
     """
-    return evaluate_masked_lm(open_run(model.path), model.params, Store(data))
+    run, store = open_run(model.path), Store(data)
+    return _opened(model.path, data, run.id, store.manifest.fingerprint)(model.params)
+
+
+@functools.lru_cache(maxsize=1)  # of all steps of a run: one compilation, one baseline
+def _opened(path: Path, data: Path, run_id: str, fingerprint: str) -> Measure:
+    return masked_lm_measure(open_run(path), Store(data))
 
 
 def show(record: Mapping[str, Any]) -> str:
@@ -56,45 +66,66 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": record["loss"]}
 
 
-def evaluate_masked_lm(
-    run: Run, params: Any, store: Store, rows_per_device: int = 32
-) -> dict[str, Any]:
-    """Measures the loss on every validation row of a store, and that of unigrams on its targets.
+def evaluate_masked_lm(run: Run, params: Any, store: Store) -> dict[str, Any]:
+    """Returns what ``masked_lm_measure`` measures of some parameters of a run."""
+    return masked_lm_measure(run, store)(params)
 
-    Returns:
-      ``loss`` and ``unigram_loss`` over all targets together, ``unigram_tokens`` (the most that
-      were counted of a language), and ``languages``: a record each with ``language``, ``rows``,
-      ``targets``, ``loss``, ``unigram_loss`` (None: no rows). See ``unigram_losses``.
+
+def loss_evaluator(run: Run, store: Store, max_rows: int | None = None) -> LossEvaluator:
+    """Returns what measures the loss of a run's parameters on the validation rows of a store.
+
+    Raises:
+      UserError: the store has other tokens than the run, or no validation rows.
     """
     run.check_store(store)
     mesh, split = make_mesh(MeshConfig()), store.split("validation")
     if not split.rows.any():
         raise UserError(f"{store.path} has no validation rows")
-    vocabulary = store.manifest.vocabulary
-    objective = MaskedLm(model_of(run), vocabulary, run.config(ObjectiveConfig))
-    rows_at_once = rows_per_device * data_parallelism(mesh)
-    evaluator = LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows_at_once)
-    with use_mesh(mesh):
-        loss, count = evaluator.totals(params)
+    objective = MaskedLm(model_of(run), store.manifest.vocabulary, run.config(ObjectiveConfig))
+    rows = _ROWS_PER_DEVICE * data_parallelism(mesh)
+    return LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows, max_rows)
+
+
+def masked_lm_measure(run: Run, store: Store) -> Measure:
+    """Returns a function that measures the loss of parameters on every validation row of a store,
+    and that of unigrams on its targets.
+
+    It gives:
+      ``loss`` and ``unigram_loss`` over all targets together, ``unigram_tokens`` (the most that
+      were counted of a language), and ``languages``: a record each with ``language``, ``rows``,
+      ``targets``, ``loss``, ``unigram_loss`` (None: no rows). See ``unigram_losses``.
+
+    Raises:
+      UserError: as ``loss_evaluator``.
+    """
+    evaluator, vocabulary = loss_evaluator(run, store), store.manifest.vocabulary
+    split = evaluator.split
+    with use_mesh(evaluator.everywhere.mesh):
         predicted = predicted_tokens(evaluator)
     special, size = vocabulary.special_ids, vocabulary.size
     unigram = unigram_losses(store.split("train"), predicted, special, size)
-    columns = zip(split.names, split.rows, count, loss, unigram, strict=True)
-    return {
-        "loss": float(loss.sum() / count.sum()),
-        "unigram_loss": float(unigram.sum() / count.sum()),
-        "unigram_tokens": UNIGRAM_TOKENS,
-        "languages": [
-            {
-                "language": name,
-                "rows": int(rows),
-                "targets": int(targets),
-                "loss": float(total / targets) if targets else None,
-                "unigram_loss": float(baseline / targets) if targets else None,
-            }
-            for name, rows, targets, total, baseline in columns
-        ],
-    }
+
+    def measure(params: Any) -> dict[str, Any]:
+        with use_mesh(evaluator.everywhere.mesh):
+            loss, count = evaluator.totals(params)
+        columns = zip(split.names, split.rows, count, loss, unigram, strict=True)
+        return {
+            "loss": float(loss.sum() / count.sum()),
+            "unigram_loss": float(unigram.sum() / count.sum()),
+            "unigram_tokens": UNIGRAM_TOKENS,
+            "languages": [
+                {
+                    "language": name,
+                    "rows": int(rows),
+                    "targets": int(targets),
+                    "loss": float(total / targets) if targets else None,
+                    "unigram_loss": float(baseline / targets) if targets else None,
+                }
+                for name, rows, targets, total, baseline in columns
+            ],
+        }
+
+    return measure
 
 
 def predicted_tokens(evaluator: LossEvaluator) -> list[np.ndarray]:

@@ -201,6 +201,7 @@ def create_run(
         "settings": settings_of(configs, pretrained and pretrained.path),
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,
+        "store_path": str(absolute(store.path)),
         "sequence_length": manifest.sequence_length,
         **{field: _train_counts(manifest, field) for field in ("tokens", "lines", "rows")},
         "weights": pretrained and pretrained.weights.contents(),

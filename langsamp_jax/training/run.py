@@ -60,6 +60,7 @@ class Run:
     # By name, the bytes and SHA-256 of the files of weights that it was started from.
     weights: dict[str, dict[str, Any]] | None  # None: from none, or an older run
     environment: dict[str, Any] | None  # see hardware/environment.py; None: an older run
+    store_path: str | None  # where the store was at the start; None: an older run
 
     @property
     def checkpoints(self) -> Path:
@@ -114,7 +115,8 @@ def open_run(path: Path) -> Run:
         identity = record["id"], record["started"]
         settings, fingerprint = record["settings"], record["tokenizer"]
         data = record["store"], record["sequence_length"], record["tokens"]
-        later = (record.get(field) for field in ("lines", "rows", "weights", "environment"))
+        names = ("lines", "rows", "weights", "environment", "store_path")
+        later = (record.get(field) for field in names)
         inventory = Inventory.from_json((path / "inventory.json").read_bytes())
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None
