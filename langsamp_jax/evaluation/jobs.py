@@ -46,7 +46,7 @@ class Job:
       task: the name of the task.
       model: a run or a Hugging Face folder.
       data: what the task reads; None where it reads nothing.
-      step: the checkpoint of a run; None: the best.
+      step: a checkpoint or snapshot of a run; None: the best checkpoint.
       output: the file for the result; None: ``RUN/evaluation/TASK.json``.
       variant: what that name has behind the task where an option makes it another measure:
         ``-layer-2``.

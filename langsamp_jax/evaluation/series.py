@@ -23,7 +23,7 @@ from langsamp_jax.evaluation.jobs import Job, Journal, identities, require_place
 from langsamp_jax.evaluation.loss import loss_evaluator
 from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
 from langsamp_jax.io.progress import table
-from langsamp_jax.io.storage import storage_failure
+from langsamp_jax.io.storage import absolute, storage_failure
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.checkpoint import describe_steps, restore_params, saved_steps
 from langsamp_jax.training.config import TrainConfig
@@ -59,6 +59,7 @@ class RunSteps:
                 f"{path} has no snapshots: train with --gin.train.snapshots=powers; there are "
                 f"{describe_steps(self.run)}, which --step can name"
             )
+        self.model, self.folders = str(path), []
         self.steps = sorted({*(snapshots if steps is None else steps)})
         if absent := set(self.steps) - {*snapshots, *saved_steps(self.run.checkpoints)}:
             there = describe_steps(self.run)
@@ -116,6 +117,8 @@ class FolderSteps:
         if runs := [folder for folder in folders if is_run(folder)]:
             raise UserError(f"{runs[0]} is a run, whose steps --step names; leave --steps")
         self._folders = dict(sorted(zip(steps, folders, strict=True)))
+        self.model = [str(folder) for folder in self._folders.values()]
+        self.folders = [str(absolute(folder)) for folder in self._folders.values()]
         self.steps, self._first = list(self._folders), None
 
     def open(self, step: int) -> LoadedModel:
@@ -155,7 +158,8 @@ def run_series(
     started = time.monotonic()
     require_place(job)
     data = None if job.data is None else str(job.data)
-    asked = {"task": job.task, "model": str(job.model), "steps": series.steps, "data": data}
+    asked = {"task": job.task, "model": series.model, "steps": series.steps, "data": data}
+    settings = {**asked, **identities(job), "folders": series.folders, **options}
 
     def measure(journal: Journal) -> dict[str, Any]:
         records: list[dict[str, Any]] = []
@@ -168,7 +172,7 @@ def run_series(
                     same = other["digest"] == digest
                     if same and not series.may_be_same(other["step"], step):
                         raise UserError(
-                            f"steps {other['step']} and {step} of {job.model} have the same "
+                            f"steps {other['step']} and {step} of {series.model} have the same "
                             "parameters: one of them is not the model of that step"
                         )
                 facts = {"digest": digest, **series.check(step, model.params)}
@@ -180,7 +184,7 @@ def run_series(
             records.append(journal.part(f"step {step}", one_step))
         return {**asked, "records": records, "measures": records[-1]["measures"]}
 
-    return write_result(job, measure, {**asked, **identities(job), **options}, started)
+    return write_result(job, measure, settings, started)
 
 
 def show_series(record: Mapping[str, Any]) -> str:

@@ -149,6 +149,7 @@ class Checkpoints:
     def snapshot(self, step: int, params: Any, last: bool = False) -> None:
         """Starts saving the parameters of a step, where ``wants`` says so; raises as ``save``."""
         if self.wants(step, last):
+            self.wait()  # one save at a time, as everywhere
             self._snapshots.save(step, {"params": params}, {}, None)
 
     @property

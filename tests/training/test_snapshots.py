@@ -19,7 +19,7 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
 from langsamp_jax.plan.dry_run import dry_run
 from langsamp_jax.training.checkpoint import Checkpoints, restore_params, saved_steps
-from langsamp_jax.training.config import TrainConfig, snapshot_steps
+from langsamp_jax.training.config import TrainConfig, snapshot_steps, with_overrides
 from langsamp_jax.training.loop import train
 from langsamp_jax.training.optimizer import OptimizerConfig
 from langsamp_jax.training.run import Run, open_run
@@ -218,6 +218,16 @@ def test_killed_runs_have_the_same_snapshots(store_path, tmp_path):
     assert process.returncode == 0, said
     assert saved_steps(whole / "snapshots") == expected
     assert_same(open_run(run), open_run(whole), expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_early_keeps_its_last_step(store_path, configs, tmp_path):
+    still = OptimizerConfig(learning_rate=1e-30, schedule="constant")
+    fields = {"num_steps": 50, "eval_every": 3, "early_stopping_patience": 2}
+    settings = dataclasses.replace(configs(), optimizer=still)
+    settings = with_overrides(settings, {f"train.{k}": v for k, v in fields.items()})
+    run = train(Store(store_path), tmp_path / "run", settings)
+    assert saved_steps(run.snapshots) == [0, 1, 2, 4, 8, 9]
 
 
 @pytest.mark.slow

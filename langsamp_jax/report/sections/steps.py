@@ -13,7 +13,7 @@ _CURVES = 4  # the first measures of a task
 
 
 def section(results: RunResults) -> Section:
-    """Returns the measures of each series over the steps; asks for one where there are snapshots."""
+    """Returns the measures of each series over the steps; snapshots ask for one."""
     figures = [_figure(stem, series) for stem, series in results.series.items()]
     command = ""
     if not figures and results.run.snapshots.is_dir():
