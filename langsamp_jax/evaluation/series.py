@@ -70,11 +70,13 @@ class RunSteps:
         self._model: LoadedModel | None = None
 
     def open(self, step: int) -> LoadedModel:
+        """Returns the model at a step; the parameters of the step before are let go."""
         if self._model is None:
             self._model = load_model(self.run.path, step)
         elif self._model.step != step:
+            self._model = dataclasses.replace(self._model, params=None, step=step)
             _, params = restore_params(self.run, step)
-            self._model = dataclasses.replace(self._model, params=params, step=step)
+            self._model = dataclasses.replace(self._model, params=params)
         return self._model
 
     def check(self, step: int, params: Any) -> dict[str, Any]:
@@ -111,8 +113,8 @@ class FolderSteps:
     def __init__(self, folders: Sequence[Path], steps: Sequence[int]):
         if len(folders) != len(steps) or len({*steps}) < len(steps):
             raise UserError(
-                f"--model names {len(folders)} folders and --steps {_listed(steps)}: a series is "
-                "a folder for each step"
+                f"--model names {len(folders)} folders, --steps {_listed(steps) or 'none'}: a "
+                "series is a folder for each step"
             )
         if runs := [folder for folder in folders if is_run(folder)]:
             raise UserError(f"{runs[0]} is a run, whose steps --step names; leave --steps")
@@ -122,7 +124,7 @@ class FolderSteps:
         self.steps, self._first = list(self._folders), None
 
     def open(self, step: int) -> LoadedModel:
-        """Raises UserError where the model of a step has another form than the first."""
+        """Returns the model of a step; raises UserError where its form is not that of the first."""
         model = dataclasses.replace(load_model(self._folders[step]), step=step)
         form = _form(model)
         path, first = self._first = self._first or (model.path, form)
@@ -193,8 +195,8 @@ def show_series(record: Mapping[str, Any]) -> str:
     headers = {"step": "step:,", **{name: f"{name}:.4g" for name in names[:_SHOWN]}}
     rows = [{"step": r["step"], **r["measures"]} for r in record["records"]]
     lines = [table(rows, headers)]
-    if more := len(names) - _SHOWN:
-        lines += [f"and {more} more measures, which the result has"] if more > 0 else []
+    if len(names) > _SHOWN:
+        lines.append(f"and {len(names) - _SHOWN} more measures, which the result has")
     if not any("validation_loss" in r for r in record["records"]):
         lines.append("no step was compared with a loss curve: none is known, or not its store")
     return "\n".join(lines)

@@ -10,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from langsamp_jax.cli.evaluation import measures_of
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation import jobs, loss, series
 from langsamp_jax.evaluation.series import RunSteps, off_curve, parameter_digest
+from langsamp_jax.report.compare import compare
 from langsamp_jax.report.page import write_report
 from langsamp_jax.training.export import export_run
 from langsamp_jax.training.loop import train
@@ -85,11 +87,20 @@ def test_the_series_is_what_each_step_is_alone(trained, store_path, corpus, tmp_
         assert at["validation_loss"] == pytest.approx(curve.get(at["step"], at["validation_loss"]))
 
 
-def test_it_is_read_by_the_report(trained, corpus, capsys):
-    call = evaluate("retrieval-bible", trained, corpus / "held_out", *PIVOT)
+def test_it_is_read_by_the_report_and_by_compare(run, corpus, tmp_path, capsys):
+    shutil.rmtree(run / "evaluation", ignore_errors=True)  # of the tests before
+    assert "--step all" in write_report(run).read_text("utf-8")
+    call = evaluate("retrieval-bible", run, corpus / "held_out", *PIVOT)
     assert main([*call, "--step", "2", "6"]) == 0, capsys.readouterr().err
-    page = write_report(trained).read_text("utf-8")
-    assert "Over the training" in page
+    page = write_report(run).read_text("utf-8")
+    assert "Over the training" in page and "--step all" not in page
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    record = result(other / "run.json")
+    record["settings"]["optimizer.learning_rate"] = 1.0
+    (other / "run.json").write_text(json.dumps(record))
+    measures = {m["measure"]: m for m in compare([run, other], measures_of)["measures"]}
+    last = result(run / "evaluation" / "retrieval-bible-steps.json")["measures"]
+    assert measures["retrieval-bible-steps/all/top1"]["mean"] == last["all/top1"]
 
 
 @pytest.mark.parametrize("task", ["mlm", "neutrality", "pseudo-perplexity", "retrieval-bible"])
@@ -230,9 +241,9 @@ def test_folders_that_are_no_series(folders, trained, corpus, tmp_path, command_
         return command_refused(*call, *more)
 
     two = [folders[0], folders[2]]
-    assert "--model names 2 folders and --steps 1:" in refused(two, "--steps", "1")
-    assert "--model names 2 folders and --steps :" in refused(two)
-    assert "--model names 2 folders and --steps 1, 1:" in refused(two, "--steps", "1", "1")
+    assert "--model names 2 folders, --steps 1:" in refused(two, "--steps", "1")
+    assert "--model names 2 folders, --steps none:" in refused(two)
+    assert "--model names 2 folders, --steps 1, 1:" in refused(two, "--steps", "1", "1")
     assert "--step cannot be given with several --model" in refused(two, "--step", "1")
     assert f"{trained} is a run" in refused([folders[0], trained], "--steps", "1", "2")
     call = ["evaluate", "pos", "--model", *two, "--data", corpus, "--steps", "1", "2"]
