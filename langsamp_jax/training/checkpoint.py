@@ -343,4 +343,4 @@ def snapshot_plan(config: TrainConfig, params: Any) -> list[str]:
     if not (steps := snapshot_steps(config)):
         return []
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / 1e6
-    return [f"snapshots: {len(steps)} of {size:,.1f} MB each, {len(steps) * size:,.0f} MB in all"]
+    return [f"snapshots: {len(steps)} of {size:,.1f} MB each, {len(steps) * size:,.1f} MB in all"]

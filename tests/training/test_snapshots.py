@@ -65,9 +65,9 @@ def test_which_steps(num_steps, snapshots, every):
 
 def test_parameters_alone_of_every_step_that_is_wanted(undisturbed, store_path, configs, tmp_path):
     assert saved_steps(undisturbed.snapshots) == [0, 1, 2, 4, 6]
-    saved = [file.name for file in (undisturbed.snapshots / "4" / "state").iterdir()]
     metadata = json.loads((undisturbed.snapshots / "4" / "state" / "_METADATA").read_bytes())
-    assert saved and all("'params'" in name for name in metadata["tree_metadata"])
+    saved = metadata["tree_metadata"]
+    assert saved and all("'params'" in name for name in saved)
     every = train(Store(store_path), tmp_path / "run", configs(snapshots="none", snapshot_every=4))
     assert_same(every, undisturbed, [0, 4, 6])
     last = tmp_path / "checkpoint"
@@ -155,7 +155,7 @@ def test_the_last_step_of_a_finished_run_can_be_asked_for_later(store_path, conf
 def test_what_they_take_is_said_at_the_start(undisturbed, store_path, configs, tmp_path, capsys):
     leaves = jax.tree.leaves(restore_params(undisturbed, 0)[1])
     size = sum(leaf.nbytes for leaf in leaves) / 1e6
-    line = f"snapshots: 5 of {size:.1f} MB each, {5 * size:.0f} MB in all"
+    line = f"snapshots: 5 of {size:.1f} MB each, {5 * size:.1f} MB in all"
     assert line in dry_run(store_path, configs())
     assert "snapshots: " not in dry_run(store_path, configs(snapshots="none"))
     train(Store(store_path), undisturbed.path, configs())
