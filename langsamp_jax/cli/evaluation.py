@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from langsamp_jax.cli.parser import add_actions, add_gin, add_verb
+from langsamp_jax.cli.parser import add_actions, add_edits, add_gin, add_verb, refuse
 from langsamp_jax.io.storage import local, location
 
 
@@ -56,6 +56,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
     return int(text)
+
+
+def _step(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, or all")
+    return text if text == "all" else int(text)
 
 
 def _layer(text: str) -> int | str | None:
@@ -194,7 +200,8 @@ def add(commands: Any) -> None:
     tasks = add_actions(commands, "evaluate", "measure a trained model", "task")
     for task in TASKS.values():
         parser = add_verb(tasks, task.name, _evaluate, task.summary, f"--model run {task.example}")
-        parser.add_argument("--model", type=location, required=True, metavar=task.model)
+        model = {"nargs": "+", "type": location, "metavar": task.model}
+        parser.add_argument("--model", required=True, **model)
         if task.data is not None:
             kind = location if task.data == "STORE" else local
             parser.add_argument("--data", type=kind, required=True, metavar=task.data)
@@ -205,8 +212,22 @@ def add(commands: Any) -> None:
             help=f"default, for a run: RUN/evaluation/{task.name}.json",
         )
         parser.add_argument(
-            "--step", type=int, metavar="N", help="checkpoint of a run (default: the best)"
+            "--step",
+            nargs="+",
+            type=_step,
+            metavar="N|all",
+            help="checkpoint or snapshot of a run (default: the best checkpoint); of several, or "
+            "all snapshots, the result goes to TASK-steps.json",
         )
+        if task.model != "RUN":
+            parser.add_argument(
+                "--steps",
+                nargs="+",
+                type=int,
+                metavar="N",
+                help="for several Hugging Face folders: the step of each",
+            )
+        add_edits(parser)
         for argument in task.arguments:
             parser.add_argument(argument.flag, **argument.settings)
         if task.finetune:
@@ -226,6 +247,8 @@ def measures_of(record: Mapping[str, Any]) -> Mapping[str, float]:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from langsamp_jax.evaluation.jobs import Job, run
+    from langsamp_jax.evaluation.series import FolderSteps, RunSteps, run_series, show_series
+    from langsamp_jax.models.edits import parse_edit
 
     task, module = TASKS[args.task], protocol(args.task)
     options = {argument.option: getattr(args, argument.option) for argument in task.arguments}
@@ -240,5 +263,17 @@ def _evaluate(args: argparse.Namespace) -> None:
         from langsamp_jax.evaluation.config import FineTuneConfig
 
         options["config"] = from_gin(FineTuneConfig)
-    job = Job(args.task, args.model, getattr(args, "data", None), args.step, args.output, variant)
-    print(module.show(run(job, module, **options)))
+    change = {"edits": tuple(map(parse_edit, args.edit)), "reference": args.reference}
+    models, steps, folder_steps = args.model, args.step or [None], getattr(args, "steps", None)
+    data = getattr(args, "data", None)
+    if len(models) == len(steps) == 1 and folder_steps is None and steps != ["all"]:
+        job = Job(args.task, models[0], data, steps[0], args.output, variant, **change)
+        print(module.show(run(job, module, **options)))
+        return
+    job = Job(args.task, models[0], data, None, args.output, f"{variant}-steps", **change)
+    if len(models) > 1 or folder_steps is not None:
+        refuse(args, "several --model", "step")
+        series = FolderSteps(models, folder_steps or [])
+    else:
+        series = RunSteps(models[0], None if "all" in steps else steps, data)
+    print(show_series(run_series(job, series, module, **options), module))

@@ -26,7 +26,7 @@ def _add_export(commands: Any) -> None:
     )
     verb.add_argument("--run", type=location, required=True, metavar="RUN")
     verb.add_argument("--output", type=location, required=True, metavar="HF_DIR")
-    verb.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the best)")
+    verb.add_argument("--step", type=int, metavar="N", help="a saved step (default: the best)")
     form = verb.add_mutually_exclusive_group()
     form.add_argument(
         "--fold", metavar="NAME", help="a language-script whose vectors go into the plain head"

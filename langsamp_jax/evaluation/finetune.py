@@ -6,6 +6,7 @@ play no part, except in the input-side ablation. Both kinds of task label positi
 one label, at ``<s>``; a word has its own at its first piece.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.models.layers import Dropout
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -61,6 +63,31 @@ class TaskHead(nn.Module):
         return dense(self.num_labels, name="output")(x)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """What a step of fine-tuning is compiled from; equal recipes share a compilation."""
+
+    model: LangSamp
+    head: TaskHead
+    optimizer: OptimizerConfig
+    num_updates: int
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self.num_updates)
+
+    def logits(self, params, tokens, attention_mask, ids, dropout_key=None) -> jax.Array:
+        sure = dropout_key is None
+        rngs = ({}, {})
+        if not sure:
+            rngs = [{"dropout": key} for key in jax.random.split(dropout_key)]
+        inputs = tokens, attention_mask, ids
+        states = self.model.apply(
+            {"params": params["model"]}, *inputs, sure, rngs=rngs[0], method=self.model.encode
+        )
+        states = states[:, :1] if self.head.pooled else states
+        return self.head.apply({"params": params["head"]}, states, sure, rngs=rngs[1])
+
+
 class FineTuner:
     """The compiled functions of one task, for as many seeds as are wanted."""
 
@@ -68,20 +95,19 @@ class FineTuner:
         self, trained: LoadedModel, protocol: Protocol, num_labels: int, num_examples: int
     ):
         self.trained, self.protocol = trained, protocol
-        self._head = TaskHead(trained.config, num_labels, protocol.pooled)
+        head = TaskHead(trained.config, num_labels, protocol.pooled)
         optimizer = OptimizerConfig(protocol.learning_rate, clip_norm=protocol.clip_norm)
         # The published schedule is as long as if every part were an update.
         scheduled = protocol.num_epochs * math.ceil(num_examples / protocol.part_size)
-        self._optimizer = make_optimizer(optimizer, scheduled)
-        self._update = jax.jit(self._one_update, donate_argnums=0)
-        self._best = jax.jit(lambda *arguments: self._logits(*arguments).argmax(axis=-1))
+        self._recipe = _Recipe(trained.model, head, optimizer, scheduled)
 
     def start(self, seed: int) -> TrainState:
         """Returns the trained encoder and a random head: ``model`` and ``head`` of ``params``."""
         width = jnp.zeros((1, 1, self.trained.config.hidden_size))
-        head = self._head.init(random_key(seed), width, True)["params"]
+        head = self._recipe.head.init(random_key(seed), width, True)["params"]
         params = jax.tree.map(jnp.copy, {"model": self.trained.params, "head": head})
-        return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+        optimizer = self._recipe.make_optimizer()
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     def update(
         self, state: TrainState, examples: LabelledExamples, ids: TableIds, seed: int
@@ -106,7 +132,7 @@ class FineTuner:
             row[: len(label)] = label
         batch = tokens, attention_mask, repeat_ids(ids, rows), labels
         with use_mesh(self.trained.mesh):
-            return self._update(state, *self.trained.place(batch), random_key(seed))
+            return _update(self._recipe, state, *self.trained.place(batch), random_key(seed))
 
     def predict(self, params: Any, examples: LabelledExamples, ids: TableIds) -> list[np.ndarray]:
         """Returns int [labels], the most likely label where an example has one, for each."""
@@ -116,7 +142,8 @@ class FineTuner:
         with use_mesh(trained.mesh):
             for batch in bucketed_batches(examples.tokens, pad_id, *limits):
                 arguments = batch.tokens, batch.attention_mask, repeat_ids(ids, len(batch.tokens))
-                outputs.append((batch.chosen, self._best(params, *trained.place(arguments))))
+                best = _best(self._recipe, params, *trained.place(arguments))
+                outputs.append((batch.chosen, best))
         predicted: list[Any] = [None] * len(examples.tokens)
         for chosen, best in outputs:
             for index, row in zip(chosen, np.asarray(best), strict=False):
@@ -124,31 +151,27 @@ class FineTuner:
                 predicted[index] = row[: len(labels)][labels != NO_LABEL]
         return predicted
 
-    def _logits(self, params, tokens, attention_mask, ids, dropout_key=None) -> jax.Array:
-        model, sure = self.trained.model, dropout_key is None
-        rngs = ({}, {})
-        if not sure:
-            rngs = [{"dropout": key} for key in jax.random.split(dropout_key)]
-        inputs = tokens, attention_mask, ids
-        states = model.apply(
-            {"params": params["model"]}, *inputs, sure, rngs=rngs[0], method=model.encode
-        )
-        states = states[:, :1] if self.protocol.pooled else states
-        return self._head.apply({"params": params["head"]}, states, sure, rngs=rngs[1])
 
-    def _one_update(self, state, tokens, attention_mask, ids, labels, key):
-        key = jax.random.fold_in(key, state.step)
+@functools.partial(jax.jit, static_argnums=0)
+def _best(recipe: _Recipe, params, tokens, attention_mask, ids) -> jax.Array:
+    return recipe.logits(params, tokens, attention_mask, ids).argmax(axis=-1)
 
-        def mean_loss(params: Any) -> jax.Array:
-            logits = self._logits(params, tokens, attention_mask, ids, key)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.clip(0))
-            weights = (labels != NO_LABEL).astype(jnp.float32)
-            return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
 
-        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
-        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), loss
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _update(recipe: _Recipe, state, tokens, attention_mask, ids, labels, key):
+    key = jax.random.fold_in(key, state.step)
+
+    def mean_loss(params: Any) -> jax.Array:
+        logits = recipe.logits(params, tokens, attention_mask, ids, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.clip(0))
+        weights = (labels != NO_LABEL).astype(jnp.float32)
+        return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
+
+    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    optimizer = recipe.make_optimizer()
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), loss
 
 
 def batches(count: int, protocol: Protocol, seed: int, epoch: int) -> list[np.ndarray]:

@@ -11,10 +11,17 @@ A protocol is a module with three functions:
     measures(record) -> {name: number}
         Returns the numbers by which models are compared.
 
+and, where its result is about the training as a whole, a fourth:
+
+    over_steps(records) -> record
+        Returns what is written of the records of some steps, or of one; each has its ``step``.
+        ``show`` and ``measures`` read what it returns.
+
 A record is a JSON object. The last two get it as it is written: with what was asked (``task``,
 ``model``, ``step``, ``data``). The file also has ``measures`` and ``seconds``.
 """
 
+import copy
 import dataclasses
 import json
 import sys
@@ -25,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.edited import edited
 from langsamp_jax.evaluation.model import is_run, load_model
 from langsamp_jax.hardware.environment import environment
 from langsamp_jax.io.claim import Claim
@@ -32,6 +40,7 @@ from langsamp_jax.io.files import growing_file, write_text
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.io.storage import absolute, is_remote
 from langsamp_jax.languages.published import averages
+from langsamp_jax.models.edits import Edit
 from langsamp_jax.training.run import open_run
 
 _SHOWN = 10  # of the languages that are skipped, with their reasons
@@ -45,8 +54,10 @@ class Job:
       task: the name of the task.
       model: a run or a Hugging Face folder.
       data: what the task reads; None where it reads nothing.
-      step: the checkpoint of a run; None: the best.
+      step: a checkpoint or snapshot of a run; None: the best checkpoint.
       output: the file for the result; None: ``RUN/evaluation/TASK.json``.
+      edits: what is changed in the model before; ``output`` is then needed.
+      reference: a folder of text, for edits that put in a mean.
       variant: what that name has behind the task where an option makes it another measure:
         ``-layer-2``.
     """
@@ -57,6 +68,8 @@ class Job:
     step: int | None = None
     output: Path | None = None
     variant: str = ""
+    edits: tuple[Edit, ...] = ()
+    reference: Path | None = None
 
     @property
     def result(self) -> Path:
@@ -65,6 +78,8 @@ class Job:
             if self.output.is_dir():
                 raise UserError(f"--output {self.output} is a folder; name the .json file to write")
             return self.output
+        if self.edits:
+            raise UserError("--edit needs --output FILE.json: RUN/evaluation has whole models only")
         if not is_run(self.model):
             raise UserError(f"{self.model} is no run; say where the result goes with --output")
         return self.model / "evaluation" / f"{self.task}{self.variant}.json"
@@ -82,7 +97,7 @@ class Journal:
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]):
-        self.path = output.with_name(output.name + ".parts")
+        self.path, self._prefix = output.with_name(output.name + ".parts"), ""
         settings = json.loads(json.dumps(settings, default=str))  # as it is read back
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]  # it may have been killed writing
@@ -101,11 +116,18 @@ class Journal:
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """Returns the result of a part: what stands here, or else what ``compute`` gives."""
+        name = self._prefix + name
         if name not in self._parts:
             self._parts[name] = compute()
             self._stream.write(_line({"part": name, "result": self._parts[name]}))
             self._stream.flush()
         return self._parts[name]
+
+    def under(self, name: str) -> "Journal":
+        """Returns the journal of the parts of a part."""
+        inner = copy.copy(self)
+        inner._prefix = f"{self._prefix}{name}, "
+        return inner
 
     def each(
         self, languages: Iterable[str], compute: Callable[[str], Any]
@@ -151,27 +173,58 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
       UserError: there is no place for the result, the model cannot be loaded, or as the protocol.
     """
     started = time.monotonic()
-    if not is_remote(job.result):
-        job.result.parent.mkdir(parents=True, exist_ok=True)
-    model = load_model(job.model, job.step)
+    require_place(job)
+    model = edited(load_model(job.model, job.step), job.edits, job.reference)
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
+    asked |= {"edits": [*map(str, job.edits)]} if job.edits else {}
+
+    def measure(journal: Journal) -> dict[str, Any]:
+        record = protocol.evaluate(model, job.data, journal, **options)
+        if hasattr(protocol, "over_steps"):
+            record = protocol.over_steps([{"step": model.step, **record}])
+        record = {**asked, **record}
+        return {**record, "measures": protocol.measures(record)}
+
+    return write_result(job, measure, {**asked, **identities(job), **options}, started)
+
+
+def require_place(job: Job) -> None:
+    """Makes the folder for the result; raises UserError where there is no place for it."""
+    if not is_remote(job.result):
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_result(
+    job: Job,
+    measure: Callable[[Journal], dict[str, Any]],
+    settings: Mapping[str, Any],
+    since: float,
+) -> dict[str, Any]:
+    """Writes what ``measure`` gives, which no other process measures meanwhile.
+
+    Args:
+      settings: what is measured and how; parts of others are not taken up.
+      since: when the evaluation was begun, by ``time.monotonic``.
+
+    Returns:
+      what was written.
+    """
     with Claim(job.result.with_name(f"{job.result.name}.claim"), job.result):
-        with Journal(job.result, {**asked, **_identities(job), **_settings(options)}) as journal:
-            record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
-        seconds = round(time.monotonic() - started, 1)
-        record |= {"measures": protocol.measures(record), "seconds": seconds}
-        record["environment"] = environment()
+        with Journal(job.result, _settings(settings)) as journal:
+            record = measure(journal)
+        record |= {"seconds": round(time.monotonic() - since, 1), "environment": environment()}
         write_text(job.result, _json(record))
         say(job.result)
         journal.forget()
     return record
 
 
-def _identities(job: Job) -> dict[str, Any]:
+def identities(job: Job) -> dict[str, Any]:
     """Returns what the model and the data are, wherever the command was given or the run lies."""
     model = open_run(job.model).id if is_run(job.model) else str(absolute(job.model))
-    return {"model": model, "data": None if job.data is None else str(absolute(job.data))}
+    data, reference = (None if p is None else str(absolute(p)) for p in (job.data, job.reference))
+    return {"model": model, "data": data, "reference": reference}
 
 
 def say(line: object) -> None:

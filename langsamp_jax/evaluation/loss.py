@@ -1,6 +1,7 @@
 """Protocol: the objective's loss on every validation row of a store, beside that of unigrams."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.io.progress import table
+from langsamp_jax.io.storage import storage_failure
 from langsamp_jax.models.langsamp import LangSamp
 from langsamp_jax.objectives.masked_lm import MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
@@ -21,16 +23,26 @@ from langsamp_jax.training.validation import LossEvaluator
 
 UNIGRAM_TOKENS = 2**22  # the most that are counted of a language; more change its shares little
 
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096  # that are counted
+_ROWS_PER_DEVICE = 32
+
+Measure = Callable[[Any], dict[str, Any]]  # of parameters
 
 
 def evaluate(model: LoadedModel, data: Path, journal: Journal) -> dict[str, Any]:
-    """Returns ``evaluate_masked_lm`` of a run and the store ``data``; it is one part, unrecorded.
+    """Returns what ``masked_lm_measure`` gives on the store ``data``; it is one part, unrecorded.
 
     Raises:
       UserError: the model is no run, or the store has other tokens or no validation rows.
     """
-    return evaluate_masked_lm(open_run(model.path), model.model, model.params, Store(data))
+    run, store = open_run(model.path), Store(data)
+    form = model.path, data, model.model
+    return _opened(*form, run.id, store.manifest.fingerprint)(model.params)
+
+
+@functools.lru_cache(maxsize=1)  # of all steps of a run: one compilation, one baseline
+def _opened(path: Path, data: Path, model: LangSamp, run_id: str, fingerprint: str) -> Measure:
+    return masked_lm_measure(open_run(path), model, Store(data))
 
 
 def show(record: Mapping[str, Any]) -> str:
@@ -56,45 +68,88 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": record["loss"]}
 
 
-def evaluate_masked_lm(
-    run: Run, model: LangSamp, params: Any, store: Store, rows_per_device: int = 32
-) -> dict[str, Any]:
-    """Measures the loss on every validation row of a store, and that of unigrams on its targets.
+def loss_evaluator(
+    run: Run, model: LangSamp, store: Store, max_rows: int | None = None
+) -> LossEvaluator:
+    """Returns what measures the loss of a run's model on the validation rows of a store.
 
-    Returns:
-      ``loss`` and ``unigram_loss`` over all targets together, ``unigram_tokens`` (the most that
-      were counted of a language), and ``languages``: a record each with ``language``, ``rows``,
-      ``targets``, ``loss``, ``unigram_loss`` (None: no rows). See ``unigram_losses``.
+    Args:
+      model: the run's, or an edited one.
+
+    Raises:
+      UserError: the store has other tokens than the run, or no validation rows.
     """
     run.check_store(store)
     mesh, split = make_mesh(MeshConfig()), store.split("validation")
     if not split.rows.any():
         raise UserError(f"{store.path} has no validation rows")
-    vocabulary = store.manifest.vocabulary
-    objective = MaskedLm(model, vocabulary, run.config(ObjectiveConfig))
-    rows_at_once = rows_per_device * data_parallelism(mesh)
-    evaluator = LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows_at_once)
-    with use_mesh(mesh):
-        loss, count = evaluator.totals(params)
+    objective = MaskedLm(model, store.manifest.vocabulary, run.config(ObjectiveConfig))
+    rows = _ROWS_PER_DEVICE * data_parallelism(mesh)
+    return LossEvaluator(objective, split, run.inventory, batch_sharding(mesh), rows, max_rows)
+
+
+def own_store(run: Run, data: Path | None) -> Store | None:
+    """Returns the store that a run was trained on; None where it cannot be found.
+
+    Args:
+      data: where it may be, beside the place where it was.
+    """
+    for place in (data, run.store_path):
+        try:
+            store = None if place is None else Store(place)
+        except Exception as error:  # it is gone, it is no store, or nobody answers
+            if not isinstance(error, UserError) and storage_failure(error) is None:
+                raise
+            continue
+        if store is not None and store.manifest.fingerprint == run.store:
+            return store
+    return None
+
+
+def masked_lm_measure(run: Run, model: LangSamp, store: Store) -> Measure:
+    """Returns a function that measures the loss of parameters on every validation row of a store,
+    and that of unigrams on its targets.
+
+    It gives:
+      ``loss`` and ``unigram_loss`` over all targets together, ``unigram_tokens`` (the most that
+      were counted of a language), and ``languages``: a record each with ``language``, ``rows``,
+      ``targets``, ``loss``, ``unigram_loss`` (None: no rows). See ``unigram_losses``.
+
+    Raises:
+      UserError: as ``loss_evaluator``.
+    """
+    evaluator = loss_evaluator(run, model, store)
+    split, unigram = evaluator.split, unigram_baseline(evaluator, store)
+
+    def measure(params: Any) -> dict[str, Any]:
+        with use_mesh(evaluator.everywhere.mesh):
+            loss, count = evaluator.totals(params)
+        columns = zip(split.names, split.rows, count, loss, unigram, strict=True)
+        return {
+            "loss": float(loss.sum() / count.sum()),
+            "unigram_loss": float(unigram.sum() / count.sum()),
+            "unigram_tokens": UNIGRAM_TOKENS,
+            "languages": [
+                {
+                    "language": name,
+                    "rows": int(rows),
+                    "targets": int(targets),
+                    "loss": float(total / targets) if targets else None,
+                    "unigram_loss": float(baseline / targets) if targets else None,
+                }
+                for name, rows, targets, total, baseline in columns
+            ],
+        }
+
+    return measure
+
+
+def unigram_baseline(evaluator: LossEvaluator, store: Store) -> np.ndarray:
+    """Returns ``unigram_losses`` of what an evaluator predicts, by a store's training rows."""
+    with use_mesh(evaluator.everywhere.mesh):
         predicted = predicted_tokens(evaluator)
-    special, size = vocabulary.special_ids, vocabulary.size
-    unigram = unigram_losses(store.split("train"), predicted, special, size)
-    columns = zip(split.names, split.rows, count, loss, unigram, strict=True)
-    return {
-        "loss": float(loss.sum() / count.sum()),
-        "unigram_loss": float(unigram.sum() / count.sum()),
-        "unigram_tokens": UNIGRAM_TOKENS,
-        "languages": [
-            {
-                "language": name,
-                "rows": int(rows),
-                "targets": int(targets),
-                "loss": float(total / targets) if targets else None,
-                "unigram_loss": float(baseline / targets) if targets else None,
-            }
-            for name, rows, targets, total, baseline in columns
-        ],
-    }
+    vocabulary = store.manifest.vocabulary
+    return unigram_losses(store.split("train"), predicted, vocabulary.special_ids, vocabulary.size)
 
 
 def predicted_tokens(evaluator: LossEvaluator) -> list[np.ndarray]:

@@ -218,7 +218,8 @@ def _probabilities(
 
 
 def load_model(path: str | PurePath, step: int | None = None) -> LoadedModel:
-    """Opens a run, at the checkpoint of ``step`` (default: the best), or a Hugging Face folder.
+    """Opens a run, at a checkpoint or snapshot (default: the best checkpoint), or a Hugging Face
+    folder.
 
     Raises:
       UserError: it is neither, or its files do not fit together.

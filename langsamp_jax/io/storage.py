@@ -99,14 +99,16 @@ def straight(path: Path) -> Path:
 
 
 def require_reachable(arguments: Iterable[Any]) -> None:
-    """Asks each object store that one of ``arguments`` names; there need be nothing at the place.
+    """Asks each object store that one of ``arguments``, or of a list among them, names; there need
+    be nothing at the place.
 
     Raises:
       UserError: no such bucket, no credentials, no permission, or nobody answers.
     """
     for argument in arguments:
-        if isinstance(argument, PurePath) and is_remote(argument):
-            _require_answer(argument)
+        for place in argument if isinstance(argument, list) else [argument]:
+            if isinstance(place, PurePath) and is_remote(place):
+                _require_answer(place)
 
 
 def _require_answer(path: Path) -> None:

@@ -10,6 +10,7 @@ from langsamp_jax.data.store import Store
 from langsamp_jax.huggingface.loading import describe, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.models.costs import activation_bytes
+from langsamp_jax.training.checkpoint import snapshot_plan
 from langsamp_jax.training.config import Configs, rate_warnings
 from langsamp_jax.training.run import require_rows_fit
 from langsamp_jax.training.setup import Sizes, set_up, table_rows
@@ -63,5 +64,6 @@ def dry_run(data: Path, configs: Configs, init_from: Path | None = None) -> str:
             f"{planned * manifest.sequence_length:,} tokens",
             f"memory: {state_bytes / 1e9:.2f} GB for parameters, gradients and moments; about "
             f"{activations / 1e9:.2f} GB of activations, divided by the data-parallel devices",
+            *snapshot_plan(train, setup.state.params),
         ]
     )

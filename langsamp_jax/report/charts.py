@@ -19,13 +19,16 @@ _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
 
 
-def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> alt.LayerChart:
+def curves(
+    records: Sequence[Record], x: str, y: str, form: str, zero: bool, logarithmic: bool = False
+) -> alt.LayerChart:
     """Draws lines over ``x`` (field and title), one for each ``series``; of few points, dots too.
 
     Args:
       records: ``x``, ``series``, ``value``, in order.
       y: the title of the values, which are shown in the format ``form``.
       zero: whether the values' axis begins there.
+      logarithmic: whether ``x``, which may be 0, is.
     """
     names = list(dict.fromkeys(record["series"] for record in records))
     few = [name for name in names if sum(record["series"] == name for record in records) <= 30]
@@ -33,7 +36,7 @@ def curves(records: Sequence[Record], x: str, y: str, form: str, zero: bool) -> 
     legend = alt.Legend(title=None, symbolType="stroke", symbolSize=500) if len(names) > 1 else None
     dashes = alt.Scale(domain=names, range=_DASHES[: len(names)])
     base = alt.Chart(data(records)).encode(
-        x=_along(x),
+        x=_along(x, "symlog" if logarithmic else "linear"),
         y=alt.Y("value:Q", title=y, scale=alt.Scale(zero=zero), axis=_axis(form)),
         color=alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
         tooltip=[
@@ -220,10 +223,11 @@ def _axis(form: str) -> alt.Axis:
     return alt.Axis(format=re.sub(r"\.\d+", "", form))
 
 
-def _along(x: str) -> alt.X:
+def _along(x: str, kind: str = "linear") -> alt.X:
     """Returns an axis of whole numbers, from the first to the last there is."""
     axis = alt.Axis(format="~s", tickMinStep=1, grid=False)
-    return alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False), axis=axis)
+    scale = alt.Scale(type=kind, zero=False, nice=False)
+    return alt.X(f"{x}:Q", title=x, scale=scale, axis=axis)
 
 
 def by_kind(field: str, names: Sequence[str], shapes: Sequence[str] = _SHAPES) -> Record:

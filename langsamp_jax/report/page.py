@@ -66,7 +66,7 @@ def render(results: RunResults, page_sections: list[Section]) -> str:
         summary=_summary(results),
         tiles=_tiles(results),
         sections=[section for section in page_sections if section.figures or section.tables],
-        absent=[section for section in page_sections if not (section.figures or section.tables)],
+        absent=[s for s in page_sections if s.command and not (s.figures or s.tables)],
         charts={"specs": charts, "light": theme.light(), "dark": theme.dark()},
         library=_library() if charts else "",
         style=_asset("page.css"),

@@ -20,11 +20,13 @@ _HEAD = 0.1  # of the language-scripts, by tokens, where XLM-R has seen none of 
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """All that there is to report. An evaluation is what its file holds, by the file's stem."""
+    """All that there is to report. An evaluation is what its file holds, by the file's stem; a
+    series is one of many steps."""
 
     run: Run
     metrics: list[dict[str, Any]]
     evaluations: dict[str, dict[str, Any]]
+    series: dict[str, dict[str, Any]]
 
     def evaluation(self, stem: str, *fields: str) -> dict[str, Any] | None:
         """Returns an evaluation that has ``fields``; None where the run was not evaluated so.
@@ -107,7 +109,14 @@ def read_results(path: Path) -> RunResults:
         raise UserError(f"{file} is damaged: {error}") from None
     folder = run.path / "evaluation"
     files = visible(folder, ".json") if folder.is_dir() else []
-    return RunResults(run, metrics, {file.stem: _read_evaluation(file) for file in files})
+    evaluations = {file.stem: _read_evaluation(file) for file in files}
+    series = {stem: record for stem, record in evaluations.items() if "steps" in record}
+    for stem, record in series.items():
+        del evaluations[stem]
+        with _damage_named(folder / f"{stem}.json"):
+            for field in ("measures", "records.*.step", "records.*.measures"):
+                _require(record, field)
+    return RunResults(run, metrics, evaluations, series)
 
 
 def _read_evaluation(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import glob
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from langsamp_jax.io.storage import absolute, is_remote, kvstore, kvstore_at, st
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from langsamp_jax.training.config import TrainConfig, snapshot_steps
 from langsamp_jax.training.run import Run
 
 _policies = ocp.checkpoint_managers
@@ -59,34 +60,54 @@ def _is_not_orbax(record: logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the complete steps in a folder of checkpoints or snapshots, ascending."""
+    if not folder.is_dir():
+        return []
+    with contextlib.closing(Checkpoints.reader(folder)) as checkpoints:
+        return checkpoints.steps
+
+
 def latest_step(folder: Path) -> int:
     """Returns the last complete step in a folder of checkpoints, 0 where there is none."""
-    if not folder.is_dir():
-        return 0
-    with contextlib.closing(Checkpoints.reader(folder)) as checkpoints:
-        return checkpoints.latest or 0
+    return max(saved_steps(folder), default=0)
 
 
 class Checkpoints:
     """Keeps the latest few checkpoints of a run, and the one with the lowest validation loss.
+
+    Beside them, in the folder ``snapshots``, the parameters alone of chosen steps, all of them. No
+    checkpoint is begun before these are complete: a run that goes on from it has no hole.
 
     Saves run in the background and become visible all at once: by a rename, or in an object store,
     which has none, by a last object that says so. A save that fails raises at the next call of any
     method, as an OSError where the disk is at fault.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int, claim: Claim | None = None):
-        """Opens a folder for writing; no save counts once ``claim`` on it is lost."""
-        self._claim = claim
-        keep = [
-            _policies.LatestN(max_to_keep),
-            _policies.BestN(
-                get_metric_fn=lambda metrics: -metrics["loss"],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        policy = _policies.AnyPreservationPolicy(keep)
+    def __init__(
+        self,
+        folder: Path,
+        max_to_keep: int | None,
+        claim: Claim | None = None,
+        snapshots: Collection[int] = (),
+    ):
+        """Opens a folder for writing; no save counts once ``claim`` on it is lost.
+
+        Args:
+          max_to_keep: None: all.
+          snapshots: the steps that ``snapshot`` is to save.
+        """
+        self._claim, self._wanted, self._snapshots = claim, snapshots, None
+        if snapshots:
+            self._snapshots = Checkpoints(folder.with_name("snapshots"), None, claim)
+        best = _policies.BestN(
+            get_metric_fn=lambda metrics: -metrics["loss"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = None
+        if max_to_keep is not None:
+            policy = _policies.AnyPreservationPolicy([_policies.LatestN(max_to_keep), best])
         self._open(
             folder,
             preservation_policy=policy,
@@ -98,6 +119,7 @@ class Checkpoints:
     def reader(cls, folder: Path) -> "Checkpoints":
         """Opens a folder for reading; what another process is saving there is left alone."""
         checkpoints = cls.__new__(cls)
+        checkpoints._snapshots = None
         checkpoints._open(folder, read_only=True)
         return checkpoints
 
@@ -117,6 +139,18 @@ class Checkpoints:
                 **options,
             ),
         )
+
+    def wants(self, step: int, last: bool = False) -> bool:
+        """Returns whether ``snapshot`` would save a step: one that is wanted, or the ``last``, if
+        it is not there. What a run that was resumed passes again would be the same."""
+        wanted = self._snapshots is not None and (last or step in self._wanted)
+        return wanted and step not in self._snapshots.steps
+
+    def snapshot(self, step: int, params: Any, last: bool = False) -> None:
+        """Starts saving the parameters of a step, where ``wants`` says so; raises as ``save``."""
+        if self.wants(step, last):
+            self.wait()  # one save at a time, as everywhere
+            self._snapshots.save(step, {"params": params}, {}, None)
 
     @property
     def latest(self) -> int | None:
@@ -140,8 +174,10 @@ class Checkpoints:
           OSError: the disk has no room for it, seen beforehand; or an earlier save failed.
           UserError: an earlier save is incomplete, or another process has the run now.
         """
+        if self._snapshots is not None:
+            self._snapshots.wait()
+        self.wait()
         with full_disk_as_oserror(self._folder):
-            self._manager.wait_until_finished()
             self._require_room(state)
             self._saving = step, _names(state)
             self._manager.save(
@@ -168,8 +204,15 @@ class Checkpoints:
                 "ones are kept"
             )
 
+    def wait(self) -> None:
+        """Waits for the save in progress, and raises what it failed with."""
+        with full_disk_as_oserror(self._folder):
+            self._manager.wait_until_finished()
+
     def check(self) -> None:
         """Raises what a background save failed with."""
+        if self._snapshots is not None:
+            self._snapshots.check()
         with full_disk_as_oserror(self._folder):
             self._manager.check_for_errors()
 
@@ -216,12 +259,12 @@ class Checkpoints:
             asyncio.run(ocdbt_utils.merge_ocdbt_per_process_files(folder, context, use_zarr3=False))
 
     def close(self) -> None:
-        """Waits for the save in progress, raises if it failed, and releases the folder."""
-        with full_disk_as_oserror(self._folder):
-            try:
-                self._manager.wait_until_finished()
-            finally:
-                self._manager.close()
+        """Waits for the saves in progress, raises if one failed, and releases the folders."""
+        with full_disk_as_oserror(self._folder), contextlib.ExitStack() as stack:
+            if self._snapshots is not None:
+                stack.callback(self._snapshots.close)
+            stack.callback(self._manager.close)
+            self._manager.wait_until_finished()
 
     def _require_room(self, state: Any) -> None:
         """Raises OSError where the disk is too full; on process 0 alone, as others ask too late."""
@@ -258,26 +301,46 @@ def model_of(run: Run) -> LangSamp:
 
 
 def restore_params(run: Run, step: int | None = None) -> tuple[int, Any]:
-    """Reads the parameters saved at ``step``, by default those of the best validation loss.
+    """Reads the parameters of a checkpoint or snapshot, by default those of the best validation
+    loss.
 
     Returns:
       the step and the parameters, a copy on every device.
 
     Raises:
-      UserError: there is no such checkpoint, or it is damaged.
+      UserError: there is no such step, or it is damaged.
     """
-    if not run.checkpoints.is_dir():
+    checkpoints, snapshots = saved_steps(run.checkpoints), saved_steps(run.snapshots)
+    if step is None and not checkpoints:
         raise UserError(f"{run.path} has no checkpoint yet")
+    if step is not None and step not in {*checkpoints, *snapshots}:
+        raise UserError(f"{run.path} has no step {step}; there are {describe_steps(run)}")
     everywhere = replicated(make_mesh(MeshConfig()))
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         param_shapes(model_of(run)),
     )
-    with contextlib.closing(Checkpoints.reader(run.checkpoints)) as checkpoints:
-        chosen = step
+    folder = run.checkpoints if step is None or step in checkpoints else run.snapshots
+    with contextlib.closing(Checkpoints.reader(folder)) as saved:
         if step is None:
-            chosen = checkpoints.latest if checkpoints.best is None else checkpoints.best
-        if chosen not in checkpoints.steps:
-            steps = ", ".join(map(str, checkpoints.steps)) or "none"
-            raise UserError(f"{run.path} has no checkpoint of step {chosen}; there are {steps}")
-        return chosen, checkpoints.restore_params(chosen, abstract)
+            step = saved.latest if saved.best is None else saved.best
+        return step, saved.restore_params(step, abstract)
+
+
+def describe_steps(run: Run) -> str:
+    """Returns which checkpoints and snapshots a run has, in words."""
+    folders = {"checkpoints": run.checkpoints, "snapshots": run.snapshots}
+    steps = {kind: ", ".join(map(str, saved_steps(path))) for kind, path in folders.items()}
+    return " and ".join(f"{kind} of {named or 'none'}" for kind, named in steps.items())
+
+
+def snapshot_plan(config: TrainConfig, params: Any) -> list[str]:
+    """Returns a line about the snapshots of a run and what they take of the disk, if it has any.
+
+    Args:
+      params: or their shapes.
+    """
+    if not (steps := snapshot_steps(config)):
+        return []
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / 1e6
+    return [f"snapshots: {len(steps)} of {size:,.1f} MB each, {len(steps) * size:,.1f} MB in all"]

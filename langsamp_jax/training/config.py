@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langsamp_jax.config import configurable, from_gin, require
 from langsamp_jax.data.mixture import MixtureConfig
@@ -32,6 +32,9 @@ class TrainConfig:
       eval_rows: rows of each language-script that validation reads, from the first; None: all.
       log_every: steps between lines of the log.
       max_to_keep: checkpoints that are kept, the latest; the best is kept too.
+      snapshots: steps whose parameters alone are kept for good, beside those of snapshot_every:
+        powers (0, 1, 2, 4, ... and the last), or none.
+      snapshot_every: steps between snapshots, from 0 to the last; None: those of snapshots alone.
       early_stopping_patience: validations without a better loss that end the run; None: it ends
         with num_steps.
       profile_steps: [10, 12] records steps 10 to 12 for TensorBoard's profiler.
@@ -47,6 +50,8 @@ class TrainConfig:
     eval_rows: int | None = 64
     log_every: int = 50
     max_to_keep: int = 3
+    snapshots: Literal["none", "powers"] = "none"
+    snapshot_every: int | None = None
     early_stopping_patience: int | None = None
     profile_steps: list[int] | None = None
     wandb_project: str | None = None
@@ -55,13 +60,23 @@ class TrainConfig:
         counts = ("num_steps", "global_batch_size", "accumulation_steps", "checkpoint_every")
         for field in (*counts, "eval_every", "log_every", "max_to_keep"):
             require(getattr(self, field) > 0, self, field, "a whole number above 0")
-        for field in ("eval_rows", "early_stopping_patience"):
+        for field in ("eval_rows", "early_stopping_patience", "snapshot_every"):
             value = getattr(self, field)
             require(value is None or value > 0, self, field, "a whole number above 0, or None")
         steps = self.profile_steps
         pair = steps is None or (len(steps) == 2 and 0 < steps[0] <= steps[1])
         require(pair, self, "profile_steps", "[first, last], or None")
         require(0 <= self.seed < 2**31, self, "seed", "0 to 2147483647")
+
+
+def snapshot_steps(config: TrainConfig) -> set[int]:
+    """Returns the steps of a run whose parameters are kept for good: none, or 0, the last, ..."""
+    steps: set[int] = set()
+    if config.snapshots == "powers":
+        steps |= {2**k for k in range(config.num_steps.bit_length())}
+    if config.snapshot_every is not None:
+        steps |= set(range(0, config.num_steps, config.snapshot_every))
+    return steps and steps | {0, config.num_steps}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,8 +31,8 @@ from langsamp_jax.parallel.distributed import (
 )
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
 from langsamp_jax.parallel.signals import Stopped, StopSignal
-from langsamp_jax.training.checkpoint import Checkpoints, latest_step
-from langsamp_jax.training.config import Configs, TrainConfig, rate_warnings
+from langsamp_jax.training.checkpoint import Checkpoints, latest_step, snapshot_plan
+from langsamp_jax.training.config import Configs, TrainConfig, rate_warnings, snapshot_steps
 from langsamp_jax.training.metrics import MetricsLog, require_wandb, wandb_log
 from langsamp_jax.training.optimizer import learning_rate
 from langsamp_jax.training.resume import reopen_run
@@ -110,15 +110,17 @@ def train(data: Data, output: Path, configs: Configs, init_from: Path | None = N
             progress = {"best_loss": None, "since_best": 0, "seconds": {}}
         if run is None:
             run = start_run(output, data, inventory, configs.all(), pretrained, timer.began)
-        checkpoints = Checkpoints(run.checkpoints, config.max_to_keep, claim)
+        wanted = snapshot_steps(config)
+        checkpoints = Checkpoints(run.checkpoints, config.max_to_keep, claim, wanted)
         if start > 0:
             state, progress = checkpoints.restore(start, setup.state)
             print(f"going on from step {start} of {output}", file=sys.stderr)
         del pretrained  # and with it the copy of weights in an object store
 
         # Feed and validation
-        warnings = mixture_warnings(configs.mixture, data.manifest, sampler, *planned)
-        for line in [*warnings, *rate_warnings(configs.optimizer, init_from)]:
+        lines = mixture_warnings(configs.mixture, data.manifest, sampler, *planned)
+        lines += rate_warnings(configs.optimizer, init_from)
+        for line in [*lines, *snapshot_plan(config, state.params)]:
             print(textwrap.shorten(line, 400, placeholder=" ..."), file=sys.stderr)
         size = config.global_batch_size
         feed = Feed(data.split("train"), sampler, inventory, size, rows_sharding)
@@ -172,6 +174,7 @@ def fit(
         Meter(timer, math.prod(size), useful_flops, setup.mesh, bar.say) as meter,
         contextlib.closing(feed.batches(start, start if ended else config.num_steps)) as batches,
     ):
+        checkpoints.snapshot(start, state.params)
         previous = None
         for step, batch in enumerate(timer.inputs(batches), start + 1):
             with trace.step(step, previous):
@@ -194,29 +197,46 @@ def fit(
             if evaluators and (step % config.eval_every == 0 or step == config.num_steps):
                 check_finite(step, metrics, feed)
                 with timer.phase("validation"):
-                    for evaluator in evaluators:
-                        measured |= evaluator(state.params)
-                log.write(step, measured)
-                bar.say(f"step {step:,}: validation loss {measured[SELECTED_BY]:.4f}")
-                if warning := collapse_warning(step, measured):
-                    bar.say(warning)
+                    measured = _validated(step, evaluators, state.params, log, bar.say)
                 progress = _updated(progress, measured[SELECTED_BY])
                 ended = stopped_early(config, progress)
 
+            ending = last or ended
             improved = bool(measured) and progress["since_best"] == 0
-            if step % config.checkpoint_every == 0 or last or improved or ended:
+            saving = step % config.checkpoint_every == 0 or improved or ending
+            if saving or checkpoints.wants(step):
                 check_finite(step, metrics, feed)
                 with timer.phase("checkpoint"):
-                    progress = {**progress, "seconds": timer.seconds}
-                    log.flush()
-                    checkpoints.save(step, state, progress, measured.get(SELECTED_BY))
-                    if last or ended:
+                    checkpoints.snapshot(step, state.params, last=ended)
+                    if saving:
+                        progress = {**progress, "seconds": timer.seconds}
+                        log.flush()
+                        checkpoints.save(step, state, progress, measured.get(SELECTED_BY))
+                    if ending:
                         checkpoints.close()  # complete before the word that it is
             if stopping:
                 raise Stopped(step, stopping)
             if ended:
                 bar.say(f"step {step:,}: no better validation loss for a while, stopped early")
                 break
+
+
+def _validated(
+    step: int,
+    evaluators: Sequence[Evaluator],
+    params: Any,
+    log: MetricsLog,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Returns the measures of the parameters after a step; they are logged, the loss is said."""
+    measured = {}
+    for evaluator in evaluators:
+        measured |= evaluator(params)
+    log.write(step, measured)
+    say(f"step {step:,}: validation loss {measured[SELECTED_BY]:.4f}")
+    if warning := collapse_warning(step, measured):
+        say(warning)
+    return measured
 
 
 def check_finite(step: int, metrics: dict[str, jax.Array], feed: Feed) -> float:

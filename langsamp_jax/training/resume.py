@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from langsamp_jax.config import gin_text
 from langsamp_jax.data.manifest import Manifest
@@ -200,12 +201,15 @@ def create_run(
         "settings": settings_of(configs, pretrained and pretrained.path),
         "tokenizer": tokenizer.fingerprint,
         "store": manifest.fingerprint,
+        "store_path": str(absolute(store.path)),
         "sequence_length": manifest.sequence_length,
         **{field: _train_counts(manifest, field) for field in ("tokens", "lines", "rows")},
         "weights": pretrained and pretrained.weights.contents(),
         "environment": environment(),
     }
     there = (path / "run.json").exists()
+    if there:
+        epath.Path(path / "snapshots").rmtree(missing_ok=True)  # of the run that it was
     with contextlib.nullcontext(path) if there else new_folder(path) as folder:
         write_bytes(folder / tokenizer.file_name, tokenizer.model)
         write_text(folder / "inventory.json", inventory.to_json())

@@ -4,7 +4,7 @@ RUN/run.json           the resolved configs; the store, the tokenizer and the we
                        with, by their content; versions and device
 RUN/config.gin         the operative gin
 RUN/tokenizer.model (tokenizer.json if WordPiece), RUN/inventory.json
-RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/
+RUN/metrics.jsonl, RUN/tensorboard/, RUN/checkpoints/, RUN/snapshots/
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ RESUMABLE_SETTINGS = {
     "train.eval_every",
     "train.log_every",
     "train.max_to_keep",
+    "train.snapshots",
+    "train.snapshot_every",
     "train.early_stopping_patience",
     "train.profile_steps",
     "train.wandb_project",
@@ -58,10 +60,15 @@ class Run:
     # By name, the bytes and SHA-256 of the files of weights that it was started from.
     weights: dict[str, dict[str, Any]] | None  # None: from none, or an older run
     environment: dict[str, Any] | None  # see hardware/environment.py; None: an older run
+    store_path: str | None  # where the store was at the start; None: an older run
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
 
     def config(self, cls: type) -> Any:
         """Returns the frozen config of class ``cls`` that the run was started with."""
@@ -108,7 +115,8 @@ def open_run(path: Path) -> Run:
         identity = record["id"], record["started"]
         settings, fingerprint = record["settings"], record["tokenizer"]
         data = record["store"], record["sequence_length"], record["tokens"]
-        later = (record.get(field) for field in ("lines", "rows", "weights", "environment"))
+        names = ("lines", "rows", "weights", "environment", "store_path")
+        later = (record.get(field) for field in names)
         inventory = Inventory.from_json((path / "inventory.json").read_bytes())
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: run.json or inventory.json is damaged ({error})") from None

@@ -8,7 +8,7 @@ import pytest
 
 from langsamp_jax.data.store import Store
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.jobs import Job, Journal, _identities
+from langsamp_jax.evaluation.jobs import Job, Journal, identities
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.training.config import Configs
 from langsamp_jax.training.setup import start_run
@@ -127,10 +127,10 @@ def test_parts_are_taken_up_where_the_run_has_moved(store_path, tmp_path, monkey
     store = Store(store_path)
     inventory = EMPTY.extended(store.manifest.names)
     start_run(tmp_path / "run", store, inventory, Configs().all(), None, started=0.0)
-    asked = _identities(Job("mlm", tmp_path / "run", tmp_path / "corpus"))
+    asked = identities(Job("mlm", tmp_path / "run", tmp_path / "corpus"))
     (tmp_path / "run").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    assert _identities(Job("mlm", Path("moved"), Path("corpus"))) == asked
+    assert identities(Job("mlm", Path("moved"), Path("corpus"))) == asked
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    assert _identities(Job("mlm", Path("model")))["model"] == str(tmp_path / "model")
+    assert identities(Job("mlm", Path("model")))["model"] == str(tmp_path / "model")

@@ -314,3 +314,41 @@ def test_no_language_can_be_evaluated(
 def test_a_number_of_sentences_that_is_none(task, count, run, held_out, command_refused):
     call = arguments(task, run, held_out, f"--sentences={count}")
     assert "expected a whole number above 0" in command_refused(*call)
+
+
+# Edited models
+
+
+def test_an_edited_model_is_evaluated(run, store_path, held_out, tmp_path, capsys):
+    """By a task that reads a run, and one that reads its encoder; whole blocks, and means."""
+    values = {}
+    for name, more in {
+        "whole": [],
+        "shorter": ["--edit", "block@1", "ffn@0"],
+        "mean": ["--edit", "attention@all=mean", "--reference", held_out],
+    }.items():
+        output = tmp_path / f"{name}.json"
+        assert main([*arguments("mlm", run, store_path, "--output", output), *map(str, more)]) == 0
+        record = result(output)
+        assert record.get("edits", []) == [e for e in ("block@1=drop", "ffn@0=zero",
+                                                       "attention@all=mean")
+                                           if e.split("=")[0] in more or e in more]  # fmt: skip
+        values[name] = record["loss"]
+    assert len({*values.values()}) == 3
+    output = tmp_path / "retrieval.json"
+    call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT, "--output", output)
+    assert main([*call, "--layer", "last", "--edit", "block@0-1"]) == 0
+    assert result(output)["layer"] == 1
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--edit", "ffn@0"], "--edit needs --output FILE.json"),
+        (["--edit", "ffn@7", "--output", "x.json"], "ffn@7=zero: the layers are 0 to 2"),
+        (["--edit", "ffn", "--output", "x.json"], "edit ffn: expected a form like"),
+        (["--edit", "ffn@0=mean", "--output", "x.json"], "--reference CORPUS"),
+    ],
+)
+def test_an_edit_that_cannot_be_made(more, message, run, store_path, command_refused):
+    assert message in command_refused(*arguments("mlm", run, store_path, *more))

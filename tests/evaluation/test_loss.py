@@ -15,7 +15,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation import loss as loss_module
 from langsamp_jax.evaluation.loss import (
     UNIGRAM_TOKENS,
-    evaluate_masked_lm,
+    masked_lm_measure,
     predicted_tokens,
     unigram_losses,
 )
@@ -73,7 +73,7 @@ def run(store, model, tmp_path) -> Run:
 
 
 def test_the_report_adds_up(run, store, model, params):
-    report = evaluate_masked_lm(run, model_of(run), params, store)
+    report = masked_lm_measure(run, model_of(run), store)(params)
     loss, count = evaluator(store, model).totals(params)
     predicted = predicted_tokens(evaluator(store, model))
     pairs = zip(shares_by_hand(store), predicted, strict=True)
@@ -141,7 +141,7 @@ def test_a_language_without_validation_rows_has_no_loss(run, store, params, monk
     whole = store.split("validation")
     whole.rows[0] = 0
     monkeypatch.setattr(store, "split", lambda name: whole)
-    first, *others = evaluate_masked_lm(run, model_of(run), params, store)["languages"]
+    first, *others = masked_lm_measure(run, model_of(run), store)(params)["languages"]
     nothing = {"rows": 0, "targets": 0, "loss": None, "unigram_loss": None}
     assert first == {"language": store.manifest.names[0], **nothing}
     assert all(record["loss"] > 0 for record in others)
@@ -150,7 +150,7 @@ def test_a_language_without_validation_rows_has_no_loss(run, store, params, monk
 def test_a_store_without_validation_rows_is_refused(run, params, corpus, tokenizer_file, tmp_path):
     prepare(corpus, tokenizer_file, tmp_path / "store", 32, validation_fraction=0.0)
     with pytest.raises(UserError, match="has no validation rows"):
-        evaluate_masked_lm(run, model_of(run), params, Store(tmp_path / "store"))
+        masked_lm_measure(run, model_of(run), Store(tmp_path / "store"))(params)
 
 
 # The baseline

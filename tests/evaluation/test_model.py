@@ -90,7 +90,8 @@ def test_what_is_no_model_is_refused(run, folder, tmp_path, tokenizer_file, refu
     )
     assert "is a file; name its folder" in refused(load_model, tokenizer_file)
     assert "which has no steps; leave --step" in refused(load_model, folder / "full", 3)
-    assert "no checkpoint of step 4; there are 3" in refused(load_model, run, 4)
+    line = refused(load_model, run, 4)
+    assert line == f"{run} has no step 4; there are checkpoints of 3 and snapshots of none"
 
     bare = shutil.copytree(folder / "universal", tmp_path / "bare")
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):

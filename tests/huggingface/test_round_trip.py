@@ -9,7 +9,7 @@ import pytest
 
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
-from langsamp_jax.evaluation.loss import evaluate_masked_lm
+from langsamp_jax.evaluation.loss import masked_lm_measure
 from langsamp_jax.huggingface.pretrained import open_pretrained
 from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.export import export_run
@@ -104,8 +104,8 @@ def test_training_goes_on_from_what_pytorch_saved(
     assert main([*map(str, call), *(f"--gin.train.{setting}" for setting in settings)]) == 0
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (loss,) = [r["eval/loss"] for r in map(json.loads, records) if "eval/loss" in r]
-    trained = model_of(trained_run), params
-    expected = evaluate_masked_lm(trained_run, *trained, Store(store_path))["loss"]
+    measure = masked_lm_measure(trained_run, model_of(trained_run), Store(store_path))
+    expected = measure(params)["loss"]
     assert loss == pytest.approx(expected, rel=1e-6)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["init_from"] == str(
         tmp_path / "saved"

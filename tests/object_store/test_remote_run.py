@@ -18,7 +18,7 @@ import pytest
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.io.storage import location
-from langsamp_jax.training.checkpoint import latest_step, restore_params
+from langsamp_jax.training.checkpoint import latest_step, restore_params, saved_steps
 from langsamp_jax.training.run import open_run
 
 pytestmark = pytest.mark.slow
@@ -30,6 +30,7 @@ SETTINGS = {
     "train.log_every": 1,
     "train.checkpoint_every": 3,
     "train.eval_every": 3,
+    "train.snapshots": "powers",
     "train.eval_rows": 2,
     "optimizer.learning_rate": 1e-3,
 }
@@ -111,6 +112,10 @@ def test_killed_in_a_save_it_ends_as_on_a_disk(
     (_, ours), (_, theirs) = (restore_params(open_run(path), STEPS) for path in (run, on_disk))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert records(run) == records(on_disk)
+    for step in (steps := saved_steps(on_disk / "snapshots")):
+        (_, ours), (_, theirs) = (restore_params(open_run(path), step) for path in (run, on_disk))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert saved_steps(run / "snapshots") == steps == [0, 1, 2, 4, 8, 9]
     assert len(list((run / "tensorboard").iterdir())) == 2
 
     # What is made of it

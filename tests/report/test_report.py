@@ -206,7 +206,7 @@ def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
     for task in ("mlm", "neutrality", "retrieval", "geometry", "donors"):
         assert f"langsamp evaluate {task}" in page.text
     for command in re.findall(rf"langsamp (evaluate \S+ --model {run} --\S+ \S+)", page.text):
-        assert parser().parse_args(command.split()).model == run
+        assert parser().parse_args(command.split()).model == [run]
 
 
 def test_it_is_made_anew_while_the_run_goes_on(new_run, log, tmp_path):
