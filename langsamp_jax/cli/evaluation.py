@@ -38,6 +38,7 @@ class Task(NamedTuple):
       arguments: for those options of the protocol that can be typed.
       options: those that follow from the name of the task.
       finetune: whether there is the option ``config``, a ``FineTuneConfig`` from gin.
+      reference: whether there is the option ``reference``, a folder of text for means.
       model: what the help calls ``--model``.
     """
 
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     arguments: tuple[Argument, ...] = ()
     options: Mapping[str, Any] = {}
     finetune: bool = False
+    reference: bool = False
     model: str = "RUN_OR_HF_DIR"
 
 
@@ -92,6 +94,9 @@ _LAYER = Argument(
     help="whose states are compared; 0 is the embeddings (default protocol: two thirds up). "
     "Another layer's result goes to TASK-layer-N.json",
 )
+_PARTS = ("attention", "ffn", "block", "all", "tables", "head", "norm", "run")
+_ABLATION_TASKS = ("mlm", "retrieval-bible", "retrieval-tatoeba", "neutrality", "taxi1500",
+                   "sib200", "ner", "pos")  # fmt: skip
 _sentences = functools.partial(Argument, "--sentences", type=_count, metavar="N")
 
 
@@ -191,6 +196,41 @@ _ROWS = (
         ),
         finetune=True,
     ),
+    Task(
+        "language-probe",
+        "analysis.language_probe",
+        "how well the language can be read off one token's state, at every layer",
+        "--data corpus --step all",
+        "CORPUS",
+        (_sentences(default=750, help="of each language, a third of them to test (default 750)"),),
+    ),
+    Task(
+        "ablation",
+        "analysis.ablation",
+        "what a task loses without each component of the model",
+        "--on mlm --data store",
+        "DATA",
+        (
+            Argument("--on", choices=_ABLATION_TASKS, default="mlm", help="task (default mlm)"),
+            Argument(
+                "--parts",
+                nargs="+",
+                choices=_PARTS,
+                default=list(_PARTS[:5]),
+                help="what is removed (default: %(default)s)",
+            ),
+            Argument(
+                "--mode",
+                choices=("zero", "mean", "language-mean"),
+                default="mean",
+                help="what an output is held at; language-mean: the mean over text of the language "
+                "tested, with --on mlm (default mean)",
+            ),
+            _language_script("--pivot", "of the queries, or to fine-tune on"),
+        ),
+        finetune=True,
+        reference=True,
+    ),
 )
 TASKS = {task.name: task for task in _ROWS}
 
@@ -257,7 +297,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         for argument in task.arguments
         if argument.names_result and options[argument.option] is not None
     )
-    options |= task.options
+    options |= task.options | ({"reference": args.reference} if task.reference else {})
     if task.finetune:
         from langsamp_jax.config import from_gin
         from langsamp_jax.evaluation.config import FineTuneConfig

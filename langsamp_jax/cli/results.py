@@ -39,7 +39,7 @@ def _add_export(commands: Any) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
-    from langsamp_jax.evaluation.edited import reference_means
+    from langsamp_jax.evaluation.encoder import reference_means
     from langsamp_jax.evaluation.model import load_model
     from langsamp_jax.io.files import require_absent
     from langsamp_jax.models.edits import parse_edit

@@ -1,12 +1,15 @@
 """Sentences to vectors: what taps read of each, such as the mean of its tokens' states."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import (
     bucketed_batches,
     padded,
@@ -14,11 +17,12 @@ from langsamp_jax.evaluation.batching import (
     split_lines,
     truncate,
 )
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.edits import with_blocks
+from langsamp_jax.models.edits import Edit, with_blocks
 from langsamp_jax.models.langsamp import LangSamp
-from langsamp_jax.models.taps import Taps, mean_over_positions
+from langsamp_jax.models.taps import Taps, mean_over_positions, sum_over_positions
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.text.tokenizer import Tokenizer
 
@@ -29,6 +33,8 @@ class Encoded(NamedTuple):
     vectors: np.ndarray  # float32 [layers, sentences, hidden_size]
     truncated: np.ndarray  # bool [sentences]: which were longer than the model
 
+
+SENTENCES = 100  # of each language, whose tokens a mean is taken over
 
 Encode = Callable[[Sequence[str], str | None], Encoded]
 
@@ -92,12 +98,40 @@ def sentence_reader(
 ) -> Read:
     """Returns a function from sentences of a language-script to what the taps give of them.
 
-    Longer sentences are cut to ``trained.max_length`` tokens.
+    Longer sentences are cut to ``trained.max_length`` tokens. The arguments are those of
+    ``token_reader``.
+    """
+    read = token_reader(trained, taps, positions, top)
+
+    def read_sentences(lines: Sequence[str], language_script: str | None) -> Readings:
+        sentences, truncated = sentence_ids(trained, lines)
+        return Readings(read(sentences, language_script), truncated)
+
+    return read_sentences
+
+
+def sentence_ids(
+    trained: EncoderModel, lines: Sequence[str]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Returns the ids of sentences, int32 [tokens] each, cut to what the model reads; and bool
+    [sentences], which were longer."""
+    sentences = split_lines(*trained.tokenizer.encode(lines))
+    return truncate(sentences, trained.max_length, trained.tokenizer.vocabulary.eos_id)
+
+
+def token_reader(
+    trained: EncoderModel,
+    taps: Taps,
+    positions: Callable[[np.ndarray], np.ndarray] | None = None,
+    top: int | None = None,
+) -> Callable[[Sequence[np.ndarray], str | None], dict[str, Any]]:
+    """Returns a function from the ids of sentences of a language-script, int32 [tokens] each, to
+    what the taps give of them, see ``Readings``.
 
     Args:
       taps: each returns arrays [rows, ...].
-      positions: from the ids of a sentence, int32 [tokens], to those that the taps are asked
-        about, bool [tokens]; None: all tokens, specials included.
+      positions: from the ids of a sentence to those that the taps are asked about, bool [tokens];
+        None: all tokens, specials included.
       top: the highest layer that is computed; None: all are.
     """
     model, params = trained.model, trained.params
@@ -105,10 +139,9 @@ def sentence_reader(
         model, params = lower_layers(model, params, top)
     vocabulary = trained.tokenizer.vocabulary
 
-    def read(lines: Sequence[str], language_script: str | None) -> Readings:
-        sentences = split_lines(*trained.tokenizer.encode(lines))
-        sentences, truncated = truncate(sentences, trained.max_length, vocabulary.eos_id)
-        if not sentences:  # one of </s> alone tells the shapes
+    def read(sentences: Sequence[np.ndarray], language_script: str | None) -> dict[str, Any]:
+        number = len(sentences)
+        if not number:  # one of </s> alone tells the shapes
             sentences = [np.array([vocabulary.eos_id], np.int32)]
         tables = trained.encoder_ids(language_script)
         limits = trained.max_length, trained.tokens_at_once, trained.mesh.size
@@ -123,7 +156,7 @@ def sentence_reader(
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids, asked))
                 values = _read(model, taps, params, *arguments)
                 batches.append((batch.chosen, values))
-        return Readings(_in_order(batches, len(lines)), truncated)
+        return _in_order(batches, number)
 
     return read
 
@@ -154,6 +187,45 @@ def _in_order(batches: Sequence[tuple[np.ndarray, Any]], sentences: int) -> Any:
 
     # Now, so that the devices never waited for the host.
     return jax.tree.map(joined, *(values for _, values in batches))
+
+
+def reference_means(
+    model: EncoderModel, edits: Sequence[Edit], reference: Path | None
+) -> dict[str, Any]:
+    """Returns the means that ``edits`` need, as ``apply_edits`` takes them."""
+    sites = sorted({edit.site for edit in edits if edit.site})
+    if not sites:
+        return {}
+    if reference is None:
+        edit = next(str(edit) for edit in edits if edit.site)
+        raise UserError(f"{edit} needs a text over which the mean is: --reference CORPUS")
+    return site_means(model, sites, reference_text(model, reference))
+
+
+def reference_text(model: EncoderModel, corpus: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yields each language-script of a folder of text, and the ids of its first sentences."""
+    for name, file in corpus_files(corpus).items():
+        lines = [line for line in aligned_lines(file) if line][:SENTENCES]
+        yield name, sentence_ids(model, lines)[0]
+
+
+def site_means(
+    model: EncoderModel, sites: Collection[str], text: Iterable[tuple[str, Sequence[np.ndarray]]]
+) -> dict[str, Any]:
+    """Returns, of each site, the mean over all tokens of a text, float32 [layers, width].
+
+    Args:
+      text: by language-script the ids of sentences, int32 [tokens] each.
+    """
+    read = token_reader(model, tuple((site, sum_over_positions) for site in sites))
+    sums, tokens = dict.fromkeys(sites, 0.0), 0.0
+    for name, sentences in text:
+        values = read(sentences, name)
+        for site in sites:
+            total, count = (part.sum(axis=1, dtype=np.float64) for part in values[site])
+            sums[site] = sums[site] + total
+        tokens += count[0]
+    return {site: jnp.asarray(total / tokens, jnp.float32) for site, total in sums.items()}
 
 
 def lower_layers(model: LangSamp, params: Any, layer: int) -> tuple[LangSamp, Any]:

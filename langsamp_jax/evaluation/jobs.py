@@ -32,7 +32,6 @@ from types import ModuleType
 from typing import Any
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.edited import edited
 from langsamp_jax.evaluation.model import is_run, load_model
 from langsamp_jax.hardware.environment import environment
 from langsamp_jax.io.claim import Claim
@@ -174,7 +173,7 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
     """
     started = time.monotonic()
     require_place(job)
-    model = edited(load_model(job.model, job.step), job.edits, job.reference)
+    model = load_model(job.model, job.step).edited(job.edits, job.reference)
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
     asked |= {"edits": [*map(str, job.edits)]} if job.edits else {}

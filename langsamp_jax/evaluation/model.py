@@ -15,13 +15,19 @@ import numpy as np
 from langsamp_jax.data.feed import place
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, repeat_ids, split_lines
-from langsamp_jax.evaluation.encoder import Encode, protocol_layer, sentence_encoder
+from langsamp_jax.evaluation.encoder import (
+    Encode,
+    protocol_layer,
+    reference_means,
+    sentence_encoder,
+)
 from langsamp_jax.huggingface.folder import why_no_model
 from langsamp_jax.huggingface.loading import load_params, vocabulary_rows
 from langsamp_jax.huggingface.pretrained import InitConfig, open_pretrained
 from langsamp_jax.io.storage import location
 from langsamp_jax.languages.inventory import EMPTY, Inventory, TableIds
 from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.models.edits import Edit, apply_edits
 from langsamp_jax.models.langsamp import LangSamp, param_shapes
 from langsamp_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from langsamp_jax.parallel.sharding import batch_sharding, use_mesh
@@ -73,6 +79,19 @@ class LoadedModel:
     def place(self, host: Any) -> Any:
         """Puts a batch on the devices, its rows divided among them."""
         return place(host, batch_sharding(self.mesh))
+
+    def edited(self, edits: Sequence[Edit], reference: Path | None = None) -> "LoadedModel":
+        """Returns the model after edits of its parameters, see ``models/edits.py``.
+
+        Args:
+          reference: a folder of text, ``iso639-3_Script.txt``, for edits that put in a mean.
+
+        Raises:
+          UserError: it lacks what an edit is about; a mean is needed, and there is no text.
+        """
+        means = reference_means(self, edits, reference)
+        model, params = apply_edits(edits, self.model, self.params, means)
+        return dataclasses.replace(self, model=model, params=params)
 
     def encode(
         self, sentences: Sequence[str], language: str | None = None, layer: int | None = None

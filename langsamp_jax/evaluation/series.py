@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.edited import edited
 from langsamp_jax.evaluation.jobs import Job, Journal, identities, require_place, write_result
 from langsamp_jax.evaluation.loss import loss_evaluator, own_store
 from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
@@ -181,7 +180,7 @@ def run_series(
                             "parameters: one of them is not the model of that step"
                         )
                 facts = {"digest": digest, **series.check(step, model.params)}
-                model = edited(model, job.edits, job.reference)
+                model = model.edited(job.edits, job.reference)
                 own = protocol.evaluate(model, job.data, inner, **options)
                 if hasattr(protocol, "over_steps"):
                     return {"step": step, **facts, **own}

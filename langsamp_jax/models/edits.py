@@ -26,8 +26,8 @@ GRAMMAR = (
 )
 _FORM = re.compile(r"(?P<part>\w+)(@(?P<layers>\d+(-\d+)?|all)(\.(?P<head>\d+))?)?(=(?P<how>.+))?")
 _HOW = {  # of each part what can be done with it; the first is what is done unless said
-    "attention": ("zero", "mean"),
-    "ffn": ("zero", "mean"),
+    "attention": ("zero", "mean", "rotated"),
+    "ffn": ("zero", "mean", "rotated"),
     "head": ("zero", "mean"),
     "norm": ("plain",),
     "block": ("drop", "repeat", "swap"),
@@ -43,10 +43,10 @@ class Edit(NamedTuple):
 
     Attributes:
       part: attention, ffn, head, norm, block; language or script, a table; or neurons.
-      how: what is done with it: a constant output of ``zero``, or of its ``mean`` over a text;
-        ``plain``, a LayerNorm without its scale and bias; ``drop``, ``repeat`` or ``swap`` (with
-        the next one) of a block; of a table, a vector for all of ``zero`` or of their ``mean``; of
-        neurons, the path of their file.
+      how: what is done with it: a constant output of ``zero``, or of its ``mean`` over a text, or
+        one that is ``rotated``, which leaves its norm; ``plain``, a LayerNorm without its scale and
+        bias; ``drop``, ``repeat`` or ``swap`` (with the next one) of a block; of a table, a vector
+        for all of ``zero`` or of their ``mean``; of neurons, the path of their file.
       first, last: the layers, both included; None: all.
       head: of a layer.
     """
@@ -146,6 +146,19 @@ def constant(params: Any, part: str, layer: int, value: jax.Array | float) -> An
     return _with_layers(params, _KERNELS[part], {"kernel": kernel, "bias": bias})
 
 
+def rotated(params: Any, part: str, layer: int) -> Any:
+    """Turns what ``attention`` or ``ffn`` of a layer gives by one random rotation."""
+    leaf = _layers(params, _KERNELS[part])
+    size = leaf["bias"].shape[-1]
+    turn, _ = np.linalg.qr(np.random.default_rng(layer).normal(size=(size, size)))
+    turn = jnp.asarray(turn, jnp.float32)
+    turned = {
+        name: _put(leaf[name], layer, jnp.matmul(leaf[name][layer], turn, precision="highest"))
+        for name in ("kernel", "bias")
+    }
+    return _with_layers(params, _KERNELS[part], turned)
+
+
 def constant_head(params: Any, layer: int, head: int, value: jax.Array) -> Any:
     """Makes the mixed values of one head be ``value`` [head_size] for every input."""
     leaf = _layers(params, _KERNELS["attention"])
@@ -213,6 +226,8 @@ def _sub_layer(
 ) -> Any:
     if edit.part == "norm":
         return plain_norms(params, layer)
+    if edit.how == "rotated":
+        return rotated(params, edit.part, layer)
     if edit.part != "head":
         return constant(params, edit.part, layer, 0 if mean is None else mean[layer])
     if edit.head >= config.num_attention_heads:

@@ -181,6 +181,32 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
     )
 
 
+def grid(records: Sequence[Record], x: str, y: str, value: str) -> alt.Chart:
+    """Draws a colour for the ``value`` of each cell of two axes, such as steps and layers.
+
+    Args:
+      records: fields named ``x`` and ``y``, which are the titles of the axes too, in the order in
+        which they are to stand; and ``value``, whose title is that argument.
+    """
+    columns, rows = (list(dict.fromkeys(record[axis] for record in records)) for axis in (x, y))
+    tooltip = [f"{x}:N", f"{y}:N", alt.Tooltip("value:Q", title=value, format=".4f")]
+    chart = alt.Chart(data(records)).mark_rect()
+    upward = rows[::-1] if all(isinstance(row, int) for row in rows) else rows
+    return _wide(
+        chart.encode(
+            x=alt.X(f"{x}:O", sort=columns, axis=alt.Axis(labelOverlap=True, grid=False)),
+            y=alt.Y(f"{y}:O", sort=upward, axis=alt.Axis(labelOverlap=True, grid=False)),
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(title=value, gradientLength=180, format="~f"),
+            ),
+            tooltip=tooltip,
+        ),
+        min(560, max(120, 24 * len(rows))),
+    )
+
+
 def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> alt.LayerChart:
     """Draws points of a plane, by ``kind``; if they are few, with their ``label`` beside them.
 

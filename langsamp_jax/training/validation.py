@@ -22,6 +22,7 @@ from langsamp_jax.languages.inventory import Inventory
 from langsamp_jax.objectives.base import Examples, Objective
 from langsamp_jax.parallel.distributed import compile_with_barrier
 from langsamp_jax.parallel.mesh import replicated
+from langsamp_jax.parallel.sharding import use_mesh
 
 VALIDATION_SEED = 20_240_918  # fixed, so that losses of different runs on one store compare
 SENTENCE_COSINE = "encoder/sentence_cosine"
@@ -62,7 +63,11 @@ class LossEvaluator:
             member = jax.nn.one_hot(language, totals.shape[1], dtype=jnp.float32)
             return totals + jnp.matmul(jnp.stack([loss, count]), member, precision="highest")
 
+        def row_losses(params: Any, batch, language, row) -> tuple[jax.Array, jax.Array]:
+            return objective.loss(params, examples(batch, language, row), None)[1]
+
         self._examples = jax.jit(examples)
+        self._row_losses = jax.jit(row_losses, out_shardings=everywhere)
         self._add = compile_with_barrier(jax.jit(add, donate_argnums=1, out_shardings=everywhere))
         self._zero = jax.jit(lambda: jnp.zeros((2, len(taken))), out_shardings=everywhere)
 
@@ -81,6 +86,13 @@ class LossEvaluator:
             totals = self._add(params, totals, *arguments)
         loss, count = np.asarray(totals, np.float64)
         return loss, count
+
+    def by_row(self, params: Any, rows: Rows) -> np.ndarray:
+        """Returns float64 [2, rows]: the summed loss of each row in nats, and its predictions."""
+        with use_mesh(self.everywhere.mesh):
+            parts = [self._row_losses(params, *arguments) for arguments in self.batches(rows)]
+        joined = [np.concatenate([*map(np.asarray, column)]) for column in zip(*parts, strict=True)]
+        return np.array(joined, np.float64)[:, : len(rows.row)]
 
     def examples(self) -> Iterator[tuple[np.ndarray, Examples]]:
         """Yields the language of each row of a batch, int32 [rows], and what its loss reads."""

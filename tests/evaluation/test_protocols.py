@@ -24,6 +24,23 @@ EXAMPLES = dict.fromkeys(TASKS, _BY_LANGUAGE) | {
         {"tables": {"language": {"correlations": _CORRELATIONS}}},
         {"uriel/rho": 0.4},
     ),
+    "language-probe": (
+        {"accuracy": [[0.5, 0.4], [0.6, 0.9]], "control": [[0.1, 0.1], [0.1, 0.2]]},
+        {
+            "last layer/accuracy": 0.9,
+            "best layer/accuracy": 0.9,
+            "last layer/selectivity": pytest.approx(0.7),
+        },
+    ),
+    "ablation": (
+        {
+            "drops": [
+                {"component": "ffn", "layer": 1, "mode": "zero", "drop": 0.2},
+                {"component": "all ffn", "layer": None, "mode": "zero", "drop": 0.9},
+            ]
+        },
+        {"ffn 1, zero/drop": 0.2, "all ffn, zero/drop": 0.9},
+    ),
     "donors": ({"metric": "macro_f1", "choices": _CHOICES}, {"oracle/macro_f1": 0.7}),
 }
 
@@ -33,6 +50,7 @@ def test_a_protocol_is_three_functions(task):
     module = protocol(task.name)
     options = [*task.options, *(argument.option for argument in task.arguments)]
     options += ["config"] if task.finetune else []
+    options += ["reference"] if task.reference else []
     assert list(inspect.signature(module.show).parameters) == ["record"]
     assert list(inspect.signature(module.measures).parameters) == ["record"]
     first, *named = inspect.signature(module.evaluate).parameters

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.cli.main import main
-from langsamp_jax.evaluation.edited import reference_means
+from langsamp_jax.evaluation.encoder import reference_means
 from langsamp_jax.evaluation.model import load_model
 from langsamp_jax.models.edits import apply_edits, parse_edit
 from langsamp_jax.training.checkpoint import model_of, restore_params

@@ -122,6 +122,20 @@ def test_a_constant_sub_layer(pair, batch, overwritten, means, part, how):
         assert_same(ours, theirs, batch[1])
 
 
+@pytest.mark.parametrize("part", ["attention", "ffn"])
+def test_a_rotation_leaves_the_norm_and_the_rest(pair, batch, means, part):
+    site = {"attention": "attention", "ffn": "feed_forward"}[part]
+    before = read(*pair[1:], *batch)
+    after = read(*edited(pair, means, f"{part}@0=rotated"), *batch)
+    ours, theirs = (np.asarray(values[site])[0, batch[1]] for values in (after, before))
+    norms = np.linalg.norm(theirs, axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), norms, rtol=1e-5)
+    cosine = (ours * theirs).sum(axis=-1) / norms**2
+    assert np.abs(cosine).max() < 0.8  # elsewhere
+    # One rotation: it keeps the angles between what different tokens get.
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4 * norms.max() ** 2)
+
+
 @pytest.mark.parametrize("how", ["zero", "mean"])
 def test_a_constant_head(pair, batch, overwritten, means, how):
     where = slice(2 * HEAD, 3 * HEAD)
@@ -236,7 +250,7 @@ def test_no_edit(text):
         ("block@all", "block@all=drop: no block is left"),
         ("block@1=swap", "block@1=swap: block 1 is the last"),
         ("block@0-1=swap", "block@0-1=swap: name one block"),
-        ("ffn@1=drop", "ffn can be zero or mean, not drop"),
+        ("ffn@1=drop", "ffn can be zero or mean or rotated, not drop"),
         ("script", "script=zero: the model has no script table"),
         ("neurons=no.npz", "no.npz cannot be read"),
     ],
