@@ -74,11 +74,6 @@ REFUSED = (
 FAST = {"JAX_ENABLE_X64=1", "XLA_FLAGS=--no_such_flag"}
 
 
-def slow_but_some(cases):
-    marks = {False: [pytest.mark.slow], True: []}
-    return [pytest.param(case, marks=marks[case in FAST]) for case in cases]
-
-
 def child(*command: str, **variables: str) -> subprocess.CompletedProcess:
     names = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.run(
@@ -104,14 +99,19 @@ def usual() -> str:
 # Identical or refused
 
 
-@pytest.mark.parametrize("variable", slow_but_some(SAME))
-def test_it_changes_neither_start_values_nor_masks_nor_losses(variable, usual):
-    name, _, value = variable.partition("=")
-    done = digests(**{name: value})
+@pytest.mark.slow
+@pytest.mark.parametrize("some", [SAME[i::4] for i in range(4)], ids=" ".join)
+def test_they_change_neither_start_values_nor_masks_nor_losses(some, usual):
+    """Several at a time: each would show, as none undoes what another does."""
+    variables = dict(variable.split("=", 1) for variable in some)
+    assert len(variables) == len(some)
+    done = digests(**variables)
     assert done.returncode == 0 and done.stdout == usual, done.stderr
 
 
-@pytest.mark.parametrize("variable", slow_but_some(REFUSED))
+@pytest.mark.parametrize(
+    "variable", [pytest.param(v, marks=() if v in FAST else pytest.mark.slow) for v in REFUSED]
+)
 def test_it_is_refused_in_one_line(variable):
     name, _, value = variable.partition("=")
     done = digests(**{name: value})

@@ -84,7 +84,7 @@ def test_killed_processes_cost_the_steps_since_the_last_checkpoint(
     undisturbed, store_path, tmp_path
 ):
     run, chance = tmp_path / "run", random.Random(3)
-    for _ in range(3):
+    for _ in range(2):
         group = Group(store_path, run, 4, train__checkpoint_every=5)
         group.reach(run, max((step for step, _ in losses(run)), default=0) + 4)
         time.sleep(chance.uniform(0, 0.5))
