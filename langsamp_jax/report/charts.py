@@ -178,6 +178,32 @@ def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt
     )
 
 
+def grid(records: Sequence[Record], x: str, y: str, value: str) -> alt.Chart:
+    """Draws a colour for the ``value`` of each cell of two scales, such as layer and step.
+
+    Args:
+      records: the fields ``x`` and ``y``, which are the titles too, in the order in which they are
+        to stand; and ``value``, whose title is the argument.
+    """
+    axis = alt.Axis(ticks=False, domain=False, grid=False, labelAngle=0)
+    rows = len({record[y] for record in records})
+    return _wide(
+        alt.Chart(data(records))
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{x}:O", axis=axis, sort=None),
+            y=alt.Y(f"{y}:O", axis=axis, sort=None),
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(title=value, gradientLength=120, format="~f"),
+            ),
+            tooltip=[f"{x}:O", f"{y}:O", alt.Tooltip("value:Q", title=value, format=".4f")],
+        ),
+        max(120, _ROW * rows + 10),
+    )
+
+
 def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> alt.LayerChart:
     """Draws points of a plane, by ``kind``; if they are few, with their ``label`` beside them.
 
