@@ -3,7 +3,7 @@
 Translations have the same concepts, so one language is labelled and the others by line number; no
 lexicon is needed. Of a synthetic world the concepts are known: the nouns, verbs and adjectives of
 the meanings, in ``world.json`` above the folder ``held_out``. On real text a concept is a word of
-the pivot language, in lower case: at least 4 letters, and a final s is no part of it where the
+the pivot language, in lower case: at least 5 letters, and a final s is no part of it where the
 rest is a word of the text too. That rule is ours; it knows neither lemmas nor senses. What is in
 more than 7.5 % of the lines is left out: on real text that is mostly grammar.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from langsamp_jax.errors import UserError
 
 FEWEST = 8  # lines with a concept, in each half of the lines
-_WORD = re.compile(r"[^\W\d_]{4,}")
+_WORD = re.compile(r"[^\W\d_]{5,}")
 _COMMON = 0.075  # of the lines have a concept, at most
 _PHI = 0.2  # correlation over the lines that two concepts may have
 

@@ -72,12 +72,14 @@ def test_at_most_so_many(world):
 @pytest.fixture
 def text(tmp_path) -> Path:
     """400 lines: ``river`` or ``rivers`` in 24, ``stone`` in 24, ``glass`` in 28, all others in
-    every line or once; ``moss`` wherever ``stone`` is."""
+    every line or once; ``mossy`` wherever ``stone`` is."""
     rng = np.random.default_rng(0)
-    lines = [["with", "the", f"w{chr(97 + i % 26) * 4}x{'y' * (i // 26)}"] for i in range(400)]
+    lines = [["within", "the", f"w{chr(97 + i % 26) * 4}x{'y' * (i // 26)}"] for i in range(400)]
     places = rng.permutation(400)
     for k, i in enumerate(places[:76]):
-        words = ("Rivers," if k % 2 else "river") if k < 24 else "stone moss" if k < 48 else "glass"
+        words = (
+            ("Rivers," if k % 2 else "river") if k < 24 else "stone mossy" if k < 48 else "glass"
+        )
         lines[i].append(words)
     (tmp_path / "eng_Latn.txt").write_text("\n".join(map(" ".join, lines)) + "\n")
     (tmp_path / "deu_Latn.txt").write_text("\n".join(f"z{i}" for i in range(400)) + "\n")
@@ -86,10 +88,12 @@ def text(tmp_path) -> Path:
 
 def test_concepts_of_real_text_are_words_of_the_pivot(text):
     known, *_ = labelled(text)
-    assert known.names == ["glass", "moss", "river"]
+    assert known.names == ["glass", "mossy", "river"]
     assert known.labels.sum(axis=0).tolist() == [28, 24, 24]
     assert known.words[2] == {NAME: ["river", "rivers"]} and known.words[0] == {NAME: ["glass"]}
-    assert known.left_out["with another"] == ["stone"] and known.left_out["too common"] == ["with"]
+    assert known.left_out["with another"] == ["stone"] and known.left_out["too common"] == [
+        "within"
+    ]
     assert len(known.left_out["too rare"]) == 400 and known.source == "words of eng_Latn"
 
 
