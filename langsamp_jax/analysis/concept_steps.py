@@ -24,7 +24,8 @@ KINDS = {
 }
 _OF_THE_LAST = (
     *("units", "unit_count", "labels", "concepts", "left_out", "languages", "sentences", "layers"),
-    *("experts", "between_languages", "between_concepts", "shared_units", "truncated", "skipped"),
+    *("experts", "between_languages", "between_concepts", "shared_units", "planted"),
+    *("truncated", "skipped"),
 )
 _FEWEST_STEPS = 4  # for a trend
 _RELABELLINGS = 999
@@ -95,6 +96,8 @@ def show(record: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         headers = {"step": "step:,", "shared": "O*:.3f", "reliability": "reliability:.3f"}
         lines = [table(steps, headers), "", f"at step {last:,}:", *lines]
+    if "left_out" in record["planted"]:
+        lines.append(f"no neuron was planted: {record['planted']['left_out']}")
     lines += [
         f"CONTROL FAILED: {name}: {control['value']}, expected {control['expected']}"
         for name, control in record["controls"].items()

@@ -61,21 +61,26 @@ def force(
       rise of a concept's words with its own experts (``own``) and with those of another concept
       (``other``); ``random`` [B], with random neurons of the same layers instead, of the first A;
       ``specific``, own less other, ``within`` and ``across`` languages: its mean and the ends of
-      its 95 % bootstrap over concepts. Or ``left_out``, the reason why there is none.
+      its 95 % bootstrap over concepts; ``skipped``, languages without a readout and why. Or
+      ``left_out``, the reason why there is none.
     """
     if not model.has_head:
         return {"left_out": f"{model.path} is a plain encoder, which predicts no words"}
-    readouts = {}
+    readouts, skipped = {}, {}
     for name, lines in neutral.items():
         pieces = _piece_sets(model.tokenizer, [by_name.get(name, ()) for by_name in words])
         contexts = _contexts(model, lines)
-        if pieces.any(axis=1).sum() > 1 and contexts is not None:
-            try:
-                readouts[name] = pieces, contexts, model.head_ids(name)
-            except UserError:
-                continue
+        try:
+            if pieces.any(axis=1).sum() < 2:
+                raise UserError("fewer than 2 concepts have known words with a piece of their own")
+            if contexts is None:
+                raise UserError(f"no sentence of {_LONGEST} tokens is free of the concepts")
+            readouts[name] = pieces, contexts, model.head_ids(name)
+        except UserError as error:
+            skipped[name] = str(error)
     if not readouts:
-        return {"left_out": "no language has known words of 2 concepts and sentences without"}
+        name, why = next(iter(skipped.items()))
+        return {"left_out": f"no language can be read out; {name}: {why}"}
     blank = np.zeros_like(forced.chosen[0, 0]), np.zeros_like(forced.value[0, 0])
     base = _read(model, readouts, *blank)
     rise = np.array([
@@ -98,6 +103,7 @@ def force(
         "other": np.nanmean(other, axis=0).round(5).tolist(),
         "random": np.nanmean(np.einsum("cbc->cb", random), axis=0).round(5).tolist(),
         "specific": _specific(own - other, forced.languages, list(readouts)),
+        "skipped": skipped,
     }
 
 

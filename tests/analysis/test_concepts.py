@@ -16,11 +16,13 @@ from langsamp_jax.analysis import concepts, forcing
 from langsamp_jax.analysis.concept_labels import halves
 from langsamp_jax.analysis.forcing import Forced, force
 from langsamp_jax.analysis.planting import planted
-from langsamp_jax.evaluation.batching import split_lines
+from langsamp_jax.data.feed import Batch
+from langsamp_jax.evaluation import encoder
+from langsamp_jax.evaluation.batching import padded, repeat_ids, split_lines
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.models.edits import clamp
-from langsamp_jax.models.langsamp import LangSamp
+from langsamp_jax.models.taps import unchanged
 from tests.tiny import random_params
 
 OPTIONS = {"pivot": "eng_Latn", "units": None, "sentences": 400, "concepts": 10}
@@ -69,7 +71,8 @@ def test_the_record_and_its_result(record):
     assert all(map(math.isfinite, concepts.measures(result).values()))
     assert "one language in two scripts" in concepts.show(result)
     assert result["forcing"]["experts"] == [*NAMES]
-    assert result["forcing"]["readout"] == [*NAMES[:3]]  # the head has no vector of the last
+    assert result["forcing"]["readout"] == [*NAMES[:3]]
+    assert "qac" in result["forcing"]["skipped"]["qac_Latn"]  # the head has no vector of it
 
 
 def test_a_unit_responds_by_its_mean_over_text(model, data):
@@ -78,18 +81,17 @@ def test_a_unit_responds_by_its_mean_over_text(model, data):
     read = concepts.sentence_reader(model, concepts._taps("all"), concepts._text_positions(model))
     values, length, _ = concepts._responses(read, lines, NAMES[1])
     assert values.shape == (6, 3 * (64 + 32 + 32))
-    keep = (("neurons", lambda x, where: x), ("attention", lambda x, where: x),
-            ("feed_forward", lambda x, where: x))  # fmt: skip
     rows = split_lines(*model.tokenizer.encode(lines))
+    tokens, mask = padded(rows, 6, 40, model.tokenizer.vocabulary.pad_id)
+    keep = tuple((site, unchanged) for site in ("neurons", "attention", "feed_forward"))
+    found = encoder._read(model.model, keep, model.params, tokens, mask, None, mask)
     for row, ids in enumerate(rows):
         assert length[row] == len(ids) - 2
-        batch = ids[None], np.ones((1, len(ids)), bool), None, keep
-        sites = model.model.apply({"params": model.params}, *batch, method=LangSamp.read)
-        by_layer = [
-            np.concatenate([np.asarray(sites[site])[k, 0, 1:-1].mean(axis=0) for site, _ in keep])
-            for k in range(3)
-        ]
-        np.testing.assert_allclose(values[row], np.concatenate(by_layer), rtol=1e-3, atol=1e-5)
+        for layer in range(3):
+            by_token = [np.asarray(found[site])[layer, row, 1 : len(ids) - 1] for site, _ in keep]
+            expected = np.concatenate([part.mean(axis=0) for part in by_token])
+            mine = values[row, 128 * layer : 128 * (layer + 1)]
+            np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_precisions_are_those_of_scikit_learn_in_each_half():
@@ -140,7 +142,7 @@ def test_a_planted_neuron_is_an_expert_in_every_language(model, data):
     assert "no token" in alone["left_out"]
 
 
-def test_forced_words_become_likelier(model):
+def test_forced_words_become_likelier(model, logits):
     """A neuron whose output is the direction of a word's piece: only it raises that word, in every
     language alike; random neurons do not."""
     tokenizer = model.tokenizer
@@ -155,16 +157,17 @@ def test_forced_words_become_likelier(model):
     neutral = {name: ["abe cezxesa lo tata", "ta lo cez"] for name in ("qaa_Latn", "qab_Cyrl")}
     forced = Forced(["a", "b"], ["qaa_Latn", "qab_Cyrl"], chosen, value)
     found = force(model, forced, words, {**neutral, "qac_Latn": neutral["qaa_Latn"]})
-    assert found["readout"] == ["qaa_Latn", "qab_Cyrl"]  # of qac there are no words
+    assert found["readout"] == ["qaa_Latn", "qab_Cyrl"]
+    assert "known words" in found["skipped"]["qac_Latn"]
     assert np.shape(found["own"]) == np.shape(found["other"]) == (2, 2)
     tokens, mask, positions = forcing._contexts(model, neutral["qab_Cyrl"])
     assert (tokens[range(2), positions[:, 0]] == tokenizer.vocabulary.mask_id).all()
 
     def slowly(params: dict) -> np.ndarray:
         ids = model.head_ids("qab_Cyrl")
-        rows = forcing.repeat_ids(ids, len(tokens))
-        logits = np.asarray(model.model.apply({"params": params}, tokens, mask, rows), np.float64)
-        at = logits[range(len(tokens)), positions[:, 0]]
+        rows = repeat_ids(ids, len(tokens))
+        scores = logits(model.model, params, Batch(tokens, mask, rows)).astype(np.float64)
+        at = scores[range(len(tokens)), positions[:, 0]]
         log = at - np.log(np.exp(at).sum(axis=1, keepdims=True))
         return log[:, pieces].mean(axis=0)
 
@@ -186,7 +189,7 @@ def test_a_model_without_a_head_is_not_forced(model, data):
     forced = Forced(["a"], ["qaa_Latn"], np.zeros((1, 1, 3, 64), bool), np.zeros((1, 1, 3, 64)))
     assert "plain encoder" in force(plain, forced, [{}], {})["left_out"]
     unknown = force(model, forced, [{}], {"qaa_Latn": ["ta"]})
-    assert "no language has known words" in unknown["left_out"]
+    assert "qaa_Latn: fewer than 2 concepts have known words" in unknown["left_out"]
 
 
 def test_a_language_that_the_model_cannot_read_is_named(random_model, data, journal):

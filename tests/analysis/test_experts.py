@@ -157,7 +157,9 @@ def test_a_control_that_fails_is_said():
 
 
 def test_without_forcing_and_without_steps(series):
-    record = concepts.over_steps([{**series[-1], "step": None, "forcing": {"left_out": "no head"}}])
-    assert "no forcing: no head" in concepts.show(record)
+    less = {"step": None, "forcing": {"left_out": "no head"}, "planted": {"left_out": "no token"}}
+    record = concepts.over_steps([series[-1] | less])
+    text = concepts.show(record)
+    assert "no forcing: no head" in text and "no neuron was planted: no token" in text
     assert "step 0, languages in two scripts" not in record["controls"]
     assert not any(name.startswith("forcing") for name in concepts.measures(record))
