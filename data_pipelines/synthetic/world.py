@@ -8,135 +8,26 @@ renders meaning i, so that the files are parallel as far as the shorter one goes
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.synthetic import grammar
-from data_pipelines.synthetic.grammar import (
-    ADJECTIVES,
-    ADPOSITIONS,
-    ADVERBS,
-    CONNECTIVES,
-    NAMES,
-    NEGATION,
-    NOUNS,
-    TOPICS,
-    VERBS,
-    Language,
+from data_pipelines.synthetic.grammar import NEGATION, Language
+from data_pipelines.synthetic.meanings import (
+    Clause,
+    Meaning,
+    NounPhrase,
+    concept_lines,
+    concept_name,
+    meanings,
 )
 from langsamp_jax.errors import UserError
 from langsamp_jax.io.files import new_folder
 from langsamp_jax.languages.published import LABELS
 
 HEAD_TO_TAIL = 100  # how many times the largest corpus is as large as the smallest
-_ON_TOPIC = 0.9  # share of noun phrases that belong to the topic of their sentence
+_COMMON = 0.01  # of the held-out lines have a concept whose words are told
 _TRAIN, _DEV = 0.7, 0.1  # shares of the labelled sentences, as in SIB-200; the rest is test
-
-
-@dataclasses.dataclass(frozen=True)
-class NounPhrase:
-    noun: int  # of NOUNS or NAMES; a name stands alone
-    plural: bool
-    adjective: int | None
-    numeral: int | None  # written in digits, with the plural
-
-
-@dataclasses.dataclass(frozen=True)
-class Clause:
-    subject: NounPhrase
-    verb: int
-    tense: int
-    negated: bool
-    object: NounPhrase
-    adposition: int | None  # of the oblique, present together with it
-    oblique: NounPhrase | None
-    adverb: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Meaning:
-    """The meaning of a sentence: one clause with an oblique, or two without and a connective."""
-
-    first: Clause
-    connective: int | None
-    second: Clause | None
-    punctuation: str
-    topic: int = dataclasses.field(compare=False)  # of most of its words
-
-
-def meanings(rng: np.random.Generator, count: int) -> list[Meaning]:
-    """Draws ``count`` independent meanings; the same one can occur again."""
-    topics = _zipfian(rng, TOPICS, count)
-    joined = rng.random(count) < 0.35
-    first = _clauses(rng, topics, with_oblique=~joined)
-    second = _clauses(rng, topics, with_oblique=np.zeros(count, bool))
-    connectives = CONNECTIVES.start + _zipfian(rng, len(CONNECTIVES), count)
-    punctuation = np.array([".", "?", "!"])[np.searchsorted([0.85, 0.95], rng.random(count))]
-    return list(
-        map(
-            Meaning,
-            first,
-            _only_where(joined, connectives.tolist()),
-            _only_where(joined, second),
-            punctuation.tolist(),
-            topics.tolist(),
-        )
-    )
-
-
-def _clauses(
-    rng: np.random.Generator, topics: np.ndarray, with_oblique: np.ndarray
-) -> Iterator[Clause]:
-    """Draws a clause for each topic, int [topics]; ``with_oblique`` is bool [topics]."""
-    count = len(topics)
-    adpositions = ADPOSITIONS.start + _zipfian(rng, len(ADPOSITIONS), count)
-    return map(
-        Clause,
-        _noun_phrases(rng, topics),
-        _words(rng, VERBS, topics).tolist(),
-        _zipfian(rng, grammar.MARKERS, count).tolist(),
-        (rng.random(count) < 0.15).tolist(),
-        _noun_phrases(rng, topics),
-        _only_where(with_oblique, adpositions.tolist()),
-        _only_where(with_oblique, _noun_phrases(rng, topics)),
-        _only_where(rng.random(count) < 0.3, _words(rng, ADVERBS, topics).tolist()),
-    )
-
-
-def _noun_phrases(rng: np.random.Generator, topics: np.ndarray) -> Iterator[NounPhrase]:
-    """Draws a noun phrase for each topic, most of them on it."""
-    count = len(topics)
-    topics = np.where(rng.random(count) < _ON_TOPIC, topics, _zipfian(rng, TOPICS, count))
-    named = rng.random(count) < 0.1
-    counted = ~named & (rng.random(count) < 0.2)
-    described = ~named & (rng.random(count) < 0.4)
-    plural = ~named & (counted | (rng.random(count) < 0.3))
-    names = NAMES.start + _zipfian(rng, len(NAMES), count)
-    return map(
-        NounPhrase,
-        np.where(named, names, _words(rng, NOUNS, topics)).tolist(),
-        plural.tolist(),
-        _only_where(described, _words(rng, ADJECTIVES, topics).tolist()),
-        _only_where(counted, rng.integers(2, 100, count).tolist()),
-    )
-
-
-def _words(rng: np.random.Generator, words: range, topics: np.ndarray) -> np.ndarray:
-    """Draws int [topics], one concept of ``words`` for each topic."""
-    return words.start + topics + TOPICS * _zipfian(rng, len(words) // TOPICS, len(topics))
-
-
-def _zipfian(rng: np.random.Generator, kinds: int, count: int) -> np.ndarray:
-    """Draws int64 [count] ranks below ``kinds``, rank r in proportion to 1 / (r + 1)."""
-    cumulative = np.cumsum(1 / np.arange(1, kinds + 1))
-    return np.searchsorted(cumulative[:-1] / cumulative[-1], rng.random(count), side="right")
-
-
-def _only_where(present: np.ndarray, values: Iterable) -> list:
-    """Returns ``values`` with None where ``present`` is False."""
-    return [value if here else None for here, value in zip(present, values, strict=True)]
 
 
 def render(language: Language, meanings: Sequence[Meaning]) -> list[str]:
@@ -205,9 +96,12 @@ class Corpus:
 
     def write(self, lines: Sequence[str], path: Path) -> None:
         """Writes lines of roman letters to a file, in the script of the corpus."""
-        letters = str.maketrans(grammar.ALPHABET, grammar.SCRIPTS[self.script])
-        text = "".join(line + "\n" for line in lines).translate(letters)
+        text = self.spell("".join(line + "\n" for line in lines))
         path.write_bytes(text.encode("utf-8"))
+
+    def spell(self, text: str) -> str:
+        """Returns a text of roman letters in the script of the corpus."""
+        return text.translate(str.maketrans(grammar.ALPHABET, grammar.SCRIPTS[self.script]))
 
 
 def make_corpora(num_languages: int, num_sentences: int, seed: int) -> list[Corpus]:
@@ -254,7 +148,9 @@ def synthesize(
     Returns:
       The content of ``world.json``. ``distances`` counts the sound changes that two languages of
       a family do not share; languages of different families share none. Sound changes are in
-      the notation of grammar.py; ``files`` has the SHA-256 of each.
+      the notation of grammar.py; ``files`` has the SHA-256 of each. ``concepts`` has the nouns,
+      verbs and adjectives of the held-out lines: the ``lines`` of each, from 0, and of those in
+      every hundredth line the ``words``, all forms, by language-script; spaces stand between.
 
     Raises:
       UserError: an argument is out of range, or ``output`` holds something else.
@@ -286,6 +182,7 @@ def synthesize(
             "two_scripts": _in_two_scripts(corpora),
             "families": _families(corpora),
             "scripts": {corpus.script: grammar.SCRIPTS[corpus.script] for corpus in corpora},
+            "concepts": _concepts(corpora, held_out),
             "files": _digests(folder),
         }
         text = json.dumps(world, indent=1, ensure_ascii=False) + "\n"
@@ -352,6 +249,21 @@ def _held_out_meanings(main: Sequence[Meaning], count: int, seed: int) -> list[M
         new = (meaning for meaning in meanings(rng, count) if meaning not in main_meanings)
         held_out.update(dict.fromkeys(new))
     return list(held_out)[:count]
+
+
+def _concepts(corpora: Sequence[Corpus], meanings: Sequence[Meaning]) -> dict:
+    """Returns ``concepts`` of ``world.json``, with a string for each list: thousands of numbers,
+    and words in every language, would be as many lines."""
+    forms = {corpus.language.code: corpus.language.forms() for corpus in corpora}
+    concepts = {}
+    for concept, lines in concept_lines(meanings).items():
+        words = {
+            corpus.name: corpus.spell(" ".join(dict.fromkeys(forms[corpus.language.code][concept])))
+            for corpus in corpora
+            if len(lines) >= _COMMON * len(meanings)
+        }
+        concepts[concept_name(concept)] = {"lines": " ".join(map(str, lines)), "words": words}
+    return concepts
 
 
 def _describe(corpus: Corpus) -> dict:

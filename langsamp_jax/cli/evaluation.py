@@ -155,6 +155,30 @@ _ROWS = (
         ),
     ),
     Task(
+        "concepts",
+        "analysis.concepts",
+        "whether two languages have the same neurons for a concept",
+        "--data corpus",
+        "CORPUS",
+        (
+            _language_script("--pivot", "whose words are the concepts of real text"),
+            Argument(
+                "--units",
+                names_result=True,
+                choices=("neurons", "all"),
+                help="neurons (default), or what attention and the feed-forward add as well",
+            ),
+            _sentences(default=1000, help="the first N lines that all have (default 1000)"),
+            Argument(
+                "--concepts",
+                type=_count,
+                default=50,
+                metavar="N",
+                help="the commonest N (default 50)",
+            ),
+        ),
+    ),
+    Task(
         "geometry",
         "analysis.geometry",
         "the two tables: map, neighbours, agreement with distances between languages",

@@ -172,11 +172,20 @@ def average_precisions(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
       float64 [units, concepts].
     """
-    above = rankdata(-values, "max", axis=0)  # one sort serves all concepts
-    precisions = [
-        (rankdata(above[chosen], "max", axis=0) / above[chosen]).mean(axis=0) for chosen in labels.T
-    ]
-    return np.stack(precisions, axis=1)
+    above = rankdata(-values, "max", axis=0).T.astype(np.int32)  # one sort serves all concepts
+    return np.stack([_precisions(np.sort(above[:, chosen])) for chosen in labels.T], axis=1)
+
+
+def _precisions(above: np.ndarray) -> np.ndarray:
+    """Returns the mean over positives of the precision among all that are at least as high.
+
+    Args:
+      above: int [units, positives], how many are, in order; of those that tie the same.
+    """
+    count = above.shape[1]
+    hits = np.broadcast_to(np.arange(1, count + 1), above.shape).copy()
+    hits[:, :-1][above[:, 1:] == above[:, :-1]] = count
+    return (np.minimum.accumulate(hits[:, ::-1], axis=1)[:, ::-1] / above).mean(axis=1)
 
 
 def max_test(observed: np.ndarray, null: np.ndarray) -> tuple[float, float]:

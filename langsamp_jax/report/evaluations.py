@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from langsamp_jax.report.run_results import RunResults
 
 TASKS = {
@@ -69,3 +71,22 @@ def is_share(metric: str) -> bool:
 def at_step(record: dict[str, Any]) -> str:
     """Returns the end of a sentence that says at which step of the run something was measured."""
     return "" if record.get("step") is None else f", at step {record['step']:,}"
+
+
+def alike_together(values: np.ndarray) -> list[int]:
+    """Returns an order in which languages whose pairs have high values stand together (average
+    linkage).
+
+    Args:
+      values: float [languages, languages], NaN where there is none.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(values) < 3 or np.isnan(values).all():
+        return list(range(len(values)))
+    filled = np.nan_to_num(values, nan=float(np.nanmean(values)))
+    distance = filled.max() - filled
+    np.fill_diagonal(distance, 0)
+    close = squareform((distance + distance.T) / 2, checks=False)
+    return leaves_list(linkage(close, "average")).tolist()

@@ -14,11 +14,24 @@ _AVERAGES = {
 _BY_LANGUAGE = {"averages": _AVERAGES}, {"all/score": 0.5, "tail/score": 0.3}
 _CORRELATIONS = [{"with": "uriel", "rho": 0.4}, {"with": "wals", "rho": None}]
 _CHOICES = [{"choice": "oracle", "mean": 0.7}, {"choice": "size", "mean": None}]
+_EXPERTS = ("shared", "overlap", "overlap_other", "cross_ap", "reliability")
 EXAMPLES = dict.fromkeys(TASKS, _BY_LANGUAGE) | {
     "mlm": ({"loss": 3.0}, {"loss": 3.0}),
     "neutrality": (
         {"mean": {"gap": [0.1, 0.3], "top1": [0, 1]}},
         {"last layer/gap": 0.3, "last layer/top1": 1},
+    ),
+    "concepts": (
+        {
+            "overall": {name: [0.1] for name in _EXPERTS},
+            "pairs": {"two_scripts": {"overall": {"shared": [0.3]}}},
+            "forcing": {"specific": {"across": {"value": 0.2}}},
+        },
+        {
+            **dict.fromkeys(_EXPERTS, 0.1),
+            "two_scripts/shared": 0.3,
+            "forcing across/rise": 0.2,
+        },
     ),
     "geometry": (
         {"tables": {"language": {"correlations": _CORRELATIONS}}},

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langsamp_jax.analysis.concept_steps import over_steps
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.setup import start_run
+from tests.concept_records import step_record
 from tests.tiny import SIZES
 
 NAMES = (
@@ -110,6 +112,7 @@ def evaluations(names: Sequence[str]) -> dict[str, Any]:
         "mlm": mlm,
         **{stem: _task(stem, metric, names, rng) for stem, metric in tasks.items()},
         "neutrality": _neutrality(names, rng),
+        "concepts-steps": _concepts(names),
         "geometry": _geometry(names, rng),
         "donors": _donors(names),
     }
@@ -135,6 +138,11 @@ def _task(stem: str, metric: str, names: Sequence[str], rng: np.random.Generator
     return {"task": stem, "model": "run", "step": 50, "data": "text", "metric": metric,
             "languages": languages, "averages": averages, "skipped": {"xho_Latn": "no text"},
             "seconds": 9.0, **seeds}  # fmt: skip
+
+
+def _concepts(names: Sequence[str]) -> Any:
+    records = [step_record(step, step / 100, names) for step in (0, 10, 50)]
+    return {"task": "concepts", "data": "text", **over_steps(records)}
 
 
 def _neutrality(names: Sequence[str], rng: np.random.Generator) -> Any:

@@ -25,6 +25,8 @@ FIGURES = {
     *("loss", "throughput", "model-flops-utilisation", "learning-rate", "step-time"),
     *("validation-loss", "loss-against-unigrams", "mixture"),
     *("neutrality-by-layer", "neutrality-pairs", "retrieval-by-layer"),
+    *("concepts-by-layer", "concepts-by-step", "concepts-tracked", "concepts-languages"),
+    *("concepts-concepts", "concepts-forcing"),
     *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
 }
 
@@ -79,6 +81,7 @@ def test_the_command_prints_the_page(new_run, tmp_path, capsys):
 def test_everything_there_is_has_a_part_and_figures_in_three_forms(reported):
     page = Reader(reported / "report" / "index.html")
     parts = ["training", "validation", "mixture", "neutrality", "retrieval", "map", "tasks"]
+    parts += ["concepts"]
     assert {*parts, "donors", "configuration"} <= page.ids and "absent" not in page.ids
     assert page.specs.keys() == FIGURES
     files = {file.name for file in (reported / "report" / "figures").iterdir()}
@@ -197,13 +200,26 @@ def test_the_shares_are_those_that_the_sampler_drew(mixture, new_run, log, store
     assert all(abs(320 * (rate[name] - share[name])) < 2 for name in rate)
 
 
+def test_the_figures_of_concepts_have_what_the_result_has(reported):
+    record = json.loads((reported / "evaluation" / "concepts-steps.json").read_text())
+    cells = numbers(reported, "concepts-by-step")
+    assert [float(cell["value"]) for cell in cells] == pytest.approx(sum(record["shared"], []))
+    assert [int(cell["step"]) for cell in cells[::2]] == record["steps"]
+    pairs = {(cell["one"], cell["other"]): float(cell["value"])
+             for cell in numbers(reported, "concepts-languages")}  # fmt: skip
+    names = record["languages"]
+    assert pairs[names[0], names[1]] == pytest.approx(record["between_languages"][0][1])
+    forced = numbers(reported, "concepts-forcing")
+    assert [float(cell["value"]) for cell in forced] == pytest.approx([0.25, 0, 0, 0.25])
+
+
 def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
     run = new_run(tmp_path / "run")
     page = Reader(write_report(run))
     assert page.specs.keys() == {"mixture"}
     assert {"mixture", "configuration", "absent"} <= page.ids
     assert "no validation yet" in page.text
-    for task in ("mlm", "neutrality", "retrieval", "geometry", "donors"):
+    for task in ("mlm", "neutrality", "concepts", "retrieval", "geometry", "donors"):
         assert f"langsamp evaluate {task}" in page.text
     for command in re.findall(rf"langsamp (evaluate \S+ --model {run} --\S+ \S+)", page.text):
         assert parser().parse_args(command.split()).model == [run]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from langsamp_jax.report import charts
-from langsamp_jax.report.evaluations import at_step
+from langsamp_jax.report.evaluations import alike_together, at_step
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
@@ -25,7 +25,7 @@ def section(results: RunResults) -> Section:
     gap = np.full((len(names), len(names)), np.nan)
     for (one, other), by_layer in zip(evaluation["pairs"], evaluation["gap"], strict=True):
         gap[one, other] = gap[other, one] = by_layer[layer]
-    order = _alike_together(gap)
+    order = alike_together(gap)
     cells = [
         {"one": names[one], "other": names[other], "value": float(gap[one, other])}
         for place, one in enumerate(order)
@@ -64,17 +64,3 @@ def section(results: RunResults) -> Section:
     pairs = len(evaluation["pairs"])
     text = f"{pairs:,} pairs of {len(names):,} language-scripts{at_step(evaluation)}."
     return Section("neutrality", _TITLE, text, figures)
-
-
-def _alike_together(gap: np.ndarray) -> list[int]:
-    """Returns an order in which languages with like gaps stand together (average linkage)."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    if len(gap) < 3 or np.isnan(gap).all():
-        return list(range(len(gap)))
-    filled = np.nan_to_num(gap, nan=float(np.nanmean(gap)))
-    distance = filled.max() - filled
-    np.fill_diagonal(distance, 0)
-    close = squareform((distance + distance.T) / 2, checks=False)
-    return leaves_list(linkage(close, "average")).tolist()

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,36 @@ def test_world_json_is_what_is_returned_and_describes_the_files(made):
     }
     names = {f"{name}.txt" for name in world["language_scripts"]}
     assert set(files) == names | {f"held_out/{name}" for name in [*names, "labels.tsv"]}
+
+
+def test_concepts_are_in_the_lines_that_world_json_names(made, languages):
+    """A line of a concept has a word of it; and what it says is all that its words say."""
+    folder, world = made
+    names = list(world["language_scripts"])
+    texts = {name: lines_of(folder / "held_out" / f"{name}.txt") for name in names}
+    spoken = {name: [set(re.findall(r"[^\W\d]+", line)) for line in texts[name]] for name in names}
+    held_out = module._held_out_meanings(
+        module.meanings(grammar.stream(5, "main"), 1000), 50, seed=5
+    )
+    lines = {k: set(map(int, v["lines"].split())) for k, v in world["concepts"].items()}
+    for name, concept in world["concepts"].items():
+        assert list(concept["words"]) == names  # one in 50 is more than one in a hundred
+        for language, words in concept["words"].items():
+            has = {i for i, line in enumerate(spoken[language]) if line & set(words.split())}
+            assert lines[name] <= has, (name, language)  # homonyms have more
+    first = held_out[0].first
+    assert 0 in lines[f"verb-{first.verb - grammar.VERBS.start}"]
+    assert sum(map(len, lines.values())) == sum(len(m.concepts()) for m in held_out)
+    assert all(name.split("-")[0] in ("noun", "verb", "adjective") for name in lines)
+    latin = world["concepts"]["noun-0"]["words"]["qaa_Latn"].split()
+    assert latin == list(dict.fromkeys(languages["qaa"].forms()[0]))
+
+
+def test_words_of_rare_concepts_are_left_out(tmp_path):
+    world = module.synthesize(tmp_path, **SMALL | {"num_held_out": 500})
+    counts = [len(concept["lines"].split()) for concept in world["concepts"].values()]
+    told = [bool(concept["words"]) for concept in world["concepts"].values()]
+    assert told == [count >= 5 for count in counts] and 0 < sum(told) < len(told)
 
 
 def test_labels_say_what_the_held_out_sentences_are_about(tmp_path):

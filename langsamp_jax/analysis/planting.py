@@ -1,0 +1,88 @@
+"""A planted expert: a neuron that all languages must share, put into a copy of the model.
+
+It is the positive control of ``concepts.py``, and goes the whole way from the parameters over the
+reading of sentences to the experts. The concept is a token that all languages have, such as a
+comma. The neuron is in the first layer: its weights are the difference of the mean inputs of the
+feed-forward at that token and at others, in all languages together, and its threshold is between
+the two.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from langsamp_jax.analysis.experts import expert_count, experts
+from langsamp_jax.evaluation.batching import split_lines
+from langsamp_jax.evaluation.encoder import sentence_reader
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.evaluation.statistics import average_precisions
+from langsamp_jax.models.edits import detectors
+from langsamp_jax.models.taps import mean_over_positions, sum_over_positions
+
+SENTENCES = 100  # of each language
+_SHARES = 0.05, 0.6  # of the lines of a language that have the token
+_LINEAR = 8.0  # with this bias GELU gives back its argument
+_GAIN = 20.0  # of the neuron, from the mean input at other tokens to that at the token
+
+
+def planted(model: LoadedModel, lines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Plants a neuron and looks for it among the experts of the first layer.
+
+    Args:
+      lines: by language-script.
+
+    Returns:
+      ``token``; by language-script the average ``precision`` of the neuron, and whether it is an
+      ``expert``. Or ``left_out``, the reason why there is none.
+    """
+    lines = {name: text[:SENTENCES] for name, text in lines.items()}
+    tokenizer = model.tokenizer
+    ids = {name: split_lines(*tokenizer.encode(text)) for name, text in lines.items()}
+    counts = {
+        name: np.bincount(np.concatenate([np.unique(x) for x in rows]), minlength=len(
+            tokenizer.pieces)) / len(rows) for name, rows in ids.items()
+    }  # fmt: skip
+    shares = np.stack([*counts.values()])
+    fits = ((shares >= _SHARES[0]) & (shares <= _SHARES[1]) & tokenizer.is_text).sum(axis=0)
+    token = int(np.lexsort((shares.min(axis=0), fits))[-1])
+    names = [n for n in lines if _SHARES[0] <= counts[n][token] <= _SHARES[1]]
+    config = model.config
+    if fits[token] < 2 or config.intermediate_size < config.hidden_size:
+        return {"left_out": "no token is in a part of the lines of two languages"}
+    params = detectors(model.params, 0, *_neuron(model, {n: lines[n] for n in names}, token))
+    read = _reader(model, params, mean_over_positions)
+    precision, expert = {}, {}
+    for name in names:
+        has = np.array([token in row[: model.max_length - 1] for row in ids[name]])
+        values = average_precisions(read(lines[name], name).values["neurons"][0], has[:, None])
+        precision[name] = round(float(values[0, 0]), 4)
+        expert[name] = bool(experts(values, expert_count(len(values)))[0, 0])
+    return {"token": tokenizer.surfaces[token].strip(), "precision": precision, "expert": expert}
+
+
+def _neuron(
+    model: LoadedModel, lines: Mapping[str, Sequence[str]], token: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights [hidden_size, 1] and the bias [1] of the neuron."""
+    width, is_text = model.config.hidden_size, model.tokenizer.is_text
+    params = detectors(model.params, 0, np.eye(width), np.full(width, _LINEAR))
+    means = []
+    for there in (True, False):
+        read = _reader(
+            *(model, params, sum_over_positions),
+            lambda ids, there=there: is_text[ids] & ((ids == token) == there),
+        )
+        sums = [read(text, name).values["neurons"] for name, text in lines.items()]
+        total, count = (np.sum([part[i][0].sum(axis=0) for part in sums], axis=0) for i in (0, 1))
+        means.append(total[:width] / count - _LINEAR)
+    at, elsewhere = means
+    weights = _GAIN * (at - elsewhere) / np.sum((at - elsewhere) ** 2)
+    return weights[:, None], -(weights @ (at + elsewhere) / 2)[None]
+
+
+def _reader(model: LoadedModel, params: Any, tap: Any, positions: Any = None) -> Any:
+    return sentence_reader(
+        dataclasses.replace(model, params=params), (("neurons", tap),), positions, top=1
+    )
