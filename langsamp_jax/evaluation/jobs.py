@@ -159,6 +159,8 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
     with Claim(job.result.with_name(f"{job.result.name}.claim"), job.result):
         with Journal(job.result, {**asked, **_identities(job), **_settings(options)}) as journal:
             record = {**asked, **protocol.evaluate(model, job.data, journal, **options)}
+            if hasattr(protocol, "over_steps"):
+                record = {**asked, **protocol.over_steps([record])}
         seconds = round(time.monotonic() - started, 1)
         record |= {"measures": protocol.measures(record), "seconds": seconds}
         record["environment"] = environment()

@@ -139,6 +139,24 @@ def clamp(params: Any, chosen: jax.Array, value: jax.Array | float) -> Any:
     return _with_layers(params, ("output",), {"kernel": kernel, "bias": output["bias"] + added})
 
 
+def detectors(params: Any, layer: int, kernel: jax.Array, bias: jax.Array) -> Any:
+    """Makes the first neurons of a layer fire at directions of what its feed-forward is given, and
+    have no effect.
+
+    Args:
+      kernel: [hidden_size, neurons], of the first so many.
+      bias: [neurons].
+    """
+    neurons, leaf = slice(len(bias)), _layers(params, ("intermediate",))
+    chosen = np.zeros(leaf["bias"].shape, bool)
+    chosen[layer, neurons] = True
+    detecting = {
+        "kernel": _put(leaf["kernel"], (layer, slice(None), neurons), kernel),
+        "bias": _put(leaf["bias"], (layer, neurons), bias),
+    }
+    return clamp(_with_layers(params, ("intermediate",), detecting), chosen, 0.0)
+
+
 def constant(params: Any, part: str, layer: int, value: jax.Array | float) -> Any:
     """Makes ``attention`` or ``ffn`` of a layer give ``value`` [hidden_size] for every input."""
     leaf = _layers(params, _KERNELS[part])
