@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import entr
 
 from langsamp_jax.models.taps import mean_over_positions, share_above_zero
-from langsamp_jax.text.tokenizer import Tokenizer
+from langsamp_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
 
 Positions = Callable[[np.ndarray], np.ndarray]  # int32 [tokens] -> bool [tokens], see encoder.py
 
@@ -71,6 +71,7 @@ def word_ends(tokenizer: Tokenizer) -> Positions:
     """
     begins = np.array([surface.startswith(" ") for surface in tokenizer.surfaces])
     begins[[tokenizer.vocabulary.bos_id, tokenizer.vocabulary.eos_id]] = True
+    begins[tokenizer.vocabulary.unk_id] = isinstance(tokenizer, WordPieceTokenizer)  # a whole word
     is_text = tokenizer.is_text
     return lambda ids: is_text[ids] & np.append(begins[ids[1:]], True)
 

@@ -208,7 +208,7 @@ def planted_neuron(model: LoadedModel, lines: Lines, positions: Positions) -> fl
     def first_layer(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """Returns the means of neurons with these weights, float32 [2 * sentences, neurons]."""
         changed = dataclasses.replace(model, params=detectors(model.params, 0, kernel, bias))
-        read = sentence_reader(changed, _SUMS, positions, top=1)
+        read = sentence_reader(changed, _SUMS, positions)  # all layers: that is compiled
         sides = [read(text, name).values["neurons"] for name, text in lines.items()]
         means = [total[0] / np.maximum(count[0], 1) for total, count in sides]
         return np.concatenate(means)[:, : len(bias)]
