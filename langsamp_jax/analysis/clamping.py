@@ -62,9 +62,10 @@ def clamp_own(
             skipped[name] = str(error)
     edited = [name for name in tested if own[name].any()]
     skipped |= {name: "it has no neurons of its own" for name in tested if name not in edited}
-    if len(tested) < 2 or not edited:
-        name, why = next(iter(skipped.items()))
-        return {"left_out": f"fewer than 2 languages can be compared; {name}: {why}"}
+    if len(tested) < 2:
+        return {"left_out": f"the model predicts in fewer than 2 of the languages; {skipped}"}
+    if not edited:
+        return {"left_out": "no language that the model predicts in has neurons of its own"}
     sets = [np.zeros_like(own[edited[0]])]
     for seed, name in enumerate(edited):
         chosen = own[name]

@@ -105,7 +105,7 @@ def test_what_is_left_out_says_why(model, text):
     rates = {name: np.zeros((3, 64)) for name in NAMES}
     found = clamp_own(dataclasses.replace(model, has_head=False), text, rates, none)
     assert "plain encoder" in found["left_out"]
-    assert "no neurons of its own" in clamp_own(model, text, rates, none)["left_out"]
+    assert "has neurons of its own" in clamp_own(model, text, rates, none)["left_out"]
     unknown = {"qaa_Latn": text["qaa_Latn"], "qzz_Latn": text["qab_Cyrl"]}
     every = {name: np.ones((3, 64), bool) for name in unknown}
     rates = {name: np.zeros((3, 64)) for name in unknown}

@@ -20,7 +20,7 @@ FORBIDDEN = (
 
 TASKS = (
     *("mlm", "retrieval-tatoeba", "retrieval-bible", "taxi1500", "sib200", "ner", "pos"),
-    *("pseudo-perplexity", "neutrality", "geometry", "donors"),
+    *("pseudo-perplexity", "neutrality", "neurons", "geometry", "donors"),
 )
 
 TINY = [
