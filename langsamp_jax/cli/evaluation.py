@@ -179,6 +179,23 @@ _ROWS = (
         ),
     ),
     Task(
+        "neurons",
+        "analysis.neurons",
+        "how far single neurons belong to single languages",
+        "--data corpus",
+        "CORPUS",
+        (
+            _sentences(default=500, help="that all languages have (default 500)"),
+            Argument(
+                "--positions",
+                names_result=True,
+                choices=("tokens", "words"),
+                help="tokens: all (default); words: the last piece of each, as published; that "
+                "result goes to neurons-positions-words.json",
+            ),
+        ),
+    ),
+    Task(
         "geometry",
         "analysis.geometry",
         "the two tables: map, neighbours, agreement with distances between languages",

@@ -54,6 +54,12 @@ def curves(
     return _wide(lines + dots.add_params(near), _LINE)
 
 
+def band(records: Sequence[Record], x: str) -> alt.Chart:
+    """Draws the area between ``low`` and ``high`` over ``x``, to lie behind ``curves``."""
+    area = alt.Chart(data(records)).mark_area(style="reference", opacity=0.2)
+    return area.encode(x=_along(x), y="low:Q", y2="high:Q")
+
+
 def stacked(records: Sequence[Record], x: str, y: str) -> alt.Chart:
     """Draws parts of a whole over ``x``, one upon the other. Records as for ``curves``."""
     names = list(dict.fromkeys(record["series"] for record in records))
@@ -160,51 +166,45 @@ def shares(records: Sequence[Record]) -> alt.Chart:
 
 def heat_map(records: Sequence[Record], order: Sequence[str], value: str) -> alt.Chart:
     """Draws a colour for the ``value`` of each pair ``one``, ``other`` of language-scripts."""
-    named = len(order) <= NAMED
-    axis = alt.Axis(title=None, labels=named, ticks=False, domain=False, grid=False)
-    fields = ["one:N", "other:N", alt.Tooltip("value:Q", title=value, format=".4f")]
-    chart = alt.Chart(
-        data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
-    ).mark_rect()  # thousands of cells: a canvas draws them at once
-    return _wide(
-        chart.encode(
-            x=alt.X("one:N", axis=axis, sort=list(order)),
-            y=alt.Y("other:N", axis=axis, sort=list(order)),
-            color=alt.Color(
-                "value:Q",
-                scale=alt.Scale(scheme="viridis"),
-                legend=alt.Legend(title=value, gradientLength=180, format="~f"),
-            ),
-            tooltip=fields,
-        ),
-        max(200, 18 * len(order)) if named else 560,
+    return _cells(records, {"one": order, "other": order}, value).encode(
+        x=alt.X("one:N", axis=_names(order), sort=list(order)),
+        y=alt.Y("other:N", axis=_names(order), sort=list(order)),
     )
 
 
 def grid(records: Sequence[Record], x: str, y: str, value: str) -> alt.Chart:
-    """Draws a colour for the ``value`` of each cell of two axes, such as steps and layers.
+    """Draws a colour for the ``value`` of each ``x`` and ``y``, fields and titles; both stand in
+    the order in which they first occur, ``y`` from below."""
+    order = {field: list(dict.fromkeys(record[field] for record in records)) for field in (x, y)}
+    return _cells(records, order, value).encode(
+        x=alt.X(f"{x}:O", axis=_names(order[x], x), sort=order[x]),
+        y=alt.Y(f"{y}:O", axis=_names(order[y], y), sort=order[y][::-1]),
+    )
 
-    Args:
-      records: fields named ``x`` and ``y``, which are the titles of the axes too, in the order in
-        which they are to stand; and ``value``, whose title is that argument.
-    """
-    columns, rows = (list(dict.fromkeys(record[axis] for record in records)) for axis in (x, y))
-    tooltip = [f"{x}:N", f"{y}:N", alt.Tooltip("value:Q", title=value, format=".4f")]
-    chart = alt.Chart(data(records)).mark_rect()
-    upward = rows[::-1] if all(isinstance(row, int) for row in rows) else rows
+
+def _cells(records: Sequence[Record], order: dict[str, Sequence[Any]], value: str) -> alt.Chart:
+    """Returns rectangles with a colour for ``value``; ``order`` has the two fields, y last."""
+    chart = alt.Chart(
+        data(records), usermeta={"embedOptions": {"renderer": "canvas"}}
+    ).mark_rect()  # thousands of cells: a canvas draws them at once
+    legend = alt.Legend(title=value, gradientLength=180, format="~f")
+    rows = len([*order.values()][-1])
     return _wide(
         chart.encode(
-            x=alt.X(f"{x}:O", sort=columns, axis=alt.Axis(labelOverlap=True, grid=False)),
-            y=alt.Y(f"{y}:O", sort=upward, axis=alt.Axis(labelOverlap=True, grid=False)),
-            color=alt.Color(
-                "value:Q",
-                scale=alt.Scale(scheme="viridis"),
-                legend=alt.Legend(title=value, gradientLength=180, format="~f"),
-            ),
-            tooltip=tooltip,
+            color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis"), legend=legend),
+            tooltip=[
+                *(f"{field}:N" for field in order),
+                alt.Tooltip("value:Q", title=value, format=".4f"),
+            ],
         ),
-        min(560, max(120, 24 * len(rows))),
+        max(200, 18 * rows) if rows <= NAMED else 560,
     )
+
+
+def _names(order: Sequence[Any], title: str | None = None) -> alt.Axis:
+    """Returns an axis of names, which are written where they are few."""
+    few = len(order) <= NAMED
+    return alt.Axis(title=title, labels=few, ticks=False, domain=False, grid=False)
 
 
 def scatter(records: Sequence[Record], kinds: Sequence[str], x: str, y: str) -> alt.LayerChart:

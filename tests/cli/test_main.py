@@ -20,7 +20,8 @@ FORBIDDEN = (
 
 TASKS = (
     *("mlm", "retrieval-tatoeba", "retrieval-bible", "taxi1500", "sib200", "ner", "pos"),
-    *("pseudo-perplexity", "neutrality", "concepts", "geometry", "donors"),
+    *("pseudo-perplexity", "neutrality", "neurons", "concepts", "language-probe", "ablation"),
+    *("geometry", "donors"),
 )
 
 TINY = [

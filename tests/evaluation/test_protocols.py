@@ -33,6 +33,23 @@ EXAMPLES = dict.fromkeys(TASKS, _BY_LANGUAGE) | {
             "forcing across/rise": 0.2,
         },
     ),
+    "neurons": (
+        {
+            "selectivity": [[0.9, 0.9], [0.4, 0.2]],
+            "null": {"mean": [[0.1, 0.1], [0.1, 0.1]]},
+            "contrasts": [
+                {},
+                {"outer - middle": {"value": 0.2}, "first - middle": {"value": None}},
+            ],
+            "excess": [None, {"matched": {"value": 0.01}}],
+        },
+        {
+            "selectivity": pytest.approx(0.3),
+            "above null": pytest.approx(0.2),
+            "outer - middle": 0.2,
+            "clamped, above matched": 0.01,
+        },
+    ),
     "geometry": (
         {"tables": {"language": {"correlations": _CORRELATIONS}}},
         {"uriel/rho": 0.4},

@@ -113,6 +113,7 @@ def evaluations(names: Sequence[str]) -> dict[str, Any]:
         **{stem: _task(stem, metric, names, rng) for stem, metric in tasks.items()},
         "neutrality": _neutrality(names, rng),
         "concepts-steps": _concepts(names),
+        "neurons": neurons(names, rng),
         "geometry": _geometry(names, rng),
         "donors": _donors(names),
     }
@@ -156,6 +157,38 @@ def _neutrality(names: Sequence[str], rng: np.random.Generator) -> Any:
             "num_layers": LAYERS, "pairs": pairs, "sentences": [500] * len(pairs),
             **{key: value.tolist() for key, value in keys.items()},
             "mean": {key: value.mean(axis=0).tolist() for key, value in keys.items()}}  # fmt: skip
+
+
+def neurons(names: Sequence[str], rng: np.random.Generator, layers: int = LAYERS,
+            steps: Sequence[int] = (0, 50)) -> Any:  # fmt: skip
+    compared = sorted(names)[:8]
+    pairs = list(itertools.combinations(compared, 2))
+
+    def by_step() -> list[list[float]]:
+        return rng.uniform(0.1, 0.9, (len(steps), layers)).tolist()
+
+    def by_pair() -> list[list[float]]:
+        return rng.uniform(0, 0.4, (len(pairs), layers)).tolist()
+
+    def by_tested() -> list[list[float]]:
+        return rng.normal(0, 0.1, (len(compared), len(compared))).tolist()
+
+    excess = {kind: {"value": 0.02, "low": 0.01, "high": 0.03} for kind in ("matched", "random")}
+    clamped = {"edited": compared, "tested": compared, "neurons": [3] * len(compared),
+               "excess": excess, "sentences": 100, "skipped": {}}  # fmt: skip
+    clamped |= {kind: by_tested() for kind in ("own", "matched", "random")}
+    contrast = {"value": 0.1, "low": -0.02, "high": 0.22, "null_mean": 0.0, "null_max95": 0.01}
+    lines = ("selectivity", "within_script", "across_scripts", "shared_pieces_by_layer",
+             "same_language", "rank_disagreement", "firing_rate", "flatness")  # fmt: skip
+    own = {name: rng.integers(0, 9, layers).astype(float).tolist() for name in names}
+    control = {"value": 0.999, "expected": "> 0.99", "ok": True}
+    return {"task": "neurons", "step": steps[-1], "steps": list(steps), "layers": layers,
+            "languages": list(names), "compared": compared, "pairs": [list(p) for p in pairs],
+            "pairs_left_out": 0, "sentences": 500, **{name: by_step() for name in lines},
+            "two_scripts": [[None] * layers] * len(steps), "contrast": contrast,
+            "null": {key: by_step() for key in ("mean", "low", "high")},
+            "by_pair": {"rank_disagreement": by_pair()}, "by_language": {"own": own},
+            "clamped": clamped, "controls": {"planted_neuron": control}}  # fmt: skip
 
 
 def _geometry(names: Sequence[str], rng: np.random.Generator) -> Any:

@@ -27,6 +27,8 @@ FIGURES = {
     *("neutrality-by-layer", "neutrality-pairs", "retrieval-by-layer"),
     *("concepts-by-layer", "concepts-by-step", "concepts-tracked", "concepts-languages"),
     *("concepts-concepts", "concepts-forcing"),
+    *("neurons-by-layer", "neurons-rank-disagreement", "neurons-of-languages"),
+    *("neurons-clamped", "neurons-over-training"),
     *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
 }
 
@@ -81,7 +83,7 @@ def test_the_command_prints_the_page(new_run, tmp_path, capsys):
 def test_everything_there_is_has_a_part_and_figures_in_three_forms(reported):
     page = Reader(reported / "report" / "index.html")
     parts = ["training", "validation", "mixture", "neutrality", "retrieval", "map", "tasks"]
-    parts += ["concepts"]
+    parts += ["concepts", "neurons"]
     assert {*parts, "donors", "configuration"} <= page.ids and "absent" not in page.ids
     assert page.specs.keys() == FIGURES
     files = {file.name for file in (reported / "report" / "figures").iterdir()}
@@ -219,7 +221,9 @@ def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
     assert page.specs.keys() == {"mixture"}
     assert {"mixture", "configuration", "absent"} <= page.ids
     assert "no validation yet" in page.text
-    for task in ("mlm", "neutrality", "concepts", "retrieval", "geometry", "donors"):
+    for task in ("mlm", "neutrality", "neurons", "concepts", "language-probe", "ablation"):
+        assert f"langsamp evaluate {task}" in page.text
+    for task in ("retrieval", "geometry", "donors"):
         assert f"langsamp evaluate {task}" in page.text
     for command in re.findall(rf"langsamp (evaluate \S+ --model {run} --\S+ \S+)", page.text):
         assert parser().parse_args(command.split()).model == [run]
