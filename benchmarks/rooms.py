@@ -26,7 +26,7 @@ FLOORS = (
     ),
     ("training", "data_pipelines.seqio_tasks"),
     ("evaluation", "plan"),
-    ("analysis", "report"),
+    ("analysis", "neurons", "report"),
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(FLOORS) for room in rooms}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.analysis.concept_labels import Concepts
-from langsamp_jax.analysis.concepts import compare_languages
+from langsamp_jax.neurons.concept_labels import Concepts
+from langsamp_jax.neurons.concepts import compare_languages
 
 LAYERS, WIDTH, CONCEPTS = 2, 40, 8
 

@@ -156,7 +156,7 @@ _ROWS = (
     ),
     Task(
         "concepts",
-        "analysis.concepts",
+        "neurons.concepts",
         "whether two languages have the same neurons for a concept",
         "--data corpus",
         "CORPUS",
@@ -180,7 +180,7 @@ _ROWS = (
     ),
     Task(
         "neurons",
-        "analysis.neurons",
+        "neurons.language_neurons",
         "how far single neurons belong to single languages",
         "--data corpus",
         "CORPUS",

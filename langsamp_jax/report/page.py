@@ -44,8 +44,8 @@ def write_report(run: Path) -> Path:
 
 def section_modules() -> list[ModuleType]:
     """Returns the modules of ``report/sections``, in the order of the page."""
-    names = [module.name for module in pkgutil.iter_modules(sections.__path__)]
-    modules = [importlib.import_module(f"{sections.__name__}.{name}") for name in names]
+    found = pkgutil.walk_packages(sections.__path__, f"{sections.__name__}.")
+    modules = [importlib.import_module(module.name) for module in found if not module.ispkg]
     return sorted(modules, key=lambda module: module.POSITION)
 
 

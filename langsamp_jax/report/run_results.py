@@ -110,7 +110,7 @@ def read_results(path: Path) -> RunResults:
     folder = run.path / "evaluation"
     files = visible(folder, ".json") if folder.is_dir() else []
     evaluations = {file.stem: _read_evaluation(file) for file in files}
-    series = {stem: record for stem, record in evaluations.items() if "steps" in record}
+    series = {stem: record for stem, record in evaluations.items() if "records" in record}
     for stem, record in series.items():
         del evaluations[stem]
         with _damage_named(folder / f"{stem}.json"):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langsamp_jax.analysis.concept_steps import over_steps
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
+from langsamp_jax.neurons.concept_steps import over_steps
 from langsamp_jax.training.config import Configs, TrainConfig
 from langsamp_jax.training.setup import start_run
 from tests.concept_records import step_record
@@ -114,6 +114,8 @@ def evaluations(names: Sequence[str]) -> dict[str, Any]:
         "neutrality": _neutrality(names, rng),
         "concepts-steps": _concepts(names),
         "neurons": neurons(names, rng),
+        "language-probe-steps": _language_probe(names),
+        "ablation": _ablation(),
         "geometry": _geometry(names, rng),
         "donors": _donors(names),
     }
@@ -220,3 +222,45 @@ def _donors(names: Sequence[str]) -> Any:
     return {"task": "donors", "on": "sib200", "metric": "macro_f1", "targets": list(names[1:]),
             "donors": list(names), "scores": [], "choices": choices,
             "correlations": correlations}  # fmt: skip
+
+
+def _language_probe(names: Sequence[str]) -> dict[str, Any]:
+    """Three steps of a model of 2 layers; no test token was unseen at the first."""
+    arrays = ("accuracy", "low", "high", "control", "within_script", "cross_entropy")
+    record = {name: [[0.1 * (step + layer) for layer in range(3)] for step in range(3)]
+              for name in arrays}  # fmt: skip
+    control = {"value": 0.7, "expected": [0.4, 0.6], "ok": False}
+    return {
+        **record,
+        "task": "language-probe",
+        "steps": [0, 64, 700],
+        "layers": 3,
+        "unseen_pieces": [None, [0.1, 0.2, 0.3], [0.2, 0.3, 0.4]],
+        "chance": 1 / len(names),
+        "languages": list(names),
+        "sentences": 750,
+        "controls": {"halves of a language, step 64": control},
+    }
+
+
+def _ablation() -> dict[str, Any]:
+    interval = {"low": 0.1, "high": 0.3}
+    drops = [
+        {"component": part, "layer": layer, "mode": "mean", "value": 4.5, "drop": 0.2, **interval}
+        for part in ("attention", "ffn")
+        for layer in range(2)
+    ]
+    drops.append(drops[0] | {"component": "all attention", "layer": None, "low": None})
+    orders = ("from the top", "random 1", "random 2")
+    return {
+        "task": "ablation",
+        "step": 700,
+        "on": "mlm",
+        "metric": "loss",
+        "value": 4.0,
+        "chance": 5.0,
+        "drops": drops,
+        "cumulative": [{"order": o, "removed": 1, "value": 4.2 + k} for k, o in enumerate(orders)],
+        "correlations": {"attention": -0.5},
+        "controls": {"no edit": {"value": 0.1, "expected": 0.0, "ok": False}},
+    }

@@ -29,6 +29,8 @@ FIGURES = {
     *("concepts-concepts", "concepts-forcing"),
     *("neurons-by-layer", "neurons-rank-disagreement", "neurons-of-languages"),
     *("neurons-clamped", "neurons-over-training"),
+    *("language-probe-by-layer", "language-probe-by-step", "language-probe-spread"),
+    *("ablation-by-layer", "ablation-blocks-left-out"),
     *("retrieval-bible", "retrieval-tatoeba", "map-of-languages", "map-of-scripts", "donors"),
 }
 
@@ -83,7 +85,7 @@ def test_the_command_prints_the_page(new_run, tmp_path, capsys):
 def test_everything_there_is_has_a_part_and_figures_in_three_forms(reported):
     page = Reader(reported / "report" / "index.html")
     parts = ["training", "validation", "mixture", "neutrality", "retrieval", "map", "tasks"]
-    parts += ["concepts", "neurons"]
+    parts += ["concepts", "neurons", "language-probe", "ablation"]
     assert {*parts, "donors", "configuration"} <= page.ids and "absent" not in page.ids
     assert page.specs.keys() == FIGURES
     files = {file.name for file in (reported / "report" / "figures").iterdir()}

@@ -13,11 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.analysis.concept_labels import FEWEST, Concepts, halves, label
-from langsamp_jax.analysis.concept_steps import measures, over_steps, show
-from langsamp_jax.analysis.experts import BY_LAYER, expert_count, experts, sharing
-from langsamp_jax.analysis.forcing import CONCEPTS, LANGUAGES, Forced, force
-from langsamp_jax.analysis.planting import planted
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.encoder import Read, sentence_reader
 from langsamp_jax.evaluation.jobs import Journal
@@ -26,6 +21,11 @@ from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.models.taps import sum_over_positions
+from langsamp_jax.neurons.concept_labels import FEWEST, Concepts, halves, label
+from langsamp_jax.neurons.concept_steps import measures, over_steps, show
+from langsamp_jax.neurons.experts import BY_LAYER, expert_count, experts, sharing
+from langsamp_jax.neurons.forcing import CONCEPTS, LANGUAGES, Forced, force
+from langsamp_jax.neurons.planting import planted
 
 __all__ = ["evaluate", "measures", "over_steps", "show"]
 

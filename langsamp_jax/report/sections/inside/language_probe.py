@@ -91,5 +91,5 @@ def _spread(record: Mapping[str, Any]) -> Figure:
         f"The layers span {min(record['accuracy'][-1]):.0%} to {max(record['accuracy'][-1]):.0%} "
         "at the last step.",
         records,
-        charts.curves(records, "step", "accuracy", ".0%", zero=True),
+        charts.curves(records, "step", "accuracy", ".0%", zero=True, logarithmic=True),
     )

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from langsamp_jax.analysis import clamping
-from langsamp_jax.analysis.clamping import clamp_own, clamped_losses, diagonal_excess
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.evaluation.batching import split_lines
+from langsamp_jax.neurons import clamping
+from langsamp_jax.neurons.clamping import clamp_own, clamped_losses, diagonal_excess
 
 NAMES = ("qaa_Latn", "qab_Cyrl")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.synthetic.world import synthesize
-from langsamp_jax.analysis.concept_labels import FEWEST, halves, label
 from langsamp_jax.languages.aligned_text import parallel_sentences
+from langsamp_jax.neurons.concept_labels import FEWEST, halves, label
 
 NAME = "eng_Latn"
 

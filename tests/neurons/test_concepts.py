@@ -12,10 +12,6 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
 from data_pipelines.synthetic.world import synthesize
-from langsamp_jax.analysis import concepts, forcing
-from langsamp_jax.analysis.concept_labels import halves
-from langsamp_jax.analysis.forcing import Forced, force
-from langsamp_jax.analysis.planting import planted
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.evaluation import encoder
 from langsamp_jax.evaluation.batching import padded, repeat_ids, split_lines
@@ -23,6 +19,10 @@ from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.models.edits import clamp
 from langsamp_jax.models.taps import unchanged
+from langsamp_jax.neurons import concepts, forcing
+from langsamp_jax.neurons.concept_labels import halves
+from langsamp_jax.neurons.forcing import Forced, force
+from langsamp_jax.neurons.planting import planted
 from tests.tiny import random_params
 
 OPTIONS = {"pivot": "eng_Latn", "units": None, "sentences": 400, "concepts": 10}

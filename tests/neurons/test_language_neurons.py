@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from langsamp_jax.analysis import neurons, selectivity
 from langsamp_jax.cli.main import main
 from langsamp_jax.evaluation.statistics import max_test
 from langsamp_jax.models.langsamp import init_params
+from langsamp_jax.neurons import language_neurons as neurons
+from langsamp_jax.neurons import selectivity
 
 SENTENCES, LAYERS = 60, 3
 

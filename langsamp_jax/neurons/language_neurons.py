@@ -14,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.analysis import language_pairs
-from langsamp_jax.analysis.activations import Positions, all_tokens, word_ends
-from langsamp_jax.analysis.clamping import clamp_own
-from langsamp_jax.analysis.language_pairs import rank_disagreement
-from langsamp_jax.analysis.selectivity import (
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.jobs import Journal, show_skipped
+from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.evaluation.statistics import max_test
+from langsamp_jax.io.progress import table
+from langsamp_jax.languages.aligned_text import parallel_sentences
+from langsamp_jax.neurons import language_pairs
+from langsamp_jax.neurons.activations import Positions, all_tokens, word_ends
+from langsamp_jax.neurons.clamping import clamp_own
+from langsamp_jax.neurons.language_pairs import rank_disagreement
+from langsamp_jax.neurons.selectivity import (
     SELECTIVE,
     Draws,
     depth_contrasts,
@@ -26,12 +32,6 @@ from langsamp_jax.analysis.selectivity import (
     make_draws,
     rate_selectivity,
 )
-from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.jobs import Journal, show_skipped
-from langsamp_jax.evaluation.model import LoadedModel
-from langsamp_jax.evaluation.statistics import max_test
-from langsamp_jax.io.progress import table
-from langsamp_jax.languages.aligned_text import parallel_sentences
 
 KINDS = ("within_script", "across_scripts", "two_scripts")
 CONTRASTS = ("outer - middle", "first - middle", "last - middle")

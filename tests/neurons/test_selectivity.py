@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from langsamp_jax.analysis.selectivity import (
+from langsamp_jax.evaluation.statistics import auroc, max_test
+from langsamp_jax.neurons.selectivity import (
     DRAWS,
     Draws,
     depth_contrasts,
@@ -20,7 +21,6 @@ from langsamp_jax.analysis.selectivity import (
     separate,
     separate_halves,
 )
-from langsamp_jax.evaluation.statistics import auroc, max_test
 
 N, UNITS = 60, 7
 

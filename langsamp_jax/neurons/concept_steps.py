@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from langsamp_jax.analysis.experts import BY_LAYER
 from langsamp_jax.evaluation.jobs import show_skipped
 from langsamp_jax.evaluation.statistics import max_test, rank_correlations
 from langsamp_jax.io.progress import table
+from langsamp_jax.neurons.experts import BY_LAYER
 
 KINDS = {
     "two_scripts": "one language in two scripts",

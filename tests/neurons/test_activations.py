@@ -6,7 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from langsamp_jax.analysis.activations import (
+from langsamp_jax.data.store import Store
+from langsamp_jax.evaluation.batching import split_lines
+from langsamp_jax.evaluation.encoder import sentence_reader
+from langsamp_jax.models.taps import unchanged
+from langsamp_jax.neurons.activations import (
     all_tokens,
     among,
     firing,
@@ -16,10 +20,6 @@ from langsamp_jax.analysis.activations import (
     published_flatness,
     word_ends,
 )
-from langsamp_jax.data.store import Store
-from langsamp_jax.evaluation.batching import split_lines
-from langsamp_jax.evaluation.encoder import sentence_reader
-from langsamp_jax.models.taps import unchanged
 from langsamp_jax.text.tokenizer import open_tokenizer
 
 

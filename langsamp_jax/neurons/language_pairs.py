@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from langsamp_jax.analysis.activations import Positions, among, firing, over_tokens, pieces_of
-from langsamp_jax.analysis.selectivity import Draws, ranks, separate, separate_halves
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.encoder import Read, sentence_reader
 from langsamp_jax.evaluation.model import LoadedModel
@@ -16,6 +14,8 @@ from langsamp_jax.evaluation.statistics import auroc, rank_correlations
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.models.edits import detectors
 from langsamp_jax.models.taps import sum_over_positions
+from langsamp_jax.neurons.activations import Positions, among, firing, over_tokens, pieces_of
+from langsamp_jax.neurons.selectivity import Draws, ranks, separate, separate_halves
 
 FEWEST = 20  # sentences of a measure
 COMPARED = 8  # languages of which all pairs are compared: 28

@@ -18,7 +18,7 @@ def section(results: RunResults) -> Section:
     fields = ("drops.*.component", "drops.*.layer", "drops.*.drop", "drops.*.mode", "cumulative")
     record = results.evaluation("ablation", *fields, "metric", "value", "chance", "on")
     if record is None:
-        command = results.evaluate_command("ablation", "--on mlm --data STORE")
+        command = results.evaluate_command("ablation", "--data STORE --on mlm")
         return Section("ablation", _TITLE, command=command)
     metric, figures = record["metric"], []
     cells = [

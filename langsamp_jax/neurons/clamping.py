@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from langsamp_jax.analysis.selectivity import DRAWS, matched_neurons, random_neurons
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.batching import bucketed_batches, split_lines, truncate
@@ -15,6 +14,7 @@ from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.edits import clamp
+from langsamp_jax.neurons.selectivity import DRAWS, matched_neurons, random_neurons
 from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.sharding import use_mesh

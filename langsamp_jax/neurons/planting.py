@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.analysis.experts import expert_count, experts
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.evaluation.encoder import sentence_reader
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.models.edits import detectors
 from langsamp_jax.models.taps import mean_over_positions, sum_over_positions
+from langsamp_jax.neurons.experts import expert_count, experts
 
 SENTENCES = 100  # of each language
 _SHARES = 0.05, 0.6  # of the lines of a language that have the token

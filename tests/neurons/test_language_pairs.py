@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from langsamp_jax.analysis.activations import all_tokens, firing
-from langsamp_jax.analysis.language_pairs import (
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.batching import split_lines
+from langsamp_jax.evaluation.encoder import sentence_reader
+from langsamp_jax.models.edits import detectors
+from langsamp_jax.models.taps import unchanged
+from langsamp_jax.neurons.activations import all_tokens, firing
+from langsamp_jax.neurons.language_pairs import (
     COMPARED,
     activation_reader,
     compared_languages,
@@ -16,12 +21,7 @@ from langsamp_jax.analysis.language_pairs import (
     rank_disagreement,
     read_languages,
 )
-from langsamp_jax.analysis.selectivity import make_draws, ranks, separate
-from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import split_lines
-from langsamp_jax.evaluation.encoder import sentence_reader
-from langsamp_jax.models.edits import detectors
-from langsamp_jax.models.taps import unchanged
+from langsamp_jax.neurons.selectivity import make_draws, ranks, separate
 
 NAMES = ("qaa_Latn", "qab_Latn", "qaa_Cyrl")
 N, EOS = 60, 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from langsamp_jax.analysis import concepts
-from langsamp_jax.analysis.experts import (
+from langsamp_jax.neurons import concepts
+from langsamp_jax.neurons.experts import (
     excess,
     expert_count,
     experts,

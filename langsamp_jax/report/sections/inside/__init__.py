@@ -1,0 +1,1 @@
+"""The sections about the inside of the model: neurons, probes, concepts, ablation."""
