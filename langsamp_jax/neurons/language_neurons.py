@@ -158,9 +158,10 @@ def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
       ``steps``; ``layers``; ``selectivity`` [step][layer], the mean separability, with its ``null``
       (mean, ``low`` and ``high`` of 95 %, and ``max95`` and ``p`` of its maximum over layers and
-      steps) and the other layers' measures, [step][layer]; ``above_step_0``; ``contrasts`` of each
-      step by name, with that of the outer and the middle layers of the last step as ``contrast``;
-      ``controls``; and of the last step what has no place here.
+      steps); ``same_language``, the mean separability of random halves, and the other measures,
+      [step][layer]; ``above_step_0``; ``contrasts`` of each step by name, with that of the outer
+      and the middle layers of the last step as ``contrast``; ``controls``; and of the last step
+      what else its record has.
     """
     last = records[-1]
     by_layer = {name: [record["by_layer"][name] for record in records] for name in last["by_layer"]}
@@ -185,7 +186,7 @@ def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "max95": float(np.quantile(null.max(axis=(1, 2)), 0.95)),
             "p": p,
         },
-        "same_language": _plain(halves[0]),
+        "same_language": _plain(halves[1:].mean(axis=0)),
         **by_layer,
         "above_step_0": _plain(selectivity - selectivity[0]) if steps[0] == 0 else None,
         "contrasts": contrasts,

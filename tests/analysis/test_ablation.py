@@ -71,6 +71,7 @@ def test_a_failed_control_is_said(measured):
     assert "CONTROL" not in ablation.show(measured)
 
 
+@pytest.mark.slow
 def test_language_means_are_those_of_the_text_of_each_language(run, store_path):
     """Where attention tells nothing of a language, the mean over all and that of each are one."""
     call = ["evaluate", "ablation", "--on", "mlm", "--model", run, "--data", store_path]
@@ -167,7 +168,11 @@ def test_influences_are_those_of_numpy(random_model, lines):
     "more, message",
     [
         (["--parts", "legs"], "legs"),
-        (["--on", "retrieval-bible", "--mode", "language-mean"], "needs --on mlm"),
+        pytest.param(
+            ["--on", "retrieval-bible", "--mode", "language-mean"],
+            "needs --on mlm",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_mistakes_are_one_line(more, message, run, store_path, corpus, capsys):

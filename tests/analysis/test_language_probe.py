@@ -49,6 +49,7 @@ def test_scripts_alone_are_no_languages_within_a_script():
     assert abs(found["within_script"][1] - chance) < 0.12
 
 
+@pytest.mark.slow
 def test_a_probe_that_knows_pieces_does_well_on_the_control_task_and_on_no_new_piece():
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(500, 64))
@@ -62,6 +63,7 @@ def test_a_probe_that_knows_pieces_does_well_on_the_control_task_and_on_no_new_p
     assert found["unseen_pieces"][0] < found["accuracy"][0] - 0.1
 
 
+@pytest.mark.slow
 def test_controls_pass_on_honest_states_and_fail_where_sentences_leak():
     for strength in (0.0, 3.0):
         found = controls(tokens(languages=strength))

@@ -40,6 +40,7 @@ def test_it_is_logistic_regression(data, decay):
         assert abs(accuracy - model.score(tested[layer], truth)) < 0.005
 
 
+@pytest.mark.slow
 def test_the_decay_is_chosen_as_cross_validation_would(data):
     """Better than the worst decay, and nearly as good as the best of scikit-learn's."""
     x, y, tested, truth = data

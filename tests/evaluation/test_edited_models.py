@@ -16,6 +16,7 @@ from langsamp_jax.models.edits import parse_edit
 from langsamp_jax.models.taps import SITES, unchanged
 
 
+@pytest.mark.slow
 def test_a_mean_is_over_tokens_not_over_sentences(random_model, lines):
     model = random_model()
     text = [("qaa_Latn", lines[:4]), ("qab_Latn", lines[20:23])]

@@ -334,6 +334,7 @@ def first(tuner, train) -> tuple:
     return fitted(tuner, train, 0)
 
 
+@pytest.mark.slow
 def test_what_can_be_told_apart_is_learnt(first, tuner):
     params, best, said = first
     assert best["dev"] > 0.95

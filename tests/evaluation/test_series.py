@@ -87,6 +87,7 @@ def test_the_series_is_what_each_step_is_alone(trained, store_path, corpus, tmp_
         assert at["validation_loss"] == pytest.approx(curve.get(at["step"], at["validation_loss"]))
 
 
+@pytest.mark.slow
 def test_it_is_read_by_the_report_and_by_compare(run, corpus, tmp_path, capsys):
     shutil.rmtree(run / "evaluation", ignore_errors=True)  # of the tests before
     ask = "evaluate mlm --model"
@@ -105,6 +106,7 @@ def test_it_is_read_by_the_report_and_by_compare(run, corpus, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["mlm", "neutrality", "pseudo-perplexity", "retrieval-bible"])
+@pytest.mark.slow
 def test_the_second_step_compiles_nothing(
     task, trained, store_path, corpus, tmp_path, capsys, monkeypatch
 ):
@@ -155,6 +157,7 @@ def test_fine_tuning_compiles_once(trained, tmp_path, write_files, capsys, monke
     assert counts[1:] == [0, 0]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_interrupted(trained, store_path, tmp_path, capsys, monkeypatch):
     output, measured = tmp_path / "x.json", []
     call = evaluate("mlm", trained, store_path, "--step", "all", "--output", output)

@@ -27,6 +27,7 @@ def text(corpus, model):
     return text
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_logits(model, text, logits):
     """Hidden is what differs from the text: 15 % of a sentence, at the same places in all sets."""
     hidden, prepare = [], clamping._hidden

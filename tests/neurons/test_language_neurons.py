@@ -47,6 +47,7 @@ def record(measured):
     return json.loads(json.dumps(neurons.over_steps(measured)))
 
 
+@pytest.mark.slow
 def test_the_result_has_what_is_promised(record, measured, corpus):
     assert record["steps"] == [0, 100] and record["layers"] == LAYERS
     assert np.shape(record["selectivity"]) == (2, LAYERS)
@@ -78,6 +79,7 @@ def test_the_result_has_what_is_promised(record, measured, corpus):
     assert len(json.dumps(record)) < 40_000
 
 
+@pytest.mark.slow
 def test_contrasts_are_of_the_layers_with_an_interval_and_a_joint_null(record, measured):
     for step, values in enumerate(record["selectivity"]):
         found = record["contrasts"][step]
@@ -95,6 +97,7 @@ def test_contrasts_are_of_the_layers_with_an_interval_and_a_joint_null(record, m
         assert found["null_max95"] == pytest.approx(np.quantile(outer.max(axis=0), 0.95), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_one_step_is_one_of_many(record, measured):
     alone = neurons.over_steps(measured[-1:])
     assert alone["selectivity"] == record["selectivity"][-1:] and alone["above_step_0"] is None
@@ -102,6 +105,7 @@ def test_one_step_is_one_of_many(record, measured):
     assert alone["null"]["max95"] <= record["null"]["max95"]
 
 
+@pytest.mark.slow
 def test_controls_hold_and_what_fails_is_said(record, measured):
     assert all(control["ok"] for control in record["controls"].values()), record["controls"]
     assert "CONTROL FAILED" not in neurons.show(record)
@@ -115,6 +119,7 @@ def test_controls_hold_and_what_fails_is_said(record, measured):
     assert found["controls"]["swapped_labels_to_theory"]["ok"]
 
 
+@pytest.mark.slow
 def test_it_is_shown_and_measured(record):
     shown = neurons.show(record)
     assert "15 pairs of 6 languages (0 pairs left out), 60 sentences, positions: tokens" in shown
@@ -137,6 +142,42 @@ def test_the_same_text_under_two_names_is_nothing(model, write_corpus, tmp_path,
     assert not found["controls"]["planted_neuron"]["ok"]  # and nothing can tell them apart
 
 
+@pytest.mark.slow
+def test_a_neuron_of_one_language_is_found_and_matters_to_it_alone(
+    random_model, corpus, monkeypatch
+):
+    """The input says the language; neuron 5 of the first layer fires where it is qab."""
+    monkeypatch.setattr(selectivity, "BAR", 0.5)  # many neurons always fire where it is qab
+    monkeypatch.setattr(selectivity, "RATE", 0.1)
+    model = at_step(random_model(placement="input", initializer_range=0.3), 0)
+    sign = np.tile(np.float32([1, -1]), 16)
+    layers, tables = model.params["encoder"]["layers"], model.params["conditioning"]
+    inner, output = layers["intermediate"], layers["output"]
+    inner = {
+        "kernel": inner["kernel"].at[0, :, 5].set(sign),
+        "bias": inner["bias"].at[0, 5].set(-20),
+    }
+    output = {**output, "kernel": output["kernel"].at[0, 5].set(0.1 * np.arange(32) % 0.7)}
+    encoder = {
+        **model.params["encoder"],
+        "layers": {**layers, "intermediate": inner, "output": output},
+    }
+    tables = {**tables, "language": np.stack([0 * sign, 0.6 * sign])}
+    model = dataclasses.replace(
+        model, params={**model.params, "encoder": encoder, "conditioning": tables}
+    )
+    found = neurons.over_steps(
+        [neurons.evaluate(model, corpus / "held_out", None, SENTENCES, None)]
+    )
+    names = ["qaa_Cyrl", "qaa_Latn", "qab_Cyrl"]
+    assert found["languages"] == found["clamped"]["tested"] == names
+    assert [0, 5] in found["own_neurons"]["qab_Cyrl"]
+    assert [0, 5] not in found["own_neurons"]["qaa_Cyrl"] + found["own_neurons"]["qaa_Latn"]
+    rise = found["clamped"]["own"][found["clamped"]["edited"].index("qab_Cyrl")]
+    assert np.abs(rise[:2]).max() < 1e-5 < 1e-3 < abs(rise[2])
+
+
+@pytest.mark.slow
 def test_halves_of_one_text_lie_in_their_null(measured):
     """And rank disagreement of halves is far below that of languages."""
     draws = np.array([m["draws"]["halves"] for m in measured]).swapaxes(0, 1)

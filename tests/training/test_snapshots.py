@@ -82,6 +82,7 @@ def test_a_run_without_them_has_no_folder(store_path, configs, tmp_path, capsys)
     assert not run.snapshots.exists() and "snapshots" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_those_of_the_shorter(undisturbed, store_path, configs, tmp_path):
     """And leaves as they are the files that are there."""
     store, path = Store(store_path), tmp_path / "run"
@@ -94,6 +95,7 @@ def test_a_longer_run_keeps_those_of_the_shorter(undisturbed, store_path, config
 
 
 @pytest.mark.parametrize("failing", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 4))])
+@pytest.mark.slow
 def test_one_that_fails_leaves_no_hole(
     failing, undisturbed, store_path, configs, tmp_path, monkeypatch
 ):
