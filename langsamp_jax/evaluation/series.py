@@ -21,6 +21,7 @@ from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.jobs import Job, Journal, identities, require_place, write_result
 from langsamp_jax.evaluation.loss import loss_evaluator, own_store
 from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
+from langsamp_jax.hardware.environment import open_devices
 from langsamp_jax.io.progress import table
 from langsamp_jax.io.storage import absolute
 from langsamp_jax.parallel.sharding import use_mesh
@@ -51,6 +52,7 @@ class RunSteps:
                 f"{path} is a Hugging Face model, which has no steps; a series of them is "
                 "--model DIR1 DIR2 --steps 1000 10000"
             )
+        open_devices()  # before Orbax does it, which knows nothing of what is refused
         self.run, snapshots = open_run(path), saved_steps(path / "snapshots")
         if steps is None and not snapshots:
             raise UserError(
