@@ -3,14 +3,17 @@
 It is the positive control of ``concepts.py``, and goes the whole way from the parameters over the
 reading of sentences to the experts. The concept is a token that all languages have, such as a
 comma. The neuron is in the first layer: its weights are the difference of the mean inputs of the
-feed-forward at that token and at others, in all languages together, and its threshold is between
-the two.
+feed-forward at that token and at others, in all languages together, in units of their covariance
+(Fisher's discriminant); its threshold is between the two means.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from langsamp_jax.evaluation.batching import split_lines
@@ -18,10 +21,11 @@ from langsamp_jax.evaluation.encoder import sentence_reader
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.models.edits import detectors
-from langsamp_jax.models.taps import mean_over_positions, sum_over_positions
+from langsamp_jax.models.taps import mean_over_positions
 from langsamp_jax.neurons.experts import expert_count, experts
 
 SENTENCES = 100  # of each language
+_LEARNED = 50  # of those, from which the weights are
 _SHARES = 0.05, 0.6  # of the lines of a language that have the token
 _LINEAR = 8.0  # with this bias GELU gives back its argument
 _GAIN = 20.0  # of the neuron, from the mean input at other tokens to that at the token
@@ -52,7 +56,7 @@ def planted(model: LoadedModel, lines: Mapping[str, Sequence[str]]) -> dict[str,
     if fits[token] < 2 or config.intermediate_size < config.hidden_size:
         return {"left_out": "no token is in a part of the lines of two languages"}
     params = detectors(model.params, 0, *_neuron(model, {n: lines[n] for n in names}, token))
-    read = _reader(model, params, mean_over_positions)
+    read = _reader(model, params, mean_over_positions, _is_text(model))
     precision, expert = {}, {}
     for name in names:
         has = np.array([token in row[: model.max_length - 1] for row in ids[name]])
@@ -66,23 +70,43 @@ def _neuron(
     model: LoadedModel, lines: Mapping[str, Sequence[str]], token: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the weights [hidden_size, 1] and the bias [1] of the neuron."""
-    width, is_text = model.config.hidden_size, model.tokenizer.is_text
+    width = model.config.hidden_size
     params = detectors(model.params, 0, np.eye(width), np.full(width, _LINEAR))
-    means = []
+    means, spread = [], 0.0
     for there in (True, False):
-        read = _reader(
-            *(model, params, sum_over_positions),
-            lambda ids, there=there: is_text[ids] & ((ids == token) == there),
-        )
-        sums = [read(text, name).values["neurons"] for name, text in lines.items()]
-        total, count = (np.sum([part[i][0].sum(axis=0) for part in sums], axis=0) for i in (0, 1))
-        means.append(total[:width] / count - _LINEAR)
+        read = _reader(model, params, _moments(width), lambda ids, there=there: (
+            _is_text(model)(ids) & ((ids == token) == there)))  # fmt: skip
+        found = [read(text[:_LEARNED], name).values["neurons"] for name, text in lines.items()]
+        sums = [np.sum([x[i][0].sum(axis=0, dtype=float) for x in found], axis=0) for i in range(3)]
+        mean = sums[1] / sums[0]
+        means.append(mean)
+        spread = spread + sums[2] / sums[0] - np.outer(mean, mean)
     at, elsewhere = means
-    weights = _GAIN * (at - elsewhere) / np.sum((at - elsewhere) ** 2)
-    return weights[:, None], -(weights @ (at + elsewhere) / 2)[None]
+    ridge = 1e-3 * np.trace(spread) / width * np.eye(width)
+    direction = np.linalg.solve(spread + ridge, at - elsewhere)
+    weights = _GAIN * direction / (direction @ (at - elsewhere))
+    return weights[:, None], -(weights @ ((at + elsewhere) / 2))[None]
 
 
-def _reader(model: LoadedModel, params: Any, tap: Any, positions: Any = None) -> Any:
+@functools.cache  # one function for all steps, which is compiled once
+def _moments(width: int) -> Any:
+    """Returns a tap: of the first neurons the number of positions, sums, and sums of products."""
+
+    def moments(values: jax.Array, positions: jax.Array) -> tuple[jax.Array, ...]:
+        weight = positions[..., None].astype(jnp.float32)
+        given = (values[..., :width].astype(jnp.float32) - _LINEAR) * weight
+        products = jnp.einsum("rlv,rlw->rvw", given, given, precision="highest")
+        return weight.sum(axis=1), given.sum(axis=1), products
+
+    return moments
+
+
+def _is_text(model: LoadedModel) -> Any:
+    vocabulary = model.tokenizer.vocabulary
+    return lambda ids: ~np.isin(ids, [vocabulary.bos_id, vocabulary.eos_id])
+
+
+def _reader(model: LoadedModel, params: Any, tap: Any, positions: Any) -> Any:
     return sentence_reader(
         dataclasses.replace(model, params=params), (("neurons", tap),), positions, top=1
     )
