@@ -31,6 +31,7 @@ def measured(run, store_path) -> dict:
     return json.loads((run / "evaluation" / "ablation.json").read_bytes())
 
 
+@pytest.mark.slow
 def test_every_drop_is_that_of_the_loss_of_the_edited_model(measured, run, store_path):
     trained, store = open_run(run), Store(store_path)
     _, params = restore_params(trained)
@@ -50,6 +51,7 @@ def test_every_drop_is_that_of_the_loss_of_the_edited_model(measured, run, store
         assert drops[text]["languages"] == pytest.approx(by_language, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_controls_and_measures(measured):
     assert {name for name, control in measured["controls"].items() if control["ok"]} == {
         *("no edit", "a dead layer", "the last attention")
@@ -64,6 +66,7 @@ def test_controls_and_measures(measured):
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_control_is_said(measured):
     controls = {"no edit": {"value": 0.25, "expected": 0.0, "ok": False}}
     text = ablation.show({**measured, "controls": controls})

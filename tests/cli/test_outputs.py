@@ -111,6 +111,7 @@ def test_no_place_for_it_is_one_line_and_leaves_nothing(
 @example("lr[3e-3]")
 @example("-a")
 @example("$HOME")
+@pytest.mark.slow
 def test_names_of_stores(tmp_path_factory, corpus, tokenizer_file, name):
     """They are made, opened and drawn from under any name."""
     if not name.strip() or set(name) <= {"."}:

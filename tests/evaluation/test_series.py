@@ -58,6 +58,7 @@ def result(file: Path) -> dict[str, Any]:
     return json.loads(file.read_bytes())
 
 
+@pytest.mark.slow
 def test_the_series_is_what_each_step_is_alone(trained, store_path, corpus, tmp_path, capsys):
     """To the last digit, for a loss and for vectors."""
     for task, data, more in (

@@ -147,6 +147,7 @@ def killed_at_a_checkpoint(save):
     return saving
 
 
+@pytest.mark.slow
 def test_the_last_step_of_a_finished_run_can_be_asked_for_later(store_path, configs, tmp_path):
     store, path = Store(store_path), tmp_path / "run"
     train(store, path, configs(num_steps=3, snapshots="none"))

@@ -260,7 +260,7 @@ def test_verbs_prefer_the_nouns_of_their_topic():
     assert np.mean(same) > 0.75
 
 
-@pytest.mark.parametrize("count", [2, 3, 520])
+@pytest.mark.parametrize("count", [2, 3, pytest.param(520, marks=pytest.mark.slow)])
 def test_from_the_smallest_world_to_the_largest(count):
     corpora = module.make_corpora(count, 1000, seed=1)
     names = [corpus.name for corpus in corpora]
