@@ -149,7 +149,7 @@ def test_a_neuron_of_one_language_is_found_and_matters_to_it_alone(
     """The input says the language; neuron 5 of the first layer fires where it is qab."""
     monkeypatch.setattr(selectivity, "BAR", 0.5)  # many neurons always fire where it is qab
     monkeypatch.setattr(selectivity, "RATE", 0.1)
-    model = at_step(random_model(placement="input", initializer_range=0.3), 0)
+    model = at_step(random_model(placement="input"), 0)
     sign = np.tile(np.float32([1, -1]), 16)
     layers, tables = model.params["encoder"]["layers"], model.params["conditioning"]
     inner, output = layers["intermediate"], layers["output"]
@@ -162,7 +162,7 @@ def test_a_neuron_of_one_language_is_found_and_matters_to_it_alone(
         **model.params["encoder"],
         "layers": {**layers, "intermediate": inner, "output": output},
     }
-    tables = {**tables, "language": np.stack([0 * sign, 0.6 * sign])}
+    tables = {**tables, "language": np.stack([0 * sign, 0.05 * sign])}
     model = dataclasses.replace(
         model, params={**model.params, "encoder": encoder, "conditioning": tables}
     )
