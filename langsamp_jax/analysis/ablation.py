@@ -25,7 +25,7 @@ from langsamp_jax.analysis.influence import influences
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.encoder import site_means
-from langsamp_jax.evaluation.jobs import Journal
+from langsamp_jax.evaluation.jobs import Journal, show_controls
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.models.config import ModelConfig
@@ -166,11 +166,7 @@ def show(record: Mapping[str, Any]) -> str:
     ]
     for name, rho in record["correlations"].items():
         lines.append(f"{name}: rank correlation with its drop over layers {rho:+.2f}")
-    lines += [
-        f"CONTROL FAILED: {name}: {control['value']:.3g}, expected {control['expected']}"
-        for name, control in record["controls"].items()
-        if not control["ok"]
-    ]
+    lines += show_controls(record)
     return "\n".join(lines)
 
 

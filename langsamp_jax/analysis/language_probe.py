@@ -19,7 +19,7 @@ from scipy.stats import binom
 
 from langsamp_jax.analysis.probes import fit_probes, log_probabilities
 from langsamp_jax.evaluation.encoder import sentence_ids, token_reader
-from langsamp_jax.evaluation.jobs import Journal, show_skipped
+from langsamp_jax.evaluation.jobs import Journal, show_controls, show_skipped
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.languages.aligned_text import parallel_sentences
@@ -123,11 +123,7 @@ def show(record: Mapping[str, Any]) -> str:
         table(rows, headers),
         f"{languages} languages{'' if step is None else f', step {step:,}'}; chance "
         f"{record['chance']:.1%}, within a script {record['chance_within_script']:.1%}",
-        *(
-            f"CONTROL FAILED: {name}: {control['value']:.3f}, expected {control['expected']}"
-            for name, control in record["controls"].items()
-            if not control["ok"]
-        ),
+        *show_controls(record),
     ]
     return "\n".join([*lines, *show_skipped(record)])
 

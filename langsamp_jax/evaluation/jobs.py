@@ -290,6 +290,15 @@ def show_skipped(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def show_controls(record: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each control that is not as it must be."""
+    return [
+        f"CONTROL FAILED: {name}: {control['value']:.4g}, expected {control['expected']}"
+        for name, control in record["controls"].items()
+        if not control["ok"]
+    ]
+
+
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options, with the fields of a config in its place."""
     settings: dict[str, Any] = {}

@@ -8,6 +8,7 @@ runs on any mesh and is exported as any other. Layers are counted from 0, as in
 
 import dataclasses
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,10 @@ _HOW = {  # of each part what can be done with it; the first is what is done unl
 }
 _SITES = {"attention": "attention", "ffn": "feed_forward", "head": "heads"}  # whose mean is put in
 _KERNELS = {"attention": ("attention", "output"), "ffn": ("output",)}  # what gives the output
+
+
+# Of np.load: no file, no such array, no archive but one array, no archive, half of one, nothing.
+_UNREADABLE = (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, EOFError)
 
 
 class Edit(NamedTuple):
@@ -226,7 +231,7 @@ def read_neurons(path: Path, config: ModelConfig) -> tuple[np.ndarray, np.ndarra
     try:
         with np.load(path, allow_pickle=False) as file:
             chosen, value = file["chosen"].astype(bool), file["value"].astype(np.float32)
-    except (OSError, KeyError, ValueError) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read ({error}); a file of neurons is a .npz with chosen (bool) and "
             "value (float), each [layers, neurons]"

@@ -9,7 +9,8 @@ import numpy as np
 
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.batching import bucketed_batches, split_lines, truncate
+from langsamp_jax.evaluation.batching import bucketed_batches
+from langsamp_jax.evaluation.encoder import sentence_ids
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
@@ -103,8 +104,7 @@ def clamped_losses(
     vocabulary, sentences, tables = model.tokenizer.vocabulary, [], []
     objective = MaskedLm(model.model, vocabulary, _MASKING)
     for name, text in lines.items():
-        ids = split_lines(*model.tokenizer.encode(text))
-        sentences += truncate(ids, model.max_length, vocabulary.eos_id)[0]
+        sentences += sentence_ids(model, text)[0]
         tables += [model.head_ids(name)] * len(text)
     shape = len(lines), len(sentences) // len(lines)
     limits = model.max_length, model.tokens_at_once, model.mesh.size

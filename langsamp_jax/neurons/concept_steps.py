@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from langsamp_jax.evaluation.jobs import show_skipped
+from langsamp_jax.evaluation.jobs import show_controls, show_skipped
 from langsamp_jax.evaluation.statistics import max_test, rank_correlations
 from langsamp_jax.io.progress import table
 from langsamp_jax.neurons.experts import BY_LAYER
@@ -98,11 +98,7 @@ def show(record: Mapping[str, Any]) -> str:
         lines = [table(steps, headers), "", f"at step {last:,}:", *lines]
     if "left_out" in record["planted"]:
         lines.append(f"no neuron was planted: {record['planted']['left_out']}")
-    lines += [
-        f"CONTROL FAILED: {name}: {control['value']}, expected {control['expected']}"
-        for name, control in record["controls"].items()
-        if not control["ok"]
-    ]
+    lines += show_controls(record)
     if record["truncated"]:
         lines.append(f"{record['truncated']:,} sentences were longer than the model, and were cut")
     return "\n".join([*lines, *show_skipped(record)])

@@ -21,6 +21,7 @@ from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.io.progress import Progress
 from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.models.taps import sum_over_positions
+from langsamp_jax.neurons.activations import all_tokens
 from langsamp_jax.neurons.concept_labels import FEWEST, Concepts, halves, label
 from langsamp_jax.neurons.concept_steps import measures, over_steps, show
 from langsamp_jax.neurons.experts import BY_LAYER, expert_count, experts, sharing
@@ -60,7 +61,7 @@ def evaluate(
     lines = {name: text[:sentences] for name, text in lines.items()}
     known = label(data, lines, numbers[:sentences], pivot, concepts)
     labels = with_null(known.labels)
-    read = sentence_reader(model, _taps(units or "neurons"), _text_positions(model))
+    read = sentence_reader(model, _taps(units or "neurons"), all_tokens(model.tokenizer))
     precisions, typical, truncated = {}, {}, 0
     with Progress("experts", len(lines), "languages") as progress:
         for name, text in lines.items():
@@ -150,12 +151,6 @@ def kinds_of_pairs(names: Sequence[str], families: Mapping[str, str]) -> dict[st
 
 def _taps(units: str) -> tuple[tuple[str, Callable[..., Any]], ...]:
     return tuple((site, sum_over_positions) for site in _SITES[units])
-
-
-def _text_positions(model: LoadedModel) -> Callable[[np.ndarray], np.ndarray]:
-    vocabulary = model.tokenizer.vocabulary
-    special = [vocabulary.bos_id, vocabulary.eos_id]
-    return lambda ids: ~np.isin(ids, special)
 
 
 def _responses(

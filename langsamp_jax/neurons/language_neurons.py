@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.jobs import Journal, show_skipped
+from langsamp_jax.evaluation.jobs import Journal, show_controls, show_skipped
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import max_test
 from langsamp_jax.io.progress import table
@@ -221,11 +221,7 @@ def show(record: Mapping[str, Any]) -> str:
         *_show_contrasts(record),
         *_show_clamped(record["clamped"]),
     ]
-    lines += [
-        f"CONTROL FAILED: {name} is {control['value']:.4g}, expected {control['expected']}"
-        for name, control in record["controls"].items()
-        if not control["ok"]
-    ]
+    lines += show_controls(record)
     if record["truncated"]:
         lines.append(f"{record['truncated']:,} sentences were longer than the model, and were cut")
     return "\n".join([*lines, *show_skipped(record)])

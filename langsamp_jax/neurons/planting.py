@@ -22,6 +22,7 @@ from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.models.edits import detectors
 from langsamp_jax.models.taps import mean_over_positions
+from langsamp_jax.neurons.activations import all_tokens
 from langsamp_jax.neurons.experts import expert_count, experts
 
 SENTENCES = 100  # of each language
@@ -56,7 +57,7 @@ def planted(model: LoadedModel, lines: Mapping[str, Sequence[str]]) -> dict[str,
     if fits[token] < 2 or config.intermediate_size < config.hidden_size:
         return {"left_out": "no token is in a part of the lines of two languages"}
     params = detectors(model.params, 0, *_neuron(model, {n: lines[n] for n in names}, token))
-    read = _reader(model, params, mean_over_positions, _is_text(model))
+    read = _reader(model, params, mean_over_positions, all_tokens(model.tokenizer))
     precision, expert = {}, {}
     for name in names:
         has = np.array([token in row[: model.max_length - 1] for row in ids[name]])
@@ -75,7 +76,7 @@ def _neuron(
     means, spread = [], 0.0
     for there in (True, False):
         read = _reader(model, params, _moments(width), lambda ids, there=there: (
-            _is_text(model)(ids) & ((ids == token) == there)))  # fmt: skip
+            all_tokens(model.tokenizer)(ids) & ((ids == token) == there)))  # fmt: skip
         found = [read(text[:_LEARNED], name).values["neurons"] for name, text in lines.items()]
         sums = [np.sum([x[i][0].sum(axis=0, dtype=float) for x in found], axis=0) for i in range(3)]
         mean = sums[1] / sums[0]
@@ -99,11 +100,6 @@ def _moments(width: int) -> Any:
         return weight.sum(axis=1), given.sum(axis=1), products
 
     return moments
-
-
-def _is_text(model: LoadedModel) -> Any:
-    vocabulary = model.tokenizer.vocabulary
-    return lambda ids: ~np.isin(ids, [vocabulary.bos_id, vocabulary.eos_id])
 
 
 def _reader(model: LoadedModel, params: Any, tap: Any, positions: Any) -> Any:

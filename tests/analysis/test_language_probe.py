@@ -74,7 +74,7 @@ def test_controls_pass_on_honest_states_and_fail_where_sentences_leak():
     record |= dict.fromkeys((*arrays, "low", "high"), [0.5]) | {"seeds": [[0.5]]}
     record |= {"chance": 0.5, "chance_within_script": 1.0, "unseen_tokens": 0, "skipped": {}}
     text = show(over_steps([record | {"sentences": 90, "truncated": 0}]))
-    assert "CONTROL FAILED: halves of a language: 0.700, expected [0.4, 0.6]" in text
+    assert "CONTROL FAILED: halves of a language: 0.7, expected [0.4, 0.6]" in text
 
 
 def test_a_token_is_never_special_and_the_same_at_every_step(random_model, lines):

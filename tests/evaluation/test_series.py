@@ -91,12 +91,13 @@ def test_the_series_is_what_each_step_is_alone(trained, store_path, corpus, tmp_
 @pytest.mark.slow
 def test_it_is_read_by_the_report_and_by_compare(run, corpus, tmp_path, capsys):
     shutil.rmtree(run / "evaluation", ignore_errors=True)  # of the tests before
-    ask = "evaluate mlm --model"
-    assert ask in write_report(run).read_text("utf-8").split("Over the training")[-1]
+    asked = f"langsamp evaluate mlm --model {run} --data STORE --step all"
+    assert asked in write_report(run).read_text("utf-8")
     call = evaluate("retrieval-bible", run, corpus / "held_out", *PIVOT)
     assert main([*call, "--step", "2", "6"]) == 0, capsys.readouterr().err
     page = write_report(run).read_text("utf-8")
-    assert "<h2" in page and "retrieval-bible-steps" in page
+    assert "Over the training" in page and asked not in page
+    assert "retrieval-bible-steps" in page
     other = Path(shutil.copytree(run, tmp_path / "other"))
     record = result(other / "run.json")
     record["settings"]["optimizer.learning_rate"] = 1.0

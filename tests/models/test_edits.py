@@ -268,9 +268,13 @@ def test_neurons_of_another_model(tmp_path):
     np.savez(tmp_path / "n.npz", chosen=np.ones((3, NEURONS), bool), value=np.ones((3, NEURONS)))
     with pytest.raises(UserError, match=r"is of another model: .* this one has 2 layers of 64"):
         apply_edits([Edit("neurons", str(tmp_path / "n.npz"))], model, random_params(model), {})
-    (tmp_path / "n.npz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="cannot be read"):
-        apply_edits([Edit("neurons", str(tmp_path / "n.npz"))], model, random_params(model), {})
+    whole = (tmp_path / "n.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.ones(3))
+    array = (tmp_path / "array.npy").read_bytes()
+    for damaged in (b"no archive", whole[: len(whole) // 2], array, b""):
+        (tmp_path / "n.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            apply_edits([Edit("neurons", str(tmp_path / "n.npz"))], model, random_params(model), {})
 
 
 def test_blocks_of_the_original_are_untouched():
