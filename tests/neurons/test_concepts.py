@@ -20,6 +20,7 @@ from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.models.edits import clamp
 from langsamp_jax.models.taps import unchanged
 from langsamp_jax.neurons import concepts, forcing
+from langsamp_jax.neurons.activations import all_tokens
 from langsamp_jax.neurons.concept_labels import halves
 from langsamp_jax.neurons.forcing import Forced, force
 from langsamp_jax.neurons.planting import planted
@@ -78,7 +79,7 @@ def test_the_record_and_its_result(record):
 def test_a_unit_responds_by_its_mean_over_text(model, data):
     """Against every token of every sentence by itself, without the specials."""
     lines = sorted(sentences(data, NAMES[1]), key=len)[:6]
-    read = concepts.sentence_reader(model, concepts._taps("all"), concepts._text_positions(model))
+    read = concepts.sentence_reader(model, concepts._taps("all"), all_tokens(model.tokenizer))
     values, length, _ = concepts._responses(read, lines, NAMES[1])
     assert values.shape == (6, 3 * (64 + 32 + 32))
     rows = split_lines(*model.tokenizer.encode(lines))
