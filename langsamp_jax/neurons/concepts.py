@@ -26,11 +26,14 @@ from langsamp_jax.neurons.concept_labels import FEWEST, Concepts, halves, label
 from langsamp_jax.neurons.concept_steps import measures, over_steps, show
 from langsamp_jax.neurons.experts import BY_LAYER, expert_count, experts, sharing
 from langsamp_jax.neurons.forcing import CONCEPTS, LANGUAGES, Forced, force
+from langsamp_jax.neurons.language_pairs import kind_of_pair
 from langsamp_jax.neurons.planting import planted
 
 __all__ = ["evaluate", "measures", "over_steps", "show"]
 
 _SITES = {"neurons": ("neurons",), "all": ("neurons", "attention", "feed_forward")}
+_KINDS = {"within_script": "same_script", "across_scripts": "other_script",
+          "two_scripts": "two_scripts"}  # fmt: skip
 _TRACKED = 3  # concepts whose best units are followed over the steps
 _SHOWN = 3  # units of a concept that are named
 
@@ -137,14 +140,9 @@ def kinds_of_pairs(names: Sequence[str], families: Mapping[str, str]) -> dict[st
     two scripts; one family, where families are known; else one script, or two."""
     kinds: dict[str, list[tuple[int, int]]] = {}
     for a, b in itertools.combinations(range(len(names)), 2):
-        codes, scripts = zip(*(names[i].split("_") for i in (a, b)), strict=True)
-        family = families.get(names[a])
-        if codes[0] == codes[1]:
-            kind = "two_scripts"
-        elif family is not None and family == families.get(names[b]):
+        kind, family = _KINDS[kind_of_pair(names[a], names[b])], families.get(names[a])
+        if kind != "two_scripts" and family is not None and family == families.get(names[b]):
             kind = "family"
-        else:
-            kind = "same_script" if scripts[0] == scripts[1] else "other_script"
         kinds.setdefault(kind, []).append((a, b))
     return {kind: np.array(pairs) for kind, pairs in kinds.items()}
 
