@@ -92,7 +92,8 @@ def commands(steps: int) -> dict[str, str]:
     return {
         "my.model": f"tokenizer train {tokenizer}",
         "store/manifest.json": f"prepare {prepare}",
-        f"run/checkpoints/{steps}": f"train {train} --gin.train.num_steps={steps}",
+        f"run/checkpoints/{steps}": f"train {train} --gin.train.num_steps={steps}"
+        " --gin.train.snapshots=powers",
         **evaluations,
         "run/report/index.html": "report --run run",
     }
