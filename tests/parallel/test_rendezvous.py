@@ -200,8 +200,9 @@ def start(port: int, *actions: str) -> list[subprocess.Popen]:
     for process in processes:
         assert process.stdout.readline() == "go\n"
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # one that was told has ended this one
+            process.stdin.write("\n")
+            process.stdin.flush()
     return processes
 
 
