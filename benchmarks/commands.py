@@ -1,5 +1,6 @@
 """Commands of ``langsamp`` in a folder, with a log of what was run, and how long it took."""
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ def run_missing(commands: Mapping[str, str], folder: Path) -> None:
 
     Args:
       commands: what a command leaves in ``folder`` -> its arguments, with spaces between.
-      folder: appended to its ``log.txt`` are commands, the end of their output and wall times.
+      folder: appended to its ``log.txt`` are commands, the end of their output, wall times and peak
+        memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for result, command in commands.items():
@@ -22,10 +24,14 @@ def run_missing(commands: Mapping[str, str], folder: Path) -> None:
             continue
         started = time.perf_counter()
         arguments = [sys.executable, "-m", "langsamp_jax", *command.split()]
-        done = subprocess.run(arguments, cwd=folder, stdout=subprocess.PIPE, text=True)
-        seconds = time.perf_counter() - started
+        process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True)
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)  # of this process alone
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds, memory = time.perf_counter() - started, used.ru_maxrss / 1024
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             print("$ langsamp", command, file=log)
-            print(*done.stdout.splitlines()[-LINES:], sep="\n", file=log)
-            print(f"  [{seconds:.0f} s, exit {done.returncode}]\n", file=log)
-        done.check_returncode()
+            print(*said.splitlines()[-LINES:], sep="\n", file=log)
+            print(f"  [{seconds:.0f} s, {memory:.0f} MB, exit {process.returncode}]\n", file=log)
+        if process.returncode:
+            raise SystemExit(f"langsamp {command}: exit {process.returncode}")

@@ -53,10 +53,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 # Each is a unit of --dist loadfile, and the end waits for whichever begins last.
-LONGEST = (
-    *("test_process_kills.py", "test_processes.py", "test_live.py"),
-    *("test_interrupted.py", "test_devices.py"),
-)
+LONGEST = ("test_processes.py", "test_live.py", "test_interrupted.py", "test_devices.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

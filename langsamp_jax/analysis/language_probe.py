@@ -7,6 +7,7 @@ did not have, that among languages of one script, and a control task, in which e
 random class (Hewitt and Liang 2019), with the selectivity, the difference of the two accuracies.
 """
 
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,15 +144,15 @@ def read_tokens(model: LoadedModel, text: Mapping[str, Sequence[str]]) -> tuple[
 
     Which tokens those are depends on the ids of the sentence alone: at every step the same.
     """
-    special = np.array(model.tokenizer.vocabulary.special_ids)
+    special = model.tokenizer.vocabulary.special_ids
 
     def marked(ids: np.ndarray) -> np.ndarray:
-        return np.isin(np.arange(len(ids)), _chosen(ids, special))
+        return np.isin(np.arange(len(ids)), _chosen(ids.tobytes(), special))
 
     read, states, pieces, cut = token_reader(model, (("states", _at_marks),), marked), [], [], 0
     for name, lines in text.items():
         ids, truncated = sentence_ids(model, lines)
-        chosen = [_chosen(sentence, special) for sentence in ids]
+        chosen = [_chosen(sentence.tobytes(), special) for sentence in ids]
         mark = np.array([np.searchsorted(np.unique(at), at) for at in chosen])
         values = read(ids, name)["states"]  # [layers, sentences, marks, width]
         states.append(np.take_along_axis(values, mark[None, ..., None], axis=2))
@@ -248,11 +249,17 @@ def _at_marks(values: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.take_along_axis(values, first[..., None], axis=1)
 
 
-def _chosen(ids: np.ndarray, special: np.ndarray) -> np.ndarray:
-    """Returns a position for each seed, int64 [SEEDS]; different ones where there are so many."""
+@functools.cache  # asked for the same sentences at every step
+def _chosen(sentence: bytes, special: tuple[int, ...]) -> np.ndarray:
+    """Returns a position for each seed, int64 [SEEDS]; different ones where there are so many.
+
+    Args:
+      sentence: the bytes of its ids, int32.
+    """
+    ids = np.frombuffer(sentence, np.int32)
     positions = np.flatnonzero(~np.isin(ids, special))
     positions = positions if len(positions) else np.arange(len(ids))
-    rng = np.random.default_rng(zlib.crc32(ids.tobytes()))
+    rng = np.random.default_rng(zlib.crc32(sentence))
     return rng.choice(positions, SEEDS, replace=len(positions) < SEEDS)
 
 

@@ -83,6 +83,7 @@ def test_results_of_a_run_are_in_its_folder(run, held_out, corpus, capsys):
     assert "retrieval-bible" in page and "neutrality-by-layer" in page
 
 
+@pytest.mark.slow
 def test_the_layer_of_retrieval(run, held_out, tmp_path, capsys):
     """The protocol's result stays; each layer's is the vectors' of that layer."""
     call = arguments("retrieval-bible", run, held_out, "--pivot", PIVOT)
@@ -319,6 +320,7 @@ def test_a_number_of_sentences_that_is_none(task, count, run, held_out, command_
 # Edited models
 
 
+@pytest.mark.slow
 def test_an_edited_model_is_evaluated(run, store_path, held_out, tmp_path, capsys):
     """By a task that reads a run, and one that reads its encoder; whole blocks, and means."""
     values = {}

@@ -223,6 +223,7 @@ def multilingual(stock, shared_data):
     return stock("xlm-roberta", shared_data / "tokenizers/xlmr/sentencepiece.bpe.model")
 
 
+@pytest.mark.slow
 def test_tatoeba(shared_data, multilingual, journal):
     torch = pytest.importorskip("torch")
     model, trained = multilingual

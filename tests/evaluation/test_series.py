@@ -190,6 +190,7 @@ def test_parts_of_a_step_are_its_own(tmp_path):
         assert journal.under("step 1").part("qaa", lambda: 5) == 1
 
 
+@pytest.mark.slow
 def test_folders_as_steps(trained, folders, corpus, tmp_path, capsys):
     data, output = corpus / "held_out", tmp_path / "x.json"
     call = ["evaluate", "retrieval-bible", "--data", data, *PIVOT, "--output", output]

@@ -33,6 +33,7 @@ def test_there_are_three_scripts_of_under_100_lines_that_show_their_command():
         assert f"    python examples/{file.name} " in text
 
 
+@pytest.mark.slow
 def test_search_gives_the_accuracy_of_the_retrieval_protocol(run, corpus):
     text = corpus / "held_out"
     other = next(file.stem for file in sorted(text.glob("*.txt")) if file.stem != "qaa_Latn")
@@ -49,6 +50,7 @@ def test_search_gives_the_accuracy_of_the_retrieval_protocol(run, corpus):
     assert both[0][0] in done.stdout
 
 
+@pytest.mark.slow
 def test_language_vectors_are_compared_with_scripts_and_families(run, corpus):
     done = example("language_vectors.py", run, "--families", corpus / "world.json")
     assert done.returncode == 0, done.stderr

@@ -51,9 +51,8 @@ def titles(shared_data: Path) -> list[str]:
     return [next(line for line in text if line.strip()) for text in lines]
 
 
-@pytest.mark.parametrize(
-    "kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_real_text_in_many_scripts(
     kind, titles, shared_data, tmp_path, make_checkpoint, import_folder, padded, assert_parity
 ):

@@ -40,7 +40,10 @@ def drawn(records: list[dict], *fields: str) -> list[dict]:
     return [point for points in datasets for point in points if set(fields) <= point.keys()]
 
 
-@pytest.mark.parametrize(("number", "phases"), [(1, 1), (2, 2), (10, 1), (10, 12), (610, 3)])
+@pytest.mark.parametrize(
+    ("number", "phases"),
+    [(1, 1), (2, 2), (10, 1), (10, 12), pytest.param(610, 3, marks=pytest.mark.slow)],
+)
 def test_what_each_has_and_gets_stands_in_order_of_rows(number, phases):
     records = make_records(number + 1, phases)
     ranked = sorted(records, key=lambda record: -record["rows"])

@@ -143,10 +143,11 @@ def test_what_transformers_saves_again_is_the_same(transformers, tokenizer, tmp_
     assert read_pieces(tmp_path / "again").pieces == tokenizer.pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "published"),
     [
-        pytest.param("xlmr/sentencepiece.bpe.model", "XLMRobertaTokenizer", marks=pytest.mark.slow),
+        ("xlmr/sentencepiece.bpe.model", "XLMRobertaTokenizer"),
         ("mbert/vocab.txt", "BertTokenizer"),
     ],
 )
