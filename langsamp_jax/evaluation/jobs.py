@@ -39,7 +39,7 @@ from langsamp_jax.io.files import growing_file, write_text
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.io.storage import absolute, is_remote
 from langsamp_jax.languages.published import averages
-from langsamp_jax.models.edits import Edit
+from langsamp_jax.models.edits import Edit, parameter_digest
 from langsamp_jax.training.run import open_run
 
 _SHOWN = 10  # of the languages that are skipped, with their reasons
@@ -173,7 +173,8 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
     """
     started = time.monotonic()
     require_place(job)
-    model = load_model(job.model, job.step).edited(job.edits, job.reference)
+    whole = load_model(job.model, job.step)
+    model = whole.edited(job.edits, job.reference)
     data = None if job.data is None else str(job.data)
     asked = {"task": job.task, "model": str(job.model), "step": model.step, "data": data}
     asked |= {"edits": [*map(str, job.edits)]} if job.edits else {}
@@ -182,6 +183,7 @@ def run(job: Job, protocol: ModuleType, **options: Any) -> dict[str, Any]:
         record = protocol.evaluate(model, job.data, journal, **options)
         if hasattr(protocol, "over_steps"):
             record = protocol.over_steps([{"step": model.step, **record}])
+            record["digests"] = [parameter_digest(whole.params)]
         record = {**asked, **record}
         return {**record, "measures": protocol.measures(record)}
 

@@ -7,7 +7,6 @@ finding.
 """
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from langsamp_jax.evaluation.model import LoadedModel, is_run, load_model
 from langsamp_jax.hardware.environment import open_devices
 from langsamp_jax.io.progress import table
 from langsamp_jax.io.storage import absolute
+from langsamp_jax.models.edits import parameter_digest
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.checkpoint import describe_steps, model_of, restore_params, saved_steps
 from langsamp_jax.training.config import TrainConfig
@@ -214,14 +214,6 @@ def show_series(record: Mapping[str, Any], protocol: ModuleType) -> str:
     if not any("validation_loss" in r for r in record["records"]):
         lines.append("no step was compared with a loss curve: none is known, or not its store")
     return "\n".join(lines)
-
-
-def parameter_digest(params: Any) -> str:
-    """Returns the SHA-256 of the bytes of all parameters, in the order of the tree."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def off_curve(

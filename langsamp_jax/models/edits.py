@@ -7,6 +7,8 @@ runs on any mesh and is exported as any other. Layers are counted from 0, as in
 """
 
 import dataclasses
+import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ from langsamp_jax.models.langsamp import LangSamp
 
 GRAMMAR = (
     "attention@3=mean, ffn@0-2=zero, head@3.1=zero, norm@all, block@5, block@5=repeat, "
-    "block@5=swap, language=mean, script=zero or neurons=FILE.npz"
+    "block@5=swap, language=mean, script=zero, neurons=FILE.npz or neurons=RESULT.json:deu_Latn"
 )
 _FORM = re.compile(r"(?P<part>\w+)(@(?P<layers>\d+(-\d+)?|all)(\.(?P<head>\d+))?)?(=(?P<how>.+))?")
 _HOW = {  # of each part what can be done with it; the first is what is done unless said
@@ -51,7 +53,8 @@ class Edit(NamedTuple):
       how: what is done with it: a constant output of ``zero``, or of its ``mean`` over a text, or
         one that is ``rotated``, which leaves its norm; ``plain``, a LayerNorm without its scale and
         bias; ``drop``, ``repeat`` or ``swap`` (with the next one) of a block; of a table, a vector
-        for all of ``zero`` or of their ``mean``; of neurons, the path of their file.
+        for all of ``zero`` or of their ``mean``; of neurons, where they stand, see
+        ``read_neurons``.
       first, last: the layers, both included; None: all.
       head: of a layer.
     """
@@ -116,10 +119,11 @@ def apply_edits(
       UserError: an edit is of a layer, a head, a table or neurons that the model lacks.
     """
     config, order = model.config, list(range(model.config.num_hidden_layers))
+    whole = params
     for edit in edits:
         mean = means[edit.site] if edit.site else None
         if edit.part == "neurons":
-            params = clamp(params, *read_neurons(Path(edit.how), config))
+            params = clamp(params, *read_neurons(edit.how, config, whole))
         elif edit.part in ("language", "script"):
             params = same_vector(params, edit.part, edit.how)
         elif edit.part == "block":
@@ -221,27 +225,64 @@ def with_blocks(model: LangSamp, params: Any, order: Sequence[int]) -> tuple[Lan
     return model.clone(config=config), {**params, "encoder": {**encoder, "layers": blocks}}
 
 
-def read_neurons(path: Path, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Reads which neurons are held, and where: ``chosen`` and ``value`` of ``clamp``, from a .npz.
+def read_neurons(
+    where: str, config: ModelConfig, params: Any
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """Reads which neurons are held, and at which value: ``chosen`` and ``value`` of ``clamp``.
+
+    Args:
+      where: ``FILE.npz`` with both; or ``RESULT.json:deu_Latn``, what ``evaluate neurons`` found to
+        be a language's own at the last step of the result, held at 0.
 
     Raises:
-      UserError: it is no such file, or of a model of another shape.
+      UserError: there is no such file or language, or it is of another model.
     """
+    result, of, language = where.rpartition(".json:")
+    if of:
+        return _own_neurons(Path(f"{result}.json"), language, config, params), 0.0
     shape = config.num_hidden_layers, config.intermediate_size
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(where, allow_pickle=False) as file:
             chosen, value = file["chosen"].astype(bool), file["value"].astype(np.float32)
     except _UNREADABLE as error:
         raise UserError(
-            f"{path} cannot be read ({error}); a file of neurons is a .npz with chosen (bool) and "
+            f"{where} cannot be read ({error}); a file of neurons is a .npz with chosen (bool) and "
             "value (float), each [layers, neurons]"
         ) from None
     if chosen.shape != shape or value.shape != shape:
         raise UserError(
-            f"{path} is of another model: chosen {chosen.shape} and value {value.shape}, this one "
+            f"{where} is of another model: chosen {chosen.shape} and value {value.shape}, this one "
             f"has {shape[0]} layers of {shape[1]} neurons"
         )
     return chosen, value
+
+
+def _own_neurons(path: Path, language: str, config: ModelConfig, params: Any) -> np.ndarray:
+    try:
+        result = json.loads(path.read_bytes())
+        own, digest = result["own_neurons"], result["digests"][-1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error!r}); it is no result of evaluate neurons"
+        ) from None
+    if digest != parameter_digest(params):
+        raise UserError(
+            f"{path} is of another model, or of another step: its neurons are not this model's"
+        )
+    if not own.get(language):
+        having = ", ".join(name for name, neurons in own.items() if neurons)
+        raise UserError(f"{path} has no neurons of {language}; it has some of {having or 'none'}")
+    chosen = np.zeros((config.num_hidden_layers, config.intermediate_size), bool)
+    chosen[tuple(np.array(own[language]).T)] = True
+    return chosen
+
+
+def parameter_digest(params: Any) -> str:
+    """Returns the SHA-256 of the bytes of all parameters, in the order of the tree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _sub_layer(

@@ -14,7 +14,7 @@ from langsamp_jax.cli.evaluation import measures_of
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation import jobs, loss
-from langsamp_jax.evaluation.series import RunSteps, off_curve, parameter_digest
+from langsamp_jax.evaluation.series import RunSteps, off_curve
 from langsamp_jax.report.compare import compare
 from langsamp_jax.report.page import write_report
 from langsamp_jax.training.export import export_run
@@ -296,13 +296,6 @@ def test_a_noisy_curve_allows_more():
     assert off_curve([1050], [4.9], steps, calm) == [1050]
     assert off_curve([1050], [4.9], steps, calm + noise) == []
     assert off_curve(steps, calm, steps, calm) == []
-
-
-def test_the_digest_is_of_every_byte():
-    params = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float32)}
-    other = {"a": params["a"], "b": np.nextafter(params["b"], 2, dtype=np.float32)}
-    assert parameter_digest(params) == parameter_digest(jax.tree.map(jax.numpy.asarray, params))
-    assert parameter_digest(params) != parameter_digest(other)
 
 
 def test_where_the_store_of_a_run_is_not_reached_nothing_is_compared(run, tmp_path):

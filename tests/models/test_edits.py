@@ -1,13 +1,21 @@
 """An edited model is the unedited one with something overwritten inside, as by PyTorch's hooks."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from langsamp_jax.errors import UserError
-from langsamp_jax.models.edits import Edit, apply_edits, clamp, parse_edit, with_blocks
+from langsamp_jax.models.edits import (
+    Edit,
+    apply_edits,
+    clamp,
+    parameter_digest,
+    parse_edit,
+    with_blocks,
+)
 from langsamp_jax.models.taps import SITES, unchanged
 from tests.tiny import LENGTH, SIZES, VOCABULARY_SIZE, random_params, tiny_model
 
@@ -253,6 +261,7 @@ def test_no_edit(text):
         ("ffn@1=drop", "ffn can be zero or mean or rotated, not drop"),
         ("script", "script=zero: the model has no script table"),
         ("neurons=no.npz", "no.npz cannot be read"),
+        ("neurons=no.json:deu_Latn", "no.json cannot be read"),
     ],
 )
 def test_what_the_model_lacks(text, message):
@@ -275,6 +284,51 @@ def test_neurons_of_another_model(tmp_path):
         (tmp_path / "n.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read"):
             apply_edits([Edit("neurons", str(tmp_path / "n.npz"))], model, random_params(model), {})
+
+
+def test_the_neurons_of_a_language_in_a_result(tmp_path):
+    model = tiny_model()
+    params = random_params(model)
+    result = {"digests": ["of step 0", parameter_digest(params)]}
+    result["own_neurons"] = {"deu_Latn": [[0, 3], [1, 63]], "fra_Latn": []}
+    (tmp_path / "neurons.json").write_text(json.dumps(result))
+    edit = parse_edit(f"neurons={tmp_path}/neurons.json:deu_Latn")
+    _, found = apply_edits([edit], model, params, {})
+    chosen = np.zeros((2, NEURONS), bool)
+    chosen[0, 3] = chosen[1, 63] = True
+    jax.tree.map(np.testing.assert_array_equal, found, clamp(params, chosen, 0.0))
+    # It is about the model before other edits.
+    first = parse_edit("ffn@0")
+    _, both = apply_edits([first, edit], model, params, {})
+    _, other = apply_edits([edit, first], model, params, {})
+    jax.tree.map(np.testing.assert_array_equal, both, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "language", "message"),
+    [
+        ({"digests": ["of another"]}, "deu_Latn", "is of another model, or of another step"),
+        ({}, "ita_Latn", "has no neurons of ita_Latn; it has some of deu_Latn$"),
+        ({}, "fra_Latn", "has no neurons of fra_Latn; it has some of deu_Latn$"),
+        ({"digests": []}, "deu_Latn", "is no result of evaluate neurons"),
+    ],
+)
+def test_a_result_that_has_none_for_this_model(changes, language, message, tmp_path):
+    model = tiny_model()
+    params = random_params(model)
+    result = {"digests": [parameter_digest(params)]}
+    result["own_neurons"] = {"deu_Latn": [[0, 3]], "fra_Latn": []}
+    (tmp_path / "neurons.json").write_text(json.dumps(result | changes))
+    edit = parse_edit(f"neurons={tmp_path}/neurons.json:{language}")
+    with pytest.raises(UserError, match=message):
+        apply_edits([edit], model, params, {})
+
+
+def test_the_digest_is_of_every_byte():
+    params = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float32)}
+    other = {"a": params["a"], "b": np.nextafter(params["b"], 2, dtype=np.float32)}
+    assert parameter_digest(params) == parameter_digest(jax.tree.map(jax.numpy.asarray, params))
+    assert parameter_digest(params) != parameter_digest(other)
 
 
 def test_blocks_of_the_original_are_untouched():
