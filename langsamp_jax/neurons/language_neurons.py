@@ -50,8 +50,9 @@ def evaluate(
     Returns:
       ``by_layer`` {measure: [layers]}, ``by_pair`` {measure: [pairs][layers]}, ``by_language``
       {measure: {language: [layers]}}; ``own_neurons`` of each language as [layer, neuron];
-      ``shared_pieces`` and ``clamped``, see ``measure_shared_pieces`` and ``clamp_own``; what
-      was read; and what ``over_steps`` tests and drops: ``draws`` and ``planted``.
+      ``shared_pieces`` and ``clamped``, see ``measure_shared_pieces``, with the number of pairs
+      that it leaves out, and ``clamp_own``; what was read; and what ``over_steps`` tests and drops:
+      ``draws`` and ``planted``.
 
     Raises:
       UserError: too few sentences are asked for or there; fewer than two languages can be read;
@@ -95,6 +96,7 @@ def evaluate(
         "by_language": by_language,
         "own_neurons": {name: np.argwhere(mine).tolist() for name, mine in own_of.items()},
         "shared_pieces": shared,
+        "shared_pieces_left_out": min(language_pairs.SHARED, len(pairs)) - len(shared),
         "clamped": clamp_own(model, own_lines, rates, own_of),
         "draws": draws_of,
         "planted": planted,
@@ -222,6 +224,11 @@ def show(record: Mapping[str, Any]) -> str:
         *_show_clamped(record["clamped"]),
     ]
     lines += show_controls(record)
+    if record["shared_pieces_left_out"]:
+        lines.append(
+            f"same pieces: {record['shared_pieces_left_out']} pairs are left out, with fewer than "
+            f"{language_pairs.FEWEST} sentences that have a piece of both languages"
+        )
     if record["truncated"]:
         lines.append(f"{record['truncated']:,} sentences were longer than the model, and were cut")
     return "\n".join([*lines, *show_skipped(record)])

@@ -19,7 +19,7 @@ from langsamp_jax.neurons.selectivity import Draws, ranks, separate, separate_ha
 
 FEWEST = 20  # sentences of a measure
 COMPARED = 8  # languages of which all pairs are compared: 28
-_SHARED = 6  # pairs that are compared over the pieces that both use
+SHARED = 6  # pairs that are compared over the pieces that both use
 _FIRING, _SUMS = (("neurons", firing),), (("neurons", sum_over_positions),)
 _LINEAR = 10.0  # GELU gives x itself there, to 7 digits
 
@@ -166,7 +166,7 @@ def measure_shared_pieces(
     """
     used = {name: pieces_of(model.tokenizer, text) for name, text in lines.items()}
     common = [used[one] & used[other] for one, other in pairs]
-    most = sorted(range(len(pairs)), key=lambda place: (-common[place].sum(), place))[:_SHARED]
+    most = sorted(range(len(pairs)), key=lambda place: (-common[place].sum(), place))[:SHARED]
     measured = []
     for place in sorted(most):
         read = sentence_reader(model, _SUMS, among(positions, common[place]))

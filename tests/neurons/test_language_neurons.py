@@ -59,6 +59,7 @@ def test_the_result_has_what_is_promised(record, measured, corpus):
     assert record["sentences"] == SENTENCES and record["skipped"] == {}
     assert record["truncated"] > 0 and record["positions"] == "tokens"
     assert len(record["pairs"]) == 15 and record["pairs_left_out"] == 0
+    assert len(record["shared_pieces"]) + record["shared_pieces_left_out"] == 6
     by_pair, kinds = record["by_pair"]["separability"], {}
     for (one, other), by_layer in zip(record["pairs"], by_pair, strict=True):
         assert np.shape(by_layer) == (LAYERS,)
