@@ -58,9 +58,7 @@ def published_flatness(values: jax.Array) -> jax.Array:
 
 def all_tokens(tokenizer: Tokenizer) -> Positions:
     """Returns the positions of all tokens but special ones; unknown text is text."""
-    is_token = np.ones(tokenizer.vocab_size, bool)
-    vocabulary = tokenizer.vocabulary
-    is_token[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
+    is_token = _are_tokens(tokenizer)
     return lambda ids: is_token[ids]
 
 
@@ -82,8 +80,16 @@ def among(positions: Positions, pieces: np.ndarray) -> Positions:
 
 
 def pieces_of(tokenizer: Tokenizer, lines: Iterable[str]) -> np.ndarray:
-    """Returns which pieces occur in a text, bool [vocabulary]."""
-    return np.bincount(tokenizer.encode([*lines])[0], minlength=tokenizer.vocab_size) > 0
+    """Returns which pieces occur in a text, bool [vocabulary]; special ones do not count."""
+    counts = np.bincount(tokenizer.encode([*lines])[0], minlength=tokenizer.vocab_size)
+    return (counts > 0) & _are_tokens(tokenizer)
+
+
+def _are_tokens(tokenizer: Tokenizer) -> np.ndarray:
+    """Returns bool [vocabulary]: all but the special ones; unknown text is text."""
+    vocabulary, are = tokenizer.vocabulary, np.ones(tokenizer.vocab_size, bool)
+    are[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
+    return are
 
 
 def over_tokens(readings: dict[str, Any]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Whether neurons of a language matter to it: the loss of every language while they are clamped."""
 
 import functools
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,13 @@ from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.hardware.environment import random_key
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.edits import clamp
-from langsamp_jax.neurons.selectivity import DRAWS, matched_neurons, random_neurons
+from langsamp_jax.neurons.selectivity import DRAWS, matched_neurons
 from langsamp_jax.objectives.masked_lm import MaskedExamples, MaskedLm
 from langsamp_jax.objectives.masking import ObjectiveConfig
 from langsamp_jax.parallel.sharding import use_mesh
 
-SENTENCES = 100  # of each language; a loss is computed for each language and set of neurons
-KINDS = ("own", "matched", "random")
+SENTENCES = 80  # of each language; a loss is computed for each language and set of neurons
+MATCHED = 4  # sets of matched neurons for each language
 _MASKING = ObjectiveConfig(mask_share=1.0, random_share=0.0)  # 15 % of the tokens, all hidden
 
 
@@ -41,16 +42,17 @@ def clamp_own(
     """Measures how the loss of every language rises with the neurons of each held at 0.
 
     Args:
-      lines: of each language as many, translations of each other.
+      lines: of each language as many, translations of each other; none in which ``own`` was found.
       rates: of each language how often neurons fire, float [layers, neurons].
       own: of each language which neurons it has, bool [layers, neurons].
 
     Returns:
       ``left_out``, why there is no such measure; or ``edited`` and ``tested``, languages;
       ``neurons`` of each of the edited; the ``loss`` of each of the tested, in nats; by kind of
-      neurons its rise [edited][tested]: of the language's ``own``, ``matched`` in firing rate, and
-      ``random`` ones, as many of the same layers; ``excess`` over the latter two (see
-      ``diagonal_excess``); ``sentences``; and ``skipped``, languages that are not edited and why.
+      neurons its rise [edited][tested]: of the language's ``own``, and ``matched``, the mean over
+      random sets of as many of the same layers at firing rates near by; the ``excess`` of the first
+      (see ``diagonal_excess``); ``sentences``; and ``skipped``, languages that are not edited and
+      why.
     """
     if not model.has_head:
         return {"left_out": "the model is a plain encoder, which predicts no pieces"}
@@ -58,7 +60,7 @@ def clamp_own(
     for name, text in lines.items():
         try:
             model.head_ids(name)
-            tested[name] = text[:SENTENCES]
+            tested[name] = text
         except UserError as error:
             skipped[name] = str(error)
     edited = [name for name in tested if own[name].any()]
@@ -68,23 +70,19 @@ def clamp_own(
     if not edited:
         return {"left_out": "no language that the model predicts in has neurons of its own"}
     sets = [np.zeros_like(own[edited[0]])]
-    for seed, name in enumerate(edited):
-        chosen = own[name]
-        sets += [chosen, matched_neurons(rates[name], chosen), random_neurons(chosen, seed)]
+    for name in edited:  # the seed is the language's, at every step and beside any others
+        seeds = range(zlib.crc32(name.encode()), zlib.crc32(name.encode()) + MATCHED)
+        sets += [own[name], *(matched_neurons(rates[name], own[name], seed) for seed in seeds)]
     losses = clamped_losses(model, tested, sets)
-    rises = _rises(losses, len(KINDS))
-    diagonal = [[*tested].index(name) for name in edited]
+    rises = _rises(losses)
     return {
         "edited": edited,
         "tested": [*tested],
-        "neurons": [int(chosen.sum()) for chosen in sets[1 :: len(KINDS)]],
+        "neurons": [int(own[name].sum()) for name in edited],
         "loss": losses.sums[0].sum(axis=1) / np.maximum(losses.counts.sum(axis=1), 1),
-        **{kind: rises[0, place] for place, kind in enumerate(KINDS)},
-        "excess": {
-            kind: diagonal_excess(rises[:, 0], rises[:, place], diagonal)
-            for place, kind in enumerate(KINDS)
-            if place
-        },
+        "own": rises[0, :, 0],
+        "matched": rises[0, :, 1:].mean(axis=1),
+        "excess": diagonal_excess(rises, [[*tested].index(name) for name in edited]),
         "sentences": losses.counts.shape[1],
         "skipped": skipped,
     }
@@ -127,26 +125,32 @@ def clamped_losses(
     return Losses(sums.reshape(len(sets), *shape), counts.reshape(shape))
 
 
-def diagonal_excess(own: np.ndarray, other: np.ndarray, diagonal: Sequence[int]) -> dict[str, Any]:
-    """Returns mean_A [D_AA - mean_B D_AB] of the rises D of the languages' own neurons, less the
-    same of other neurons: ``value``, ``low`` and ``high``, a 95 % interval.
+def diagonal_excess(rises: np.ndarray, diagonal: Sequence[int]) -> dict[str, float]:
+    """Returns the mean over the edited languages A of E_AA - mean over B other than A of E_AB,
+    where E is the rise with A's own neurons less that with matched ones: ``value``, ``low`` and
+    ``high``, a 95 % interval over sentences and sets of matched neurons.
 
     Args:
-      own, other: float [1 + resamples, edited, tested]; the first is observed.
+      rises: float [1 + resamples, edited, 1 + MATCHED, tested], see ``_rises``.
       diagonal: the place of each edited language among the tested.
     """
-    excess = [
-        np.mean([rise[:, k, at] - rise[:, k].mean(axis=1) for k, at in enumerate(diagonal)], axis=0)
-        for rise in (own, other)
-    ]
-    value, *resampled = excess[0] - excess[1]
+    number, edited, sets, tested = rises.shape
+    own, matched = rises[:, :, 0], rises[:, :, 1:]
+    drawn = np.random.default_rng(0).integers(sets - 1, size=(number, edited, sets - 1))
+    drawn[0] = np.arange(sets - 1)
+    excess = own - np.take_along_axis(matched, drawn[..., None], axis=2).mean(axis=2)
+    at = np.arange(edited), np.array(diagonal)
+    here = excess[:, *at]
+    elsewhere = (excess.sum(axis=2) - here) / (tested - 1)
+    value, *resampled = (here - elsewhere).mean(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def _rises(losses: Losses, kinds: int) -> np.ndarray:
-    """Returns by how much the loss of a token rises, float64 [1 + DRAWS, kinds, edited, tested]:
-    observed, and with resampled sentences, the same of all languages."""
+def _rises(losses: Losses) -> np.ndarray:
+    """Returns by how much the loss of a token rises, float64 [1 + DRAWS, edited, 1 + MATCHED,
+    tested], with a language's own neurons and the sets of matched ones: observed, and with
+    resampled sentences, the same of all languages."""
     sentences = losses.counts.shape[1]
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(sentences, np.full(sentences, 1 / sentences), DRAWS)
@@ -154,7 +158,7 @@ def _rises(losses: Losses, kinds: int) -> np.ndarray:
     counts = weights @ losses.counts.T
     mean = np.einsum("ws,els->wel", weights, losses.sums) / np.maximum(counts, 1)[:, None]
     rises = mean[:, 1:] - mean[:, :1]
-    return rises.reshape(len(weights), -1, kinds, rises.shape[-1]).swapaxes(1, 2)
+    return rises.reshape(len(weights), -1, 1 + MATCHED, rises.shape[-1])
 
 
 @functools.partial(jax.jit, static_argnums=0)

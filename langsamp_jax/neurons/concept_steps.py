@@ -83,7 +83,8 @@ def show(record: Mapping[str, Any]) -> str:
         value = "O* {:.3f} ({:.3f} to {:.3f})".format(*ends)
         lines.append(f"{KINDS[kind]}: {value}, {pairs['pairs']} pairs")
     if record["trend"]:
-        lines.append("trend of O* over {} steps: rho {overall:.2f}; best layer p = {p:.3f}".format(
+        lines.append("trend of O* over {} steps: rho of its mean over layers {mean_of_layers:.2f}; "
+            "best layer p = {p:.3f}".format(
             len(record["steps"]), **record["trend"]))  # fmt: skip
     lines += _show_forcing(record["forcing"])
     if len(record["steps"]) > 1:
@@ -135,9 +136,10 @@ def _trend(steps: Sequence[int | None], values: np.ndarray) -> dict[str, Any] | 
 
     rng = np.random.default_rng(0)
     null = np.stack([rho(rng.permutation(len(steps))) for _ in range(_RELABELLINGS)])
-    *layers, overall = rho(np.arange(len(steps)))
+    *layers, mean = rho(np.arange(len(steps)))
     high, p = max_test(np.array(layers), null[:, :-1])
-    return {"layers": [float(x) for x in layers], "overall": float(overall), "high": high, "p": p}
+    found = {"layers": [float(x) for x in layers], "mean_of_layers": float(mean)}
+    return found | {"high": high, "p": p}
 
 
 def _tracked(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from langsamp_jax.io.progress import table
 from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.neurons import language_pairs
 from langsamp_jax.neurons.activations import Positions, all_tokens, word_ends
-from langsamp_jax.neurons.clamping import clamp_own
+from langsamp_jax.neurons.clamping import SENTENCES, clamp_own
 from langsamp_jax.neurons.language_pairs import rank_disagreement
 from langsamp_jax.neurons.selectivity import (
     SELECTIVE,
@@ -62,7 +62,8 @@ def evaluate(
     at, draws = _POSITIONS[positions or "tokens"](model.tokenizer), make_draws(sentences)
     compared = language_pairs.compared_languages(list(lines))
     own_lines = {name: lines[name] for name in compared}
-    languages, by_pair, draws_of, planted = _compare(model, lines, own_lines, at, draws)
+    tested = min(SENTENCES, sentences // 2)  # with neurons clamped that others have shown
+    languages, by_pair, draws_of, planted = _compare(model, lines, own_lines, at, draws, tested)
     rates = {name: language["rates"] for name, language in languages.items()}
     entropy, own = language_entropy(np.stack([*rates.values()], axis=-1))
     own_of = {name: own[..., place] for place, name in enumerate(lines)}
@@ -97,7 +98,9 @@ def evaluate(
         "own_neurons": {name: np.argwhere(mine).tolist() for name, mine in own_of.items()},
         "shared_pieces": shared,
         "shared_pieces_left_out": min(language_pairs.SHARED, len(pairs)) - len(shared),
-        "clamped": clamp_own(model, own_lines, rates, own_of),
+        "clamped": clamp_own(
+            model, {name: text[:tested] for name, text in own_lines.items()}, rates, own_of
+        ),
         "draws": draws_of,
         "planted": planted,
         "truncated": sum(language["truncated"] for language in languages.values()),
@@ -112,21 +115,25 @@ def _compare(
     compared: Mapping[str, Sequence[str]],
     at: Positions,
     draws: Draws,
+    tested: int,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, float]]:
     """Reads all languages and compares pairs of some.
+
+    Args:
+      tested: the first so many sentences say nothing about firing rates.
 
     Returns:
       what ``read_languages`` gives; ``by_pair`` and ``draws`` of the record, [pairs, layers] and
       [draws, layers]; and ``planted``.
     """
     shape = model.config.num_hidden_layers, len(draws.swaps[0]), model.config.intermediate_size
-    places, half = [*itertools.combinations(range(len(compared)), 2)], draws.halves[0] > 0
+    places, half = [*itertools.combinations(range(len(compared)), 2)], draws.first
     # On disk: 8 languages of 500 sentences are 1.6 GB with XLM-R large.
     with tempfile.TemporaryFile() as file:
         means = np.memmap(file, np.float32, "w+", shape=(len(compared), *shape))
         read = language_pairs.activation_reader(model, at)
         of_compared = dict(zip(compared, means, strict=True))
-        languages = language_pairs.read_languages(read, lines, of_compared)
+        languages = language_pairs.read_languages(read, lines, of_compared, tested)
         pairs = language_pairs.measure_pairs(means, places, draws)
         halves = language_pairs.measure_halves(means, draws)
         disagreement = [rank_disagreement(means[a], means[b]) for a, b in places]
@@ -142,13 +149,12 @@ def _compare(
     of_draws = {
         "null": pairs.null.mean(axis=0).T,
         "resampled": pairs.resampled.mean(axis=0).T,
-        "halves": halves,
+        "halves": np.vstack([halves.separability.mean(axis=(0, 2)), halves.null.mean(axis=0).T]),
     }
     first = dict(itertools.islice(compared.items(), 2))
     separability = language_pairs.planted_neuron(model, first, at)
     planted = {
         "separability": separability,
-        "above": float((pairs.separability[0] > separability).mean()),
         "null_to_theory": float(pairs.null.mean() / max(pairs.expected.mean(), 1e-12)),
     }
     return languages, by_pair, of_draws, planted
@@ -160,7 +166,7 @@ def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
       ``steps``; ``layers``; ``selectivity`` [step][layer], the mean separability, with its ``null``
       (mean, ``low`` and ``high`` of 95 %, and ``max95`` and ``p`` of its maximum over layers and
-      steps); ``same_language``, the mean separability of random halves, and the other measures,
+      steps); ``same_language``, the mean separability of two random halves, and the other measures,
       [step][layer]; ``above_step_0``; ``contrasts`` of each step by name, with that of the outer
       and the middle layers of the last step as ``contrast``; ``controls``; and of the last step
       what else its record has.
@@ -171,7 +177,7 @@ def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     halves = np.stack([record["draws"]["halves"] for record in records], axis=1)
     selectivity = np.array(by_layer["separability"], float)
     low, high = np.quantile(null, [0.025, 0.975], axis=0)
-    _, p = max_test(*_standardised(selectivity, null))
+    high95, p = max_test(selectivity, null)
     _, p_halves = max_test(*_standardised(halves[0], halves[1:]))
     steps = [record.get("step") for record in records]
     contrasts = _contrasts(records, null)
@@ -185,10 +191,10 @@ def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "mean": _plain(null.mean(axis=0)),
             "low": _plain(low),
             "high": _plain(high),
-            "max95": float(np.quantile(null.max(axis=(1, 2)), 0.95)),
+            "max95": high95,
             "p": p,
         },
-        "same_language": _plain(halves[1:].mean(axis=0)),
+        "same_language": _plain(halves[0]),
         **by_layer,
         "above_step_0": _plain(selectivity - selectivity[0]) if steps[0] == 0 else None,
         "contrasts": contrasts,
@@ -239,8 +245,8 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
     above = np.subtract(record["selectivity"][-1], record["null"]["mean"][-1])
     values = {"selectivity": np.mean(record["selectivity"][-1]), "above null": above.mean()}
     values |= {name: contrast["value"] for name, contrast in record["contrasts"][-1].items()}
-    excess = record["excess"][-1] or {}
-    values |= {f"clamped, above {kind}": of["value"] for kind, of in excess.items()}
+    excess = record["excess"][-1] or {"value": None}
+    values["clamped, above matched"] = excess["value"]
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -309,11 +315,9 @@ def _contrasts(
 def _controls(planted: Sequence[Mapping[str, float]], p_halves: float) -> dict[str, Any]:
     """Returns the controls, of the step where each is worst."""
     separability = min(x["separability"] for x in planted)
-    above = max(x["above"] for x in planted)
     ratio = max((x["null_to_theory"] for x in planted), key=lambda ratio: abs(ratio - 1))
     rows = {
-        "planted_neuron": (separability, "> 0.99", separability > 0.99),
-        "neurons_above_planted": (above, "<= 0.001", above <= 0.001),
+        "planted_neuron": (separability, "> 0.9", separability > 0.9),
         "same_language_p": (p_halves, "> 0.05", p_halves > 0.05),
         "swapped_labels_to_theory": (ratio, "0.9 to 1.1", 0.9 <= ratio <= 1.1),
     }
@@ -344,10 +348,11 @@ def _show_contrasts(record: Mapping[str, Any]) -> list[str]:
 def _show_clamped(clamped: Mapping[str, Any]) -> list[str]:
     if "left_out" in clamped:
         return [f"no neurons were clamped: {clamped['left_out']}"]
+    x = clamped["excess"]
     return [
         f"own neurons clamped: the language's own loss rises by {x['value']:+.4f} "
-        f"[{x['low']:+.4f}, {x['high']:+.4f}] more than with {kind} ones, above other losses"
-        for kind, x in clamped["excess"].items()
+        f"[{x['low']:+.4f}, {x['high']:+.4f}] more than with neurons of like firing rates, and "
+        "more than other languages' losses"
     ]
 
 

@@ -15,13 +15,14 @@ from langsamp_jax.io.progress import Progress
 from langsamp_jax.models.edits import detectors
 from langsamp_jax.models.taps import sum_over_positions
 from langsamp_jax.neurons.activations import Positions, among, firing, over_tokens, pieces_of
-from langsamp_jax.neurons.selectivity import Draws, ranks, separate, separate_halves
+from langsamp_jax.neurons.selectivity import Draws, ranks, separate
 
 FEWEST = 20  # sentences of a measure
 COMPARED = 8  # languages of which all pairs are compared: 28
 SHARED = 6  # pairs that are compared over the pieces that both use
 _FIRING, _SUMS = (("neurons", firing),), (("neurons", sum_over_positions),)
 _LINEAR = 10.0  # GELU gives x itself there, to 7 digits
+_RIDGE = 1e-2  # of the mean variance: there may be more dimensions than sentences
 
 Lines = Mapping[str, Sequence[str]]  # by language-script, translations of each other
 
@@ -73,10 +74,13 @@ def activation_reader(model: LoadedModel, positions: Positions) -> Read:
     return sentence_reader(model, _FIRING, positions)
 
 
-def read_languages(read: Read, lines: Lines, means: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def read_languages(
+    read: Read, lines: Lines, means: Mapping[str, np.ndarray], left_out: int = 0
+) -> dict[str, Any]:
     """Reads every language.
 
     Args:
+      left_out: the first so many sentences are not counted in the rates.
       means: of some languages the place for the mean activations [layers, sentences, neurons].
 
     Returns:
@@ -96,7 +100,7 @@ def read_languages(read: Read, lines: Lines, means: Mapping[str, np.ndarray]) ->
             if name in means:
                 means[name][:] = values["mean"]
             languages[name] = {
-                "rates": values["share"].mean(axis=1),
+                "rates": values["share"][:, left_out:].mean(axis=1),
                 "flatness": over_tokens(values),
                 "tokens": int(values["count"][0].sum()),
                 "truncated": int(truncated.sum()),
@@ -125,19 +129,24 @@ def measure_pairs(means: np.ndarray, pairs: Sequence[tuple[int, int]], draws: Dr
     return Pairs(stacked[0].astype(np.float32), *stacked[1:])
 
 
-def measure_halves(means: np.ndarray, draws: Draws) -> np.ndarray:
-    """Separates halves of the sentences of each language: what other content alone makes.
+def measure_halves(means: np.ndarray, draws: Draws) -> Pairs:
+    """Separates a half of the sentences of each language from the other, as if they were two
+    languages: what other content alone makes, and a null that must hold, as sentences that stand
+    in random order change places.
 
     Args:
       means: as of ``measure_pairs``.
 
     Returns:
-      the mean over neurons and languages, float64 [1 + DRAWS, layers], see ``separate_halves``.
+      as ``measure_pairs``, of each language with itself.
     """
-    halves = [
-        [separate_halves(ranks(values), draws) for values in of_language] for of_language in means
+    size = len(draws.first) // 2
+    own = Draws(draws.swaps[:, :size], draws.weights[:, :size], draws.first[:size])
+    found = [
+        measure_pairs(np.stack([of[:, draws.first], of[:, ~draws.first][:, :size]]), [(0, 1)], own)
+        for of in means
     ]
-    return np.mean(halves, axis=0).T
+    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def rank_disagreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -175,7 +184,7 @@ def measure_shared_pieces(
         kept = (counts > 0).all(axis=0)
         if kept.sum() < FEWEST:
             continue
-        own = Draws(*(drawn[:, kept] for drawn in draws))
+        own = Draws(draws.swaps[:, kept], draws.weights[:, kept], draws.first[kept])
         means = np.stack([total[:, kept] / count[:, kept] for total, count in sides])
         found = measure_pairs(means, [(0, 1)], own)
         measured.append(
@@ -192,11 +201,12 @@ def measure_shared_pieces(
 
 
 def planted_neuron(model: LoadedModel, lines: Lines, positions: Positions) -> float:
-    """Returns the separability of a neuron that is made to tell two languages apart.
+    """Returns the separability of a neuron that is made to tell two languages apart, on the odd
+    sentences, of which it has seen nothing.
 
     It is a neuron of the first layer without effect on others, whose weights are the difference of
-    the two languages' mean inputs, whitened: Fisher's direction. The inputs are read by neurons
-    too: x = gelu(x) - gelu(-x).
+    the two languages' mean inputs at the even sentences, in units of their covariance: Fisher's
+    direction. The inputs are read by neurons too: x = gelu(x) - gelu(-x).
 
     Args:
       lines: of the two languages.
@@ -205,20 +215,24 @@ def planted_neuron(model: LoadedModel, lines: Lines, positions: Positions) -> fl
     plus = np.eye(hidden, min(hidden, width), dtype=np.float32)
     size = plus.shape[1]
 
-    def first_layer(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """Returns the means of neurons with these weights, float32 [2 * sentences, neurons]."""
+    def first_layer(kernel: np.ndarray, bias: np.ndarray, which: slice) -> np.ndarray:
+        """Returns the means of neurons with these weights, float32 [2, sentences, neurons]."""
         changed = dataclasses.replace(model, params=detectors(model.params, 0, kernel, bias))
         read = sentence_reader(changed, _SUMS, positions)  # all layers: that is compiled
-        sides = [read(text, name).values["neurons"] for name, text in lines.items()]
-        means = [total[0] / np.maximum(count[0], 1) for total, count in sides]
-        return np.concatenate(means)[:, : len(bias)]
+        sides = [read(text[which], name).values["neurons"] for name, text in lines.items()]
+        return np.stack([total[0] / np.maximum(count[0], 1) for total, count in sides])
 
-    both = first_layer(np.concatenate([plus, -plus], axis=1), np.zeros(2 * size, np.float32))
-    inputs = both[:, :size] - both[:, size:]
-    is_first = np.arange(len(inputs)) < len(inputs) // 2
-    centre = inputs.mean(axis=0)
-    direction = np.linalg.lstsq(inputs - centre, is_first - 0.5)[0]
+    opposite = np.concatenate([plus, -plus], axis=1), np.zeros(2 * size, np.float32)
+    both = first_layer(*opposite, slice(0, None, 2))[..., : 2 * size]
+    inputs = both[..., :size] - both[..., size:]
+    centre, difference = inputs.mean(axis=(0, 1)), inputs[0].mean(axis=0) - inputs[1].mean(axis=0)
+    within = (inputs - inputs.mean(axis=1, keepdims=True)).reshape(-1, size)
+    covariance = within.T @ within / len(within)
+    ridge = _RIDGE * np.trace(covariance) / size * np.eye(size)
+    direction = np.linalg.solve(covariance + ridge, difference)
     direction /= max(float(((inputs - centre) @ direction).std()), 1e-12)
     bias = np.array([_LINEAR - centre @ direction], np.float32)
-    planted = first_layer((plus @ direction)[:, None].astype(np.float32), bias)
-    return float(abs(2 * auroc(planted, is_first)[0] - 1))
+    odd = slice(1, None, 2)
+    planted = first_layer((plus @ direction)[:, None].astype(np.float32), bias, odd)[..., 0]
+    labels = np.repeat([True, False], planted.shape[1])
+    return float(abs(2 * auroc(planted.reshape(-1, 1), labels)[0] - 1))

@@ -39,32 +39,40 @@ def planted(model: LoadedModel, lines: Mapping[str, Sequence[str]]) -> dict[str,
       lines: by language-script.
 
     Returns:
-      ``token``; by language-script the average ``precision`` of the neuron, and whether it is an
-      ``expert``. Or ``left_out``, the reason why there is none.
+      ``token``; by language-script, on lines that it was not made from, the average ``precision``
+      of the neuron, and whether it is an ``expert``. Or ``left_out``, the reason why there is none.
     """
     lines = {name: text[:SENTENCES] for name, text in lines.items()}
     tokenizer = model.tokenizer
     ids = {name: split_lines(*tokenizer.encode(text)) for name, text in lines.items()}
-    counts = {
-        name: np.bincount(np.concatenate([np.unique(x) for x in rows]), minlength=len(
-            tokenizer.pieces)) / len(rows) for name, rows in ids.items()
-    }  # fmt: skip
-    shares = np.stack([*counts.values()])
-    fits = ((shares >= _SHARES[0]) & (shares <= _SHARES[1]) & tokenizer.is_text).sum(axis=0)
-    token = int(np.lexsort((shares.min(axis=0), fits))[-1])
-    names = [n for n in lines if _SHARES[0] <= counts[n][token] <= _SHARES[1]]
+    parts = slice(_LEARNED), slice(_LEARNED, None)
+    shares = np.array([
+        [_shares_of_lines(rows[part], len(tokenizer.pieces)) for part in parts]
+        for rows in ids.values()
+    ])  # fmt: skip
+    among = (shares >= _SHARES[0]) & (shares <= _SHARES[1]) & tokenizer.is_text
+    fits = among.all(axis=1)  # [languages, pieces]
+    token = int(np.lexsort((shares.min(axis=(0, 1)), fits.sum(axis=0)))[-1])
+    names = [name for name, fit in zip(lines, fits[:, token], strict=True) if fit]
     config = model.config
-    if fits[token] < 2 or config.intermediate_size < config.hidden_size:
+    if len(names) < 2 or config.intermediate_size < config.hidden_size:
         return {"left_out": "no token is in a part of the lines of two languages"}
     params = detectors(model.params, 0, *_neuron(model, {n: lines[n] for n in names}, token))
     read = _reader(model, params, mean_over_positions, all_tokens(model.tokenizer))
     precision, expert = {}, {}
     for name in names:
-        has = np.array([token in row[: model.max_length - 1] for row in ids[name]])
-        values = average_precisions(read(lines[name], name).values["neurons"][0], has[:, None])
+        tested = lines[name][_LEARNED:]
+        has = np.array([token in row[: model.max_length - 1] for row in ids[name][_LEARNED:]])
+        values = average_precisions(read(tested, name).values["neurons"][0], has[:, None])
         precision[name] = round(float(values[0, 0]), 4)
         expert[name] = bool(experts(values, expert_count(len(values)))[0, 0])
     return {"token": tokenizer.surfaces[token].strip(), "precision": precision, "expert": expert}
+
+
+def _shares_of_lines(lines: Sequence[np.ndarray], pieces: int) -> np.ndarray:
+    """Returns the share of the lines that have each piece, float [pieces]; 0 of no lines."""
+    found = np.concatenate([np.unique(line) for line in lines] or [np.zeros(0, int)])
+    return np.bincount(found, minlength=pieces) / max(1, len(lines))
 
 
 def _neuron(

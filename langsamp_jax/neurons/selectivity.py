@@ -7,10 +7,10 @@ is |2 AUROC - 1| of its values in two languages, ties counted as a half (exact).
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
 DRAWS = 200  # of each null, and of each bootstrap
+NEAREST = 10  # neurons in firing rate, of which a matched one is drawn
 RATE, BAR = 0.01, 0.95  # of LAPE: the share of neurons that are kept, the quantile of "active"
 SELECTIVE = 0.8  # separability from which on a neuron counts as selective
 
@@ -21,7 +21,7 @@ class Draws(NamedTuple):
 
     swaps: np.ndarray  # float32 [DRAWS, n], -1 where the two languages of a sentence change places
     weights: np.ndarray  # float32 [DRAWS, n], how often a resample has a sentence, less 1
-    halves: np.ndarray  # float32 [1 + DRAWS, n], 1 in the first half; the first row is observed
+    first: np.ndarray  # bool [n], one half of the sentences, at random
 
 
 class Separation(NamedTuple):
@@ -38,9 +38,8 @@ def make_draws(sentences: int) -> Draws:
     rng = np.random.default_rng(0)
     swaps = rng.choice(np.float32([-1, 1]), (DRAWS, sentences))
     weights = rng.multinomial(sentences, np.full(sentences, 1 / sentences), DRAWS) - 1
-    first = np.arange(sentences) < sentences // 2
-    halves = rng.permuted(np.tile(first, (1 + DRAWS, 1)), axis=1)
-    return Draws(swaps, weights.astype(np.float32), halves.astype(np.float32))
+    first = rng.permutation(sentences) < sentences // 2
+    return Draws(swaps, weights.astype(np.float32), first)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -88,20 +87,6 @@ def separate(
     return Separation(np.abs(shift), *means)
 
 
-def separate_halves(within: np.ndarray, draws: Draws) -> np.ndarray:
-    """Returns the mean separability of the halves of one language's sentences, of each split:
-    float64 [1 + DRAWS].
-
-    Args:
-      within: ``ranks`` of the language, [units, n].
-    """
-    n = within.shape[1]
-    first = n // 2
-    sums = within.astype(np.float64) @ draws.halves.T
-    areas = (sums - first * (first + 1) / 2) / (first * (n - first))
-    return np.abs(2 * areas - 1).mean(axis=0)
-
-
 def language_entropy(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Computes LAPE, the entropy of a neuron's firing rates over languages (arXiv 2402.16438).
 
@@ -130,27 +115,22 @@ def language_entropy(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return entropy, active & specific.reshape(entropy.shape)[..., None]
 
 
-def matched_neurons(rates: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Returns as many other neurons of each layer, whose rates are together the nearest to those of
-    the chosen: bool [layers, neurons].
+def matched_neurons(rates: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
+    """Draws as many other neurons of each layer, each of the ``NEAREST`` in rate to one of the
+    chosen that are not taken yet: bool [layers, neurons].
 
     Args:
       rates: float [layers, neurons].
       chosen: bool [layers, neurons].
     """
-    matched = np.zeros_like(chosen)
+    rng, matched = np.random.default_rng(seed), np.zeros_like(chosen)
     for layer, (rate, own) in enumerate(zip(rates, chosen, strict=True)):
-        others = np.flatnonzero(~own)
-        _, nearest = linear_sum_assignment(np.abs(rate[own][:, None] - rate[others]))
-        matched[layer, others[nearest]] = True
+        for neuron in np.flatnonzero(own):
+            free = np.flatnonzero(~own & ~matched[layer])
+            near = free[np.argsort(np.abs(rate[free] - rate[neuron]), kind="stable")[:NEAREST]]
+            if len(near):
+                matched[layer, rng.choice(near)] = True
     return matched
-
-
-def random_neurons(chosen: np.ndarray, seed: int) -> np.ndarray:
-    """Returns as many other neurons of each layer, drawn at random: bool [layers, neurons]."""
-    order = np.where(chosen, 2, np.random.default_rng(seed).random(chosen.shape))
-    places = order.argsort(axis=1).argsort(axis=1)
-    return (places < chosen.sum(axis=1, keepdims=True)) & ~chosen
 
 
 def depth_contrasts(layers: int) -> np.ndarray | None:

@@ -41,7 +41,7 @@ EXAMPLES = dict.fromkeys(TASKS, _BY_LANGUAGE) | {
                 {},
                 {"outer - middle": {"value": 0.2}, "first - middle": {"value": None}},
             ],
-            "excess": [None, {"matched": {"value": 0.01}}],
+            "excess": [None, {"value": 0.01}],
         },
         {
             "selectivity": pytest.approx(0.3),

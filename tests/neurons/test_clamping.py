@@ -8,7 +8,7 @@ import pytest
 from langsamp_jax.data.feed import Batch
 from langsamp_jax.evaluation.batching import split_lines
 from langsamp_jax.neurons import clamping
-from langsamp_jax.neurons.clamping import clamp_own, clamped_losses, diagonal_excess
+from langsamp_jax.neurons.clamping import MATCHED, clamp_own, clamped_losses, diagonal_excess
 
 NAMES = ("qaa_Latn", "qab_Cyrl")
 
@@ -71,12 +71,26 @@ def mask_id(model):
 
 
 def test_excess_by_hand():
-    own = np.array([[[0.5, 0.1, 0.0], [0.2, 0.8, 0.2]]])  # edited: first and second of three
-    other = np.array([[[0.1, 0.1, 0.1], [0.0, 0.3, 0.0]]])
-    repeated = [np.repeat(rises, 5, axis=0) for rises in (own, other)]
-    found = diagonal_excess(*repeated, [0, 1])
-    expected = ((0.5 - 0.2) + (0.8 - 0.4)) / 2 - (0 + (0.3 - 0.1)) / 2
+    own = np.array([[0.5, 0.1, 0.0], [0.2, 0.8, 0.2]])  # edited: first and second of three
+    matched = np.array([[0.1, 0.1, 0.1], [0.0, 0.3, 0.0]])
+    rises = np.stack([own, *[matched] * MATCHED], axis=1)
+    found = diagonal_excess(np.stack([rises] * 5), [0, 1])
+    expected = ((0.5 - 0.05) - (0.1 - 0.1)) / 2 + ((0.8 - 0.2) - (0.3 - 0.0)) / 2
     assert found == pytest.approx({"value": expected, "low": expected, "high": expected})
+
+
+def test_excess_does_not_depend_on_how_many_languages_are_tested():
+    for tested in (2, 8):
+        rises = np.zeros((5, 1, 1 + MATCHED, tested))
+        rises[:, 0, 0, 0] = 1
+        assert diagonal_excess(rises, [0])["value"] == 1
+
+
+def test_the_interval_allows_for_which_neurons_were_matched():
+    rises = np.zeros((201, 1, 1 + MATCHED, 2))
+    rises[:, 0, 1:, 0] = np.arange(MATCHED)  # the sentences decide nothing
+    found = diagonal_excess(rises, [0])
+    assert found["low"] < found["value"] == -np.arange(MATCHED).mean() < found["high"]
 
 
 def test_what_a_language_needs_raises_its_loss_alone(model, text):
@@ -93,12 +107,10 @@ def test_what_a_language_needs_raises_its_loss_alone(model, text):
     mean = losses.sums.sum(axis=2) / losses.counts.sum(axis=1)
     np.testing.assert_allclose(found["own"][0], mean[1] - mean[0], atol=1e-9)
     np.testing.assert_allclose(found["loss"], mean[0])
-    for kind in ("matched", "random"):
-        rise, other = np.array(found["own"][0]), np.array(found[kind][0])
-        expected = (rise[0] - rise.mean()) - (other[0] - other.mean())
-        excess = found["excess"][kind]
-        assert excess["value"] == pytest.approx(expected)
-        assert excess["low"] < excess["value"] < excess["high"]
+    rise, other = np.array(found["own"][0]), np.array(found["matched"][0])
+    excess = found["excess"]
+    assert excess["value"] == pytest.approx((rise[0] - rise[1]) - (other[0] - other[1]))
+    assert excess["low"] < excess["value"] < excess["high"]
 
 
 def test_what_is_left_out_says_why(model, text):

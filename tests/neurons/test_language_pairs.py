@@ -21,7 +21,7 @@ from langsamp_jax.neurons.language_pairs import (
     rank_disagreement,
     read_languages,
 )
-from langsamp_jax.neurons.selectivity import make_draws, ranks, separate
+from langsamp_jax.neurons.selectivity import Draws, make_draws, ranks, separate
 
 NAMES = ("qaa_Latn", "qab_Latn", "qaa_Cyrl")
 N, EOS = 60, 2
@@ -93,8 +93,7 @@ def test_pairs_and_halves_are_those_of_each_layer():
     rng, draws = np.random.default_rng(0), make_draws(N)
     means = rng.normal(size=(3, 2, N, 5)).astype(np.float32)
     pairs = measure_pairs(means, [(0, 2), (1, 2)], draws)
-    halves = measure_halves(means, draws)
-    assert pairs.separability.shape == (2, 2, 5) and halves.shape == (201, 2)
+    assert pairs.separability.shape == (2, 2, 5)
     for place, (a, b) in enumerate([(0, 2), (1, 2)]):
         for layer in range(2):
             x, y = means[a, layer], means[b, layer]
@@ -102,6 +101,13 @@ def test_pairs_and_halves_are_those_of_each_layer():
             np.testing.assert_allclose(pairs.separability[place, layer], one.separability, 1e-6)
             np.testing.assert_array_equal(pairs.null[place, layer], one.null)
             np.testing.assert_array_equal(pairs.resampled[place, layer], one.resampled)
+    halves = measure_halves(means, draws)
+    assert halves.separability.shape == (3, 2, 5) and draws.first.sum() == N // 2
+    x, y = means[2, 1, draws.first], means[2, 1, ~draws.first]
+    first = Draws(*(drawn[..., : N // 2] for drawn in draws))
+    own = separate(x, y, ranks(x), ranks(y), first)
+    np.testing.assert_allclose(halves.separability[2, 1], own.separability, 1e-6)
+    np.testing.assert_array_equal(halves.null[2, 1], own.null)
     orders = rank_disagreement(means[0], np.stack([means[0, 0], -means[0, 1]]))
     assert orders == pytest.approx([0, 2])
 
@@ -128,7 +134,7 @@ def test_shared_pieces_are_what_both_languages_use(model, text):
     assert shared["sentences"] == len(both) >= 20
     a, b = (np.stack([side[i] for i in both], axis=1) for side in sides)
     for layer in range(3):
-        own = type(draws)(*(drawn[:, both] for drawn in draws))
+        own = type(draws)(*(drawn[..., both] for drawn in draws))
         alone = separate(a[layer], b[layer], ranks(a[layer]), ranks(b[layer]), own)
         assert shared["separability"][layer] == pytest.approx(alone.separability.mean(), abs=5e-3)
         assert shared["null"][layer] == pytest.approx(alone.null.mean(), abs=5e-3)
@@ -139,9 +145,12 @@ def test_a_planted_neuron_tells_languages_apart(model, text):
     """In one script, and in none where both names are of the same text."""
     first, second = [*text][:2]
     at = all_tokens(model.tokenizer)
-    assert planted_neuron(model, {first: text[first], second: text[second]}, at) > 0.99
+    assert planted_neuron(model, {first: text[first], second: text[second]}, at) > 0.9
     same = {first: text[first], "qab_Cyrl": text[first]}
     assert planted_neuron(model, same, at) < 0.05
+    # Other sentences under each name, with fewer sentences than dimensions: nothing to be learnt.
+    lines = text[first][:24]
+    assert planted_neuron(model, {first: lines[::2], "qab_Cyrl": lines[1::2]}, at) < 0.8
 
 
 def test_detectors_see_and_do_nothing(model, text):

@@ -9,17 +9,14 @@ from sklearn.metrics import roc_auc_score
 
 from langsamp_jax.evaluation.statistics import auroc, max_test
 from langsamp_jax.neurons.selectivity import (
-    DRAWS,
     Draws,
     depth_contrasts,
     language_entropy,
     make_draws,
     matched_neurons,
-    random_neurons,
     ranks,
     rate_selectivity,
     separate,
-    separate_halves,
 )
 
 N, UNITS = 60, 7
@@ -86,15 +83,6 @@ def test_the_bootstrap_is_that_which_ranks_again(translations, draws):
     assert found.resampled.std() == pytest.approx(np.std(again), rel=0.1)
 
 
-def test_halves_are_told_apart_as_any_two_samples(translations, draws):
-    values = translations[0]
-    found = separate_halves(ranks(values), draws)
-    assert len(found) == 1 + DRAWS
-    for half, mean in zip(draws.halves[:4] > 0, found, strict=False):
-        assert half.sum() == N // 2
-        assert mean == pytest.approx(separability(values[half], values[~half]).mean())
-
-
 @pytest.mark.parametrize(("shift", "high"), [(0.0, False), (0.5, True)])
 def test_languages_that_differ_in_nothing_lie_in_the_null(shift, high):
     """Content is in common; its share decides how wide the null is, not where languages lie."""
@@ -138,19 +126,19 @@ def test_lape_is_its_loop():
     assert not even[1].any() and np.isinf(even[0]).all()
 
 
-def test_matched_neurons_have_the_nearest_rates():
-    rates = np.array([[0.1, 0.11, 0.5, 0.9, 0.52], [0.1, 0.2, 0.3, 0.4, 0.5]])
-    chosen = np.zeros((2, 5), bool)
-    chosen[0, [0, 2]] = True
-    matched = matched_neurons(rates, chosen)
-    assert matched.tolist() == [[False, True, False, False, True], [False] * 5]
-    for seed in range(20):
-        drawn = random_neurons(chosen, seed)
-        assert drawn.sum(axis=1).tolist() == [2, 0] and not (drawn & chosen).any()
-    assert len({random_neurons(chosen, seed).tobytes() for seed in range(20)}) > 1
-    many = chosen | (np.arange(5) < 4)  # one other is left
-    assert matched_neurons(rates, many).sum(axis=1).tolist() == [1, 1]
-    assert random_neurons(many, 0).sum(axis=1).tolist() == [1, 1]
+def test_matched_neurons_have_rates_near_by():
+    rng = np.random.default_rng(0)
+    rates, chosen = rng.random((2, 200)), np.zeros((2, 200), bool)
+    chosen[0, [3, 50, 90]] = True
+    sets = [matched_neurons(rates, chosen, seed) for seed in range(40)]
+    for matched in sets:
+        assert matched.sum(axis=1).tolist() == [3, 0] and not (matched & chosen).any()
+        distance = np.abs(np.sort(rates[0, matched[0]]) - np.sort(rates[0, chosen[0]]))
+        assert distance.max() < 0.1
+    assert len({matched.tobytes() for matched in sets}) == 40
+    np.testing.assert_array_equal(sets[7], matched_neurons(rates, chosen, 7))
+    all_but_one = np.arange(200) < 199
+    assert matched_neurons(rates, np.tile(all_but_one, (2, 1)), 0).sum(axis=1).tolist() == [1, 1]
 
 
 def test_contrasts_are_of_thirds():

@@ -175,10 +175,10 @@ def neurons(names: Sequence[str], rng: np.random.Generator, layers: int = LAYERS
     def by_tested() -> list[list[float]]:
         return rng.normal(0, 0.1, (len(compared), len(compared))).tolist()
 
-    excess = {kind: {"value": 0.02, "low": 0.01, "high": 0.03} for kind in ("matched", "random")}
+    excess = {"value": 0.02, "low": 0.01, "high": 0.03}
     clamped = {"edited": compared, "tested": compared, "neurons": [3] * len(compared),
                "excess": excess, "sentences": 100, "skipped": {}}  # fmt: skip
-    clamped |= {kind: by_tested() for kind in ("own", "matched", "random")}
+    clamped |= {kind: by_tested() for kind in ("own", "matched")}
     contrast = {"value": 0.1, "low": -0.02, "high": 0.22, "null_mean": 0.0, "null_max95": 0.01}
     lines = ("selectivity", "within_script", "across_scripts", "shared_pieces_by_layer",
              "same_language", "rank_disagreement", "firing_rate", "flatness")  # fmt: skip

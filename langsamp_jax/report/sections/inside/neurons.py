@@ -128,14 +128,14 @@ def _clamped(clamped: dict[str, Any]) -> Figure:
         for edited, values in zip(clamped["edited"], clamped["own"], strict=True)
         for tested, value in zip(clamped["tested"], values, strict=True)
     ]
-    excess = clamped["excess"]["matched"]
+    excess = clamped["excess"]
     says = f"{excess['value']:+.4f} ({excess['low']:+.4f} to {excess['high']:+.4f})"
     return Figure(
         "neurons-clamped",
         "Loss with a language's own neurons held at 0",
         "By how much the loss of a masked token of each language rises, in nats. On the diagonal "
-        f"the language whose neurons they are: there {says} more than in other languages, and more "
-        "than with as many neurons of the same layers that fire as often.",
+        f"the language whose neurons they are: there {says} more than with as many neurons of the "
+        "same layers that fire about as often, and more than in the other languages.",
         f"Rise of the loss of {len(clamped['tested'])} languages with the neurons of "
         f"{len(clamped['edited'])} clamped; excess on the diagonal {says}.",
         rows,
