@@ -48,6 +48,7 @@ class Task(NamedTuple):
     Attributes:
       metric: the name of its value.
       chance: the value without any knowledge.
+      sign: 1 where more of the metric is better, -1 where less is.
       score: from a model and a journal for the parts of its evaluation to its scores.
       score_each: the same where each language has a model of its own, from a function of its name;
         None: the task cannot.
@@ -55,6 +56,7 @@ class Task(NamedTuple):
 
     metric: str
     chance: float
+    sign: int
     score: Callable[[LoadedModel, Journal], Scores]
     score_each: Callable[[Callable[[str], LoadedModel]], Scores] | None = None
 
@@ -86,7 +88,7 @@ def open_task(
         by_language = {each["language"]: each[metric] for each in record["languages"]}
         return Scores(record["averages"]["all"][metric], by_language)
 
-    return Task(metric, score(untrained(model), journal.under("untrained")).value, score)
+    return Task(metric, score(untrained(model), journal.under("untrained")).value, 1, score)
 
 
 def sample(
@@ -156,4 +158,4 @@ def _masked_lm(model: LoadedModel, data: Path) -> Task:
     evaluator = evaluator_of(model.model)
     _, counts = evaluator.by_row(model.params, evaluator.rows)
     chance = float(unigram_baseline(evaluator, store).sum() / counts.sum())
-    return Task("loss", chance, score, score_each)
+    return Task("loss", chance, -1, score, score_each)
