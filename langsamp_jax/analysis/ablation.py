@@ -8,10 +8,12 @@ masked language modelling the unigram loss, for other tasks the model with rando
 
 0 is no effect, 1 takes all away. It is given only of a model that is better than chance; the
 change m - m0 always is. A component of a model that is then fine-tuned restarts from a constant,
-and may be learned again; a block that is left out may not. How a component is removed has to be said: its output can be held
-at zero, which it never is in training, or at its mean over a text, or be turned by a random
-rotation, which leaves its norm; a block can be left out, or change places with the next one. The
-correction by c, the modes and the controls are ours.
+and may be learned again; a block that is left out may not.
+
+How a component is removed has to be said: its output can be held at zero, which it never is in
+training, or at its mean over a text, or be turned by a random rotation, which leaves its norm; a
+block can be left out, or change places with the next one. The correction by c, the modes and the
+controls are ours.
 """
 
 import dataclasses
@@ -32,13 +34,14 @@ from langsamp_jax.evaluation.jobs import Journal, show_controls
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.io.progress import Progress, table
 from langsamp_jax.models.config import ModelConfig
-from langsamp_jax.models.edits import apply_edits, clamp, parse_edit
+from langsamp_jax.models.edits import apply_edits, clamp, constant, parse_edit
 
 PARTS = ("attention", "ffn", "block", "all", "tables", "head", "norm", "run")
 ALL_SUBSETS = 6  # the most blocks of which all subsets are left out
 RANDOM_ORDERS = 5  # of more
 MEAN_SITES = ("attention", "feed_forward", "heads")
 _TURNED = ("rotated", "swap")
+NO_CHANGE, AT_CHANCE = 1e-4, 1e-3  # of controls: the farthest from nothing, and from chance
 _RESAMPLES = 2000
 _NAMED = 10  # of the languages that a text lacks
 
@@ -264,6 +267,15 @@ def _without_blocks(blocks: Sequence[int]) -> Removal:
     return Removal("blocks", None, "drop", tuple(f"block@{k}" for k in sorted(blocks)))
 
 
+def _edited(model: LoadedModel, edits: Sequence[str], means: Mapping[str, Any]) -> LoadedModel:
+    changed = apply_edits([*map(parse_edit, edits)], model.model, model.params, means)
+    return dataclasses.replace(model, model=changed[0], params=changed[1])
+
+
+def _control(value: float, expected: float | str, ok: bool) -> dict[str, Any]:
+    return {"value": value, "expected": expected, "ok": ok}
+
+
 class _Bench:
     """A model, a task, and what is measured of the model's edits."""
 
@@ -285,15 +297,11 @@ class _Bench:
             f"{chance:.3f}"
         )
 
-    def edited(self, edits: Sequence[str], means: Mapping[str, Any]) -> LoadedModel:
-        changed = apply_edits([*map(parse_edit, edits)], self.model.model, self.model.params, means)
-        return dataclasses.replace(self.model, model=changed[0], params=changed[1])
-
     def scores(self, edits: tuple[str, ...]) -> Scores:
         """Returns the scores after edits, each set of them measured once."""
         if edits not in self._scores:
             journal = self._journal.under(" ".join(edits) or "whole")
-            self._scores[edits] = self.task.score(self.edited(edits, self._means), journal)
+            self._scores[edits] = self.task.score(_edited(self.model, edits, self._means), journal)
         return self._scores[edits]
 
     def of_language_means(self, edits: tuple[str, ...]) -> Scores:
@@ -301,7 +309,7 @@ class _Bench:
             if name not in self._language_means:
                 text = [(name, self._text[name])]
                 self._language_means[name] = site_means(self.model, MEAN_SITES, text)
-            return self.edited(edits, self._language_means[name])
+            return _edited(self.model, edits, self._language_means[name])
 
         return self.task.score_each(model_of)
 
@@ -332,22 +340,39 @@ class _Bench:
         return found
 
     def controls(self, thorough: bool) -> dict[str, dict[str, Any]]:
-        """Returns what must come out exactly; without ``thorough`` only that of no edit."""
-        layers = self.model.config.num_hidden_layers
-        neurons = (layers, self.model.config.intermediate_size)
-        none = np.zeros(neurons, bool)
-        same = clamp(self.model.params, none, 1.0)
-        same = dataclasses.replace(self.model, params=same)
-        again = self.task.score(same, self._journal.under("no edit")).value
-        differences = {"no edit": again - self.whole.value}
+        """Returns what is known beforehand; without ``thorough`` only that of no edit.
+
+        The same parameters give the same value, and a model that is made to know the language
+        alone comes to chance. See also ``_planted``.
+        """
+        config = self.model.config
+        none = np.zeros((config.num_hidden_layers, config.intermediate_size), bool)
+        same = dataclasses.replace(self.model, params=clamp(self.model.params, none, 1.0))
+        change = self._value(same, "no edit") - self.whole.value
+        found = {"no edit": _control(change, 0.0, change == 0)}
         if thorough:
-            everything = self.scores(("attention@all=zero",)).value
-            others = tuple(f"attention@{k}=zero" for k in range(1, layers))
-            last = self.scores((*others, "attention@0=zero")).value
-            dead = self.scores((f"ffn@{layers - 1}=zero",)).value
-            twice = self.scores((f"ffn@{layers - 1}=zero",) * 2).value
-            differences |= {"a dead layer": twice - dead, "the last attention": last - everything}
-        return {
-            name: {"value": value, "expected": 0.0, "ok": value == 0}
-            for name, value in differences.items()
-        }
+            found |= self._planted()
+        if self.task.without_context:
+            value, chance = self.task.without_context(self.model).value, self.task.chance
+            found["no context"] = _control(value, chance, abs(value - chance) <= AT_CHANCE)
+        return found
+
+    def _planted(self) -> dict[str, dict[str, Any]]:
+        """Plants a feed-forward that gives one random vector in the first layer, which all tasks
+        read: its mean must be worth the same; and zero not, to a loss, which moves where ranks may
+        stay."""
+        vector = np.random.default_rng(0).normal(size=self.model.config.hidden_size)
+        params = constant(self.model.params, "ffn", 0, vector)
+        planted = dataclasses.replace(self.model, params=params)
+        means, found = site_means(planted, MEAN_SITES, self._text.items()), {}
+        whole = self._value(planted, "a constant ffn")
+        for how in ("mean", "zero") if self.whole.sums is not None else ("mean",):
+            name = f"a constant ffn, {how}"
+            change = self._value(_edited(planted, (f"ffn@0={how}",), means), name) - whole
+            none = abs(change) <= NO_CHANGE
+            expected, ok = (0.0, none) if how == "mean" else ("not 0", not none)
+            found[name] = _control(change, expected, ok)
+        return found
+
+    def _value(self, model: LoadedModel, name: str) -> float:
+        return self.task.score(model, self._journal.under(name)).value
