@@ -16,15 +16,22 @@ from langsamp_jax.evaluation import retrieval, transfer
 from langsamp_jax.evaluation.config import FineTuneConfig
 from langsamp_jax.evaluation.encoder import reference_text
 from langsamp_jax.evaluation.jobs import Journal
-from langsamp_jax.evaluation.loss import loss_evaluator, own_store, unigram_baseline
+from langsamp_jax.evaluation.loss import (
+    loss_evaluator,
+    own_store,
+    unigram_baseline,
+    unigram_shares,
+)
 from langsamp_jax.evaluation.model import LoadedModel, is_run
 from langsamp_jax.hardware.environment import random_key
+from langsamp_jax.models.edits import constant_prediction
 from langsamp_jax.models.langsamp import LangSamp, init_params
 from langsamp_jax.parallel.sharding import use_mesh
 from langsamp_jax.training.run import open_run
 from langsamp_jax.training.validation import LossEvaluator
 
 ROWS = 8  # of a store, of each language, over which means are taken
+_NEVER = 1e-30  # the share of a token that is never predicted
 FINE_TUNED = ("taxi1500", "sib200", "ner", "pos")
 
 
@@ -48,15 +55,20 @@ class Task(NamedTuple):
     Attributes:
       metric: the name of its value.
       chance: the value without any knowledge.
+      sign: 1 where more of the metric is better, -1 where less is.
       score: from a model and a journal for the parts of its evaluation to its scores.
       score_each: the same where each language has a model of its own, from a function of its name;
         None: the task cannot.
+      without_context: the scores of a model that is made to know the language alone, which must
+        come to chance; None: there is no such model.
     """
 
     metric: str
     chance: float
+    sign: int
     score: Callable[[LoadedModel, Journal], Scores]
     score_each: Callable[[Callable[[str], LoadedModel]], Scores] | None = None
+    without_context: Callable[[LoadedModel], Scores] | None = None
 
 
 def open_task(
@@ -86,7 +98,7 @@ def open_task(
         by_language = {each["language"]: each[metric] for each in record["languages"]}
         return Scores(record["averages"]["all"][metric], by_language)
 
-    return Task(metric, score(untrained(model), journal.under("untrained")).value, score)
+    return Task(metric, score(untrained(model), journal.under("untrained")).value, 1, score)
 
 
 def sample(
@@ -153,7 +165,17 @@ def _masked_lm(model: LoadedModel, data: Path) -> Task:
             sums[:, of_it] = evaluator.by_row(params, Rows(*(field[of_it] for field in rows)))
         return scores(evaluator, *sums)
 
+    def without_context(model: LoadedModel) -> Scores:
+        names, vocabulary = evaluator.split.names, store.manifest.vocabulary
+        shares = unigram_shares(store.split("train"), vocabulary.special_ids, vocabulary.size)
+
+        def model_of(name: str) -> LoadedModel:
+            logits = np.log(np.maximum(shares(names.index(name)), _NEVER)).astype(np.float32)
+            return dataclasses.replace(model, params=constant_prediction(model.params, logits))
+
+        return score_each(model_of)
+
     evaluator = evaluator_of(model.model)
     _, counts = evaluator.by_row(model.params, evaluator.rows)
     chance = float(unigram_baseline(evaluator, store).sum() / counts.sum())
-    return Task("loss", chance, score, score_each)
+    return Task("loss", chance, -1, score, score_each, without_context)

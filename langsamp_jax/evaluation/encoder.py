@@ -216,6 +216,9 @@ def site_means(
 
     Args:
       text: by language-script the ids of sentences, int32 [tokens] each.
+
+    Raises:
+      UserError: the text has no tokens.
     """
     read = token_reader(model, tuple((site, sum_over_positions) for site in sites))
     sums, tokens = dict.fromkeys(sites, 0.0), 0.0
@@ -225,6 +228,8 @@ def site_means(
             total, count = (part.sum(axis=1, dtype=np.float64) for part in values[site])
             sums[site] = sums[site] + total
         tokens += count[0]
+    if not tokens:
+        raise UserError("the text over which means are taken has no tokens")
     return {site: jnp.asarray(total / tokens, jnp.float32) for site, total in sums.items()}
 
 

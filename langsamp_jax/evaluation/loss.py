@@ -189,18 +189,26 @@ def unigram_losses(
     Returns:
       float64 [languages], sums in nats.
     """
+    shares = unigram_shares(train, special, size)
+    return np.array([-np.log(shares(i)[tokens]).sum() for i, tokens in enumerate(predicted)])
+
+
+def unigram_shares(train: Split, special: Sequence[int], size: int) -> Callable[[int], np.ndarray]:
+    """Returns a function of the number of a language to q of ``unigram_losses``, float64 [size]."""
     counts = [_counted(train, language, special, size) for language in range(len(train.names))]
     pooled = np.zeros(size, np.int64)
     for tokens, number in counts:
         pooled[tokens] += number
     uniform = np.full(size, 1 / (size - len(special)))
     everywhere = _witten_bell(pooled, uniform)
-    losses = np.zeros(len(counts))
-    for language, (tokens, number) in enumerate(counts):
+
+    def shares(language: int) -> np.ndarray:
         own = np.zeros(size, np.int64)
+        tokens, number = counts[language]
         own[tokens] = number
-        losses[language] = -np.log(_witten_bell(own, everywhere)[predicted[language]]).sum()
-    return losses
+        return _witten_bell(own, everywhere)
+
+    return shares
 
 
 def _witten_bell(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:

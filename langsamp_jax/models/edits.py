@@ -173,6 +173,13 @@ def constant(params: Any, part: str, layer: int, value: jax.Array | float) -> An
     return _with_layers(params, _KERNELS[part], {"kernel": kernel, "bias": bias})
 
 
+def constant_prediction(params: Any, logits: jax.Array) -> Any:
+    """Makes the language-modelling head give ``logits`` [vocab_size] for every input."""
+    norm = jax.tree.map(jnp.zeros_like, params["head"]["layer_norm"])
+    bias = _put(params["decoder_bias"], slice(len(logits)), logits)
+    return {**params, "head": {**params["head"], "layer_norm": norm}, "decoder_bias": bias}
+
+
 def rotated(params: Any, part: str, layer: int) -> Any:
     """Turns what ``attention`` or ``ffn`` of a layer gives by one random rotation."""
     leaf = _layers(params, _KERNELS[part])

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from langsamp_jax.analysis import ablation
-from langsamp_jax.analysis.ablation import correlations, drop_interval, removal_orders, removals
+from langsamp_jax.analysis import ablation, ablation_tasks
+from langsamp_jax.analysis.ablation import (
+    correlations,
+    drop_interval,
+    relative_drop,
+    removal_orders,
+    removals,
+)
 from langsamp_jax.analysis.ablation_tasks import Scores
 from langsamp_jax.analysis.influence import influences
 from langsamp_jax.cli import evaluation as cli
@@ -20,6 +26,7 @@ from langsamp_jax.models.edits import apply_edits, parse_edit
 from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.run import open_run
 
+BLOCK = "block", "drop"
 CONFIG = ModelConfig(num_hidden_layers=3, num_attention_heads=2, hidden_size=32)
 
 
@@ -31,8 +38,20 @@ def measured(run, store_path) -> dict:
     return json.loads((run / "evaluation" / "ablation.json").read_bytes())
 
 
+@pytest.fixture(scope="module")
+def far_chance(run, store_path) -> dict:
+    """Some parts of the same model, where three times the unigram loss is said to be chance."""
+    baseline, output = ablation_tasks.unigram_baseline, run.parent / "far.json"
+    call = ["evaluate", "ablation", "--on", "mlm", "--model", run, "--data", store_path]
+    call += ["--mode", "zero", "--parts", "attention", "norm", "--output", output]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation_tasks, "unigram_baseline", lambda *known: 3 * baseline(*known))
+        assert main([*map(str, call)]) == 0
+    return json.loads(output.read_bytes())
+
+
 @pytest.mark.slow
-def test_every_drop_is_that_of_the_loss_of_the_edited_model(measured, run, store_path):
+def test_every_change_is_that_of_the_loss_of_the_edited_model(measured, run, store_path):
     trained, store = open_run(run), Store(store_path)
     _, params = restore_params(trained)
     whole = masked_lm_measure(trained, model_of(trained), store)(params)
@@ -43,27 +62,80 @@ def test_every_drop_is_that_of_the_loss_of_the_edited_model(measured, run, store
     for text in chosen:
         model, edited = apply_edits([parse_edit(text)], model_of(trained), params, {})
         other = masked_lm_measure(trained, model, store)(edited)
-        expected = (whole["loss"] - other["loss"]) / (whole["loss"] - whole["unigram_loss"])
         assert drops[text]["value"] == pytest.approx(other["loss"], rel=1e-6)
-        assert drops[text]["drop"] == pytest.approx(expected, rel=1e-4)
-        assert drops[text]["low"] <= drops[text]["drop"] <= drops[text]["high"]
+        assert drops[text]["change"] == pytest.approx(other["loss"] - whole["loss"], abs=1e-5)
         by_language = {each["language"]: each["loss"] for each in other["languages"]}
         assert drops[text]["languages"] == pytest.approx(by_language, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_controls_and_measures(measured):
+def test_a_model_that_is_worse_than_chance_has_no_drops_and_it_is_said_why(measured):
+    why = f"loss {measured['value']:.3f}, at chance {measured['chance']:.3f}"
+    assert measured["value"] > measured["chance"] and why in measured["no_drop"]
+    assert all(d["drop"] is d["low"] is d["high"] is None for d in measured["drops"])
+    assert measured["measures"] == measured["correlations"] == {}
+    text = ablation.show(measured)
+    assert why in text and f"{measured['drops'][0]['change']:+.3f}" in text
+
+
+@pytest.mark.slow
+def test_drops_are_changes_relative_to_what_the_model_knows(far_chance):
+    assert far_chance["no_drop"] is None and far_chance["drops"]
+    for d in far_chance["drops"]:
+        expected = d["change"] / (far_chance["chance"] - far_chance["value"])
+        assert d["drop"] == pytest.approx(expected) and d["low"] <= d["drop"] <= d["high"]
+    first = far_chance["drops"][0]
+    assert far_chance["measures"]["attention 0, zero/drop"] == first["drop"]
+    assert f"{first['drop']:.1%}" in ablation.show(far_chance)
+
+
+def test_a_drop_is_above_0_where_the_model_gets_worse_whatever_is_better():
+    assert relative_drop(2.0, 3.0, 5.0, -1) == pytest.approx(1 / 3)  # a loss
+    assert relative_drop(0.9, 0.6, 0.1, 1) == pytest.approx(3 / 8)  # an accuracy
+    for whole, chance, sign in ((6.0, 5.0, -1), (5.0, 5.0, -1), (0.1, 0.2, 1), (0.2, 0.2, 1)):
+        assert relative_drop(whole, whole + 1, chance, sign) is None
+
+
+@pytest.mark.slow
+def test_controls(measured, far_chance):
     assert {name for name, control in measured["controls"].items() if control["ok"]} == {
-        *("no edit", "a dead layer", "the last attention")
+        *("no edit", "a constant ffn, mean", "a constant ffn, zero", "no context")
     }
-    assert measured["measures"]["all attention, zero/drop"] == next(
-        d["drop"] for d in measured["drops"] if d["component"] == "all attention"
-    )
+    far = far_chance["controls"]["no context"]  # a wrong chance level
+    assert not far["ok"] and far["value"] == pytest.approx(far["expected"] / 3, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mean_that_is_wrong_fails_a_control(run, store_path, monkeypatch):
+    right = ablation.site_means
+
+    def wrong(*known):
+        return {site: 1.1 * mean for site, mean in right(*known).items()}
+
+    monkeypatch.setattr(ablation, "site_means", wrong)
+    output = run.parent / "wrong.json"
+    call = ["evaluate", "ablation", "--on", "mlm", "--model", run, "--data", store_path]
+    assert main([*map(str, call), "--parts", "tables", "--output", str(output)]) == 0
+    controls = json.loads(output.read_bytes())["controls"]
+    assert [name for name, c in controls.items() if not c["ok"]] == ["a constant ffn, mean"]
+
+
+@pytest.mark.slow
+def test_blocks_are_left_out_in_orders_and_in_all_choices(measured):
     blocks = [c for c in measured["cumulative"] if c["order"] == "from the top"]
     assert [(c["removed"], c["edits"]) for c in blocks] == [
         (1, ["block@2"]),
         (2, ["block@1", "block@2"]),
     ]
+    assert {c["order"] for c in measured["cumulative"]} == {
+        *("from the top", "from the middle", "least influence first")
+    }
+    alone = [d["value"] for d in measured["drops"] if (d["component"], d["mode"]) == BLOCK]
+    assert [(s["removed"], s["subsets"]) for s in measured["subsets"]] == [(1, 3), (2, 3)]
+    assert [measured["subsets"][0][end] for end in ("min", "median", "max")] == sorted(alone)
+    for c in measured["cumulative"]:
+        of = measured["subsets"][c["removed"] - 1]
+        assert of["min"] <= c["value"] <= of["max"]
 
 
 @pytest.mark.slow
@@ -75,10 +147,16 @@ def test_a_failed_control_is_said(measured):
 
 
 @pytest.mark.slow
-def test_language_means_are_those_of_the_text_of_each_language(run, store_path):
+def test_language_means_are_those_of_the_text_of_each_language(run, store_path, monkeypatch):
     """Where attention tells nothing of a language, the mean over all and that of each are one."""
     call = ["evaluate", "ablation", "--on", "mlm", "--model", run, "--data", store_path]
-    found = {}
+    found, read, means = {}, [], ablation.site_means
+
+    def counted(model, sites, text):
+        read.append([name for name, _ in text])
+        return means(model, sites, text)
+
+    monkeypatch.setattr(ablation, "site_means", counted)
     for mode in ("mean", "language-mean"):
         output = run.parent / f"{mode}.json"
         more = ["--mode", mode, "--parts", "attention", "--output", output]
@@ -86,6 +164,8 @@ def test_language_means_are_those_of_the_text_of_each_language(run, store_path):
         record = json.loads(output.read_bytes())
         found[mode] = [d for d in record["drops"] if d["mode"] == mode]
         assert len(found[mode]) == 3 and record["reference"]["languages"] > 1
+    of_one = [name for names in read for name in names if len(names) == 1]
+    assert len(of_one) == len({*of_one}) > 1  # the text of each is read once
     values = [[d["value"] for d in drops] for drops in found.values()]
     assert not np.allclose(*values, rtol=1e-6)
     np.testing.assert_allclose(*values, rtol=0.1)  # but near
@@ -110,12 +190,14 @@ def test_what_is_removed():
 
 def test_orders():
     orders = removal_orders([0.5, 0.1, 0.9, 0.2])
+    assert len(orders) == 3  # of so few all subsets are left out
     assert orders["from the top"] == [3, 2, 1, 0]
     assert orders["from the middle"] == [1, 2, 0, 3]
     assert orders["least influence first"] == [1, 3, 0, 2]
-    random = [order for name, order in orders.items() if name.startswith("random")]
-    assert len(random) == 5 and all(sorted(order) == [0, 1, 2, 3] for order in random)
-    assert orders == removal_orders([0.5, 0.1, 0.9, 0.2])
+    many = removal_orders([0.1] * 7)
+    random = [order for name, order in many.items() if name.startswith("random")]
+    assert len(random) == 5 and all(sorted(order) == [*range(7)] for order in random)
+    assert many == removal_orders([0.1] * 7)
 
 
 def test_correlations_are_of_single_removals():
@@ -141,10 +223,12 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
             Scores(0, {}, counts * (mean + shared + rng.normal(0, 0.3, 80)), counts)
             for mean in (2, 3)
         )
-        low, high = drop_interval(before, after, 5.0, seed)
+        low, high = drop_interval(before, after, 5.0, -1, seed)
         covered += low < 1 / 3 < high
     assert 52 <= covered <= 60
-    assert drop_interval(Scores(1, {}), Scores(2, {}), 5.0) == (None, None)
+    assert drop_interval(Scores(1, {}), Scores(2, {}), 5.0, -1) == (None, None)
+    for chance in (1.0, 2.0):  # which the whole model is not, or not surely, better than
+        assert drop_interval(before, after, chance, -1) == (None, None)
 
 
 def test_influences_are_those_of_numpy(random_model, lines):
@@ -165,6 +249,21 @@ def test_influences_are_those_of_numpy(random_model, lines):
     for name, values in parts.items():
         expected = np.concatenate(values, axis=1).mean(axis=1)
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_language_means_need_text_of_every_language(
+    run, store_path, tmp_path, write_corpus, command_refused
+):
+    text = {name: ["a b c"] for name in Store(store_path).manifest.names}
+    lacking, empty, *_ = text
+    del text[lacking]
+    corpus = write_corpus(tmp_path / "corpus", **text | {empty: []})
+    call = ["evaluate", "ablation", "--on", "mlm", "--model", run, "--data", store_path]
+    call += ["--mode", "language-mean", "--reference", corpus, "--output", tmp_path / "none.json"]
+    line = command_refused(*call)
+    assert "language-mean" in line and lacking in line and empty in line
+    assert not any(name in line for name in [*text][1:])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ def test_a_mean_is_over_tokens_not_over_sentences(random_model, lines):
         np.testing.assert_allclose(means[site], expected, atol=2e-6 * np.abs(expected).max())
 
 
+def test_a_mean_needs_tokens(random_model, refused):
+    for text in ([], [("qaa_Latn", [])]):
+        assert "no tokens" in refused(site_means, random_model(), ("states",), text)
+
+
 def test_the_text_is_the_first_sentences_of_each_language(random_model, tmp_path):
     for name in ("qaa_Latn", "qab_Latn"):
         lines = [f"{name} {i}" for i in range(SENTENCES + 5)]

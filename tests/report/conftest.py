@@ -244,9 +244,9 @@ def _language_probe(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _ablation() -> dict[str, Any]:
-    interval = {"low": 0.1, "high": 0.3}
+    drop = {"drop": 0.2, "low": 0.1, "high": 0.3}
     drops = [
-        {"component": part, "layer": layer, "mode": "mean", "value": 4.5, "drop": 0.2, **interval}
+        {"component": part, "layer": layer, "mode": "mean", "value": 4.2, "change": 0.2, **drop}
         for part in ("attention", "ffn")
         for layer in range(2)
     ]
@@ -259,8 +259,10 @@ def _ablation() -> dict[str, Any]:
         "metric": "loss",
         "value": 4.0,
         "chance": 5.0,
+        "no_drop": None,
         "drops": drops,
         "cumulative": [{"order": o, "removed": 1, "value": 4.2 + k} for k, o in enumerate(orders)],
+        "subsets": [],
         "correlations": {"attention": -0.5},
         "controls": {"no edit": {"value": 0.1, "expected": 0.0, "ok": False}},
     }

@@ -231,6 +231,25 @@ def test_a_run_that_has_not_begun_says_what_is_missing(new_run, tmp_path):
         assert parser().parse_args(command.split()).model == [run]
 
 
+def test_an_ablation_without_drops_shows_changes_and_says_why(full_run, new_run, tmp_path):
+    run, why = new_run(tmp_path / "run"), "the whole model is not better than chance"
+    record = json.loads((full_run / "evaluation" / "ablation.json").read_bytes())
+    for drop in record["drops"]:
+        drop |= {"drop": None, "low": None, "high": None}
+    ends = {"min": 4.1, "median": 4.2, "max": 4.4}
+    record |= {"no_drop": why, "subsets": [{"removed": 1, "subsets": 3, **ends}]}
+    record["cumulative"] = record["cumulative"][:1]
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "ablation.json").write_text(json.dumps(record))
+    text = Reader(write_report(run)).text
+    assert f"No drops are given: {why}." in text and "+0.200" in text
+    assert {float(cell["value"]) for cell in numbers(run, "ablation-by-layer")} == {0.2}
+    found = {c["series"]: float(c["value"]) for c in numbers(run, "ablation-blocks-left-out")}
+    ranges = {"lowest": 4.1, "median": 4.2, "highest": 4.4}
+    of_all = {f"all choices, {end}": value for end, value in ranges.items()}
+    assert found == {"from the top": 4.2, **of_all}
+
+
 def test_it_is_made_anew_while_the_run_goes_on(new_run, log, tmp_path):
     run = new_run(tmp_path / "run")
     log(run, range(1, 8))

@@ -11,6 +11,12 @@ from langsamp_jax.report.run_results import RunResults
 POSITION = 55  # on the page
 
 _TITLE = "What the components are worth"
+_RANGE = {
+    "all choices": "The range is over all choices of so many blocks: an order says something where "
+    "it is near one of its ends.",
+    "random order": "An order says something where it lies outside the range of random orders.",
+}
+_SUBSETS = {"lowest": "min", "median": "median", "highest": "max"}
 
 
 def section(results: RunResults) -> Section:
@@ -21,32 +27,16 @@ def section(results: RunResults) -> Section:
         command = results.evaluate_command("ablation", "--data STORE --on mlm")
         return Section("ablation", _TITLE, command=command)
     metric, figures = record["metric"], []
-    cells = [
-        {"component": f"{d['component']}, {d['mode']}", "layer": d["layer"], "value": d["drop"]}
-        for d in record["drops"]
-        if d["layer"] is not None
-    ]
-    if cells:
-        worst = max(cells, key=lambda cell: cell["value"])
-        figures.append(
-            Figure(
-                "ablation-by-layer",
-                "Drop without one component of one layer",
-                "How much of what the model knows of the task is gone: 0 is no effect, 1 as good "
-                "as chance. Single removals understate a component that another makes up for.",
-                f"Drops of {len(cells)} removals; the largest is {worst['value']:.2f} "
-                f"({worst['component']}, layer {worst['layer']}).",
-                cells,
-                charts.grid(cells, "component", "layer", "drop"),
-            )
-        )
+    no_drop = record.get("no_drop")  # results of older versions always have drops
+    if cells := _cells(record, "change" if no_drop else "drop"):
+        figures.append(_by_layer(cells, metric, no_drop))
     if curve := _left(record):
+        chosen = "all choices" if record.get("subsets") else "random order"
         figures.append(
             Figure(
                 "ablation-blocks-left-out",
                 "The task as blocks are left out",
-                "One block after the other, in an order fixed beforehand. An order is worth "
-                "something where it lies outside the range of random orders.",
+                f"One block after the other, in an order fixed beforehand. {_RANGE[chosen]}",
                 f"{metric} from {record['value']:.3f} with all blocks; chance is "
                 f"{record['chance']:.3f}.",
                 curve,
@@ -57,35 +47,69 @@ def section(results: RunResults) -> Section:
         f"{metric} on {record['on']} is {record['value']:.3f} with the whole model and "
         f"{record['chance']:.3f} at chance{at_step(record)}."
     )
+    text += f" No drops are given: {no_drop}." if no_drop else ""
     return Section("ablation", _TITLE, text, figures, _tables(record))
 
 
+def _cells(record: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    return [
+        {"component": f"{d['component']}, {d['mode']}", "layer": d["layer"], "value": d[field]}
+        for d in record["drops"]
+        if d["layer"] is not None
+    ]
+
+
+def _by_layer(cells: list[dict[str, Any]], metric: str, no_drop: str | None) -> Figure:
+    """Returns the heat map of drops; or, where there are none, of the changes of the metric."""
+    what = f"change of {metric}" if no_drop else "drop"
+    meaning = (
+        f"{metric} without the component less {metric} of the whole model: no drop can be given, "
+        f"for {no_drop}."
+        if no_drop
+        else "How much of what the model knows of the task is gone: 0 is no effect, 1 as good as "
+        "chance."
+    )
+    worst = max(cells, key=lambda cell: abs(cell["value"]) if no_drop else cell["value"])
+    return Figure(
+        "ablation-by-layer",
+        f"{what.capitalize()} without one component of one layer",
+        f"{meaning} Single removals understate a component that another makes up for.",
+        f"The {what} of {len(cells)} removals; the largest is {worst['value']:.2f} "
+        f"({worst['component']}, layer {worst['layer']}).",
+        cells,
+        charts.grid(cells, "component", "layer", what),
+    )
+
+
 def _left(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the value over the number of blocks left out, in each order; of the random ones the
-    range."""
+    """Returns the value over the number of blocks left out, in each order; and the range over all
+    choices of so many blocks, or over random orders."""
     orders: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in record["cumulative"]:
         orders[entry["order"].rstrip(" 0123456789")][entry["removed"]].append(entry["value"])
-    ends = {"random order, lowest": min, "random order, highest": max}
-    series = {
-        **{name: (values, lambda v: v[0]) for name, values in orders.items() if name != "random"},
-        **{name: (orders["random"], end) for name, end in ends.items() if "random" in orders},
-    }
+    random = orders.pop("random", {})
+    series = {name: {n: v[0] for n, v in by_number.items()} for name, by_number in orders.items()}
+    for end, of in {"lowest": min, "highest": max}.items() if random else ():
+        series[f"random order, {end}"] = {n: of(values) for n, values in random.items()}
+    subsets = record.get("subsets")
+    for end, field in _SUBSETS.items() if subsets else ():
+        series[f"all choices, {end}"] = {s["removed"]: s[field] for s in subsets}
     return [
         {"series": name, "blocks left out": removed, "value": value}
-        for name, (by_number, of) in series.items()
-        for removed, value in [(0, record["value"]), *((n, of(v)) for n, v in by_number.items())]
+        for name, by_number in series.items()
+        for removed, value in [(0, record["value"]), *by_number.items()]
     ]
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:
     everywhere = [d for d in record["drops"] if d["layer"] is None]
     rows = [
-        [d["component"], d["mode"], format_number(d["value"]), format_number(d["drop"], ".1%"),
+        [d["component"], d["mode"], format_number(d["value"]),
+         format_number(d.get("change"), "+.3f"), format_number(d["drop"], ".1%"),
          f"{format_number(d['low'], '.1%')} to {format_number(d['high'], '.1%')}"]
         for d in everywhere
     ]  # fmt: skip
-    headers = ["component", "removed by", record["metric"], "drop", "95 % over rows"]
+    headers = ["component", "removed by", record["metric"], "change", "drop", "95 % over rows"]
     tables = [Table("Drop without all of one kind", headers, rows)] if rows else []
     if record.get("correlations"):
         rows = [[name, format_number(rho, "+.2f")] for name, rho in record["correlations"].items()]
