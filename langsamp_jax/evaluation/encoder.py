@@ -52,6 +52,7 @@ Read = Callable[[Sequence[str], str | None], Readings]
 class EncoderModel(Protocol):
     """What is read here of a ``LoadedModel``, where its members are described."""
 
+    path: Path
     model: LangSamp
     params: Any
     tokenizer: Tokenizer
@@ -133,6 +134,10 @@ def token_reader(
       positions: from the ids of a sentence to those that the taps are asked about, bool [tokens];
         None: all tokens, specials included.
       top: the highest layer that is computed; None: all are.
+
+    Raises:
+      UserError: by the function, where the model lacks the language, or a tap gives a value that is
+        not finite.
     """
     model, params = trained.model, trained.params
     if top is not None:
@@ -156,7 +161,14 @@ def token_reader(
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids, asked))
                 values = _read(model, taps, params, *arguments)
                 batches.append((batch.chosen, values))
-        return _in_order(batches, number)
+        found = _in_order(batches, number)
+        for site, values in found.items():
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
+                text = language_script or "the text"
+                raise UserError(
+                    f"{trained.path}: {site} gives values that are not finite in {text}"
+                )
+        return found
 
     return read
 
