@@ -17,7 +17,7 @@ from langsamp_jax.evaluation.batching import (
     split_lines,
     truncate,
 )
-from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files, parallel_sentences
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.edits import Edit, with_blocks
@@ -118,6 +118,29 @@ def sentence_ids(
     [sentences], which were longer."""
     sentences = split_lines(*trained.tokenizer.encode(lines))
     return truncate(sentences, trained.max_length, trained.tokenizer.vocabulary.eos_id)
+
+
+def readable_sentences(
+    trained: EncoderModel, corpus: Path, fewest: int
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Returns the ``parallel_sentences`` of the languages that the model can read, and why not of
+    others.
+
+    Raises:
+      UserError: as ``parallel_sentences``; fewer than two languages can be read.
+    """
+    text, _, skipped = parallel_sentences(corpus, fewest)
+    lines = {}
+    for name, of_language in text.items():
+        try:
+            trained.encoder_ids(name)
+            lines[name] = of_language
+        except UserError as error:
+            skipped[name] = str(error)
+    if len(lines) < 2:
+        name, why = next(iter(skipped.items()))
+        raise UserError(f"{corpus} has no two languages that the model reads; {name}: {why}")
+    return lines, skipped
 
 
 def token_reader(
