@@ -16,21 +16,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import binom
 
 from langsamp_jax.analysis.probes import fit_probes, log_probabilities
-from langsamp_jax.evaluation.encoder import sentence_ids, token_reader
+from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.encoder import readable_sentences, sentence_ids, token_reader
 from langsamp_jax.evaluation.jobs import Journal, show_controls, show_skipped
 from langsamp_jax.evaluation.model import LoadedModel
+from langsamp_jax.evaluation.statistics import max_test
 from langsamp_jax.io.progress import Progress, table
-from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.languages.inventory import split_language_script
 
 SEEDS = 3  # of the probe: another token of each sentence, another division
 TEST = 1 / 3  # of the sentences
 FEWEST = 30  # sentences
 MEANS = ("accuracy", "cross_entropy", "control", "unseen_pieces", "within_script")
+_OF_THE_LAST = (
+    *("chance", "chance_within_script", "languages_within_script", "languages", "sentences"),
+    *("unseen_tokens", "truncated", "skipped"),
+)
 _RESAMPLES = 2000
+_PLANTED = 0.95  # of the languages are told, at least, where a vector of each was added
 
 
 class Tokens(NamedTuple):
@@ -55,20 +60,28 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal, sentences: int) -
       by layer (0 is the embeddings): ``accuracy`` with ``low`` and ``high`` (95 %, bootstrap over
       sentences), ``cross_entropy`` in nats, ``unseen_pieces``, ``within_script`` and ``control``,
       means over the seeds of the probe; ``seeds``, the accuracy of each; ``chance``, and
-      ``chance_within_script``; ``controls``.
+      ``chance_within_script`` over the ``languages_within_script``, those with another of their
+      script (None of none); and what ``over_steps`` tests and drops: ``control_states``.
 
     Raises:
-      UserError: fewer than two languages have enough sentences in common.
+      UserError: too few sentences are asked for or there; fewer than two languages can be read; a
+        state is not finite.
     """
-    text, _, skipped = parallel_sentences(data, FEWEST)
+    if sentences < FEWEST:
+        raise UserError(f"--sentences {sentences}: at least {FEWEST} are needed")
+    text, skipped = readable_sentences(model, data, max(FEWEST, sentences // 2))
     names = list(text)
     tokens, truncated = read_tokens(model, {n: lines[:sentences] for n, lines in text.items()})
     scripts = np.array([split_language_script(name)[1] for name in names])
     same_script = scripts[:, None] == scripts
-    parts = []
+    of_script = same_script.sum(axis=1)
+    test, parts = held_out(tokens[0].pieces.shape), []
     with Progress("probes", SEEDS, "seeds") as progress:
         for seed, each in enumerate(tokens):
-            probe = lambda seed=seed, each=each: probe_seed(each, same_script, seed)  # noqa: E731
+
+            def probe(each: Tokens = each, seed: int = seed) -> dict[str, Any]:
+                return probe_seed(each, same_script, test, seed)
+
             parts.append(journal.part(f"seed {seed}", probe))
             progress.advance(1)
     correct = np.mean([part["correct"] for part in parts], axis=0)  # [layers, sentences]
@@ -82,30 +95,25 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal, sentences: int) -
         "seeds": [part["accuracy"] for part in parts],
         "unseen_tokens": sum(part["unseen_tokens"] for part in parts),
         "chance": 1 / len(names),
-        "chance_within_script": float((1 / same_script.sum(axis=1)).mean()),
+        "chance_within_script": chance_within_script(same_script),
+        "languages_within_script": int((of_script > 1).sum()),
         "languages": names,
         "sentences": tokens[0].pieces.shape[1],
         "truncated": truncated,
         "skipped": skipped,
-        "controls": controls(tokens[0]),
+        "control_states": control_states(tokens[0], test),
     }
 
 
 def over_steps(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the records of several steps as one, with arrays [step][layer]."""
     last = records[-1]
-    controls = {
-        (f"{name}, step {record['step']}" if len(records) > 1 else name): control
-        for record in records
-        for name, control in record["controls"].items()
-    }
-    same = ("chance", "chance_within_script", "languages", "sentences", "unseen_tokens")
     return {
         "steps": [record["step"] for record in records],
         "layers": len(last["accuracy"]),
         **{name: [record[name] for record in records] for name in (*MEANS, "low", "high", "seeds")},
-        **{name: last[name] for name in (*same, "truncated", "skipped")},
-        "controls": controls,
+        **{name: last[name] for name in _OF_THE_LAST},
+        "controls": judged([record["control_states"] for record in records]),
     }
 
 
@@ -119,13 +127,21 @@ def show(record: Mapping[str, Any]) -> str:
     headers = {"layer": "layer:d", "accuracy": "accuracy:.1%", "low": "from:.1%", "high": "to:.1%"}
     headers |= {"control": "control task:.1%", "unseen_pieces": "unseen pieces:.1%"}
     headers |= {"within_script": "within script:.1%"}
-    languages, step = len(record["languages"]), record["steps"][-1]
+    within, step = record["chance_within_script"], record["steps"][-1]
     lines = [
         table(rows, headers),
-        f"{languages} languages{'' if step is None else f', step {step:,}'}; chance "
-        f"{record['chance']:.1%}, within a script {record['chance_within_script']:.1%}",
+        f"{len(record['languages'])} languages, {record['sentences']:,} sentences"
+        f"{'' if step is None else f', step {step:,}'}; chance {record['chance']:.1%}, "
+        + (
+            "no two languages of one script"
+            if within is None
+            else f"within a script {within:.1%} ({record['languages_within_script']} languages)"
+        ),
+        f"{record['unseen_tokens']:,} test tokens have a piece that training did not have",
         *show_controls(record),
     ]
+    if record["truncated"]:
+        lines.append(f"{record['truncated']:,} sentences were longer than the model, and were cut")
     return "\n".join([*lines, *show_skipped(record)])
 
 
@@ -162,68 +178,109 @@ def read_tokens(model: LoadedModel, text: Mapping[str, Sequence[str]]) -> tuple[
     return [Tokens(states[:, :, :, seed], pieces[:, :, seed]) for seed in range(SEEDS)], cut
 
 
-def probe_seed(tokens: Tokens, same_script: np.ndarray, seed: int) -> dict[str, Any]:
+def probe_seed(
+    tokens: Tokens, same_script: np.ndarray, test: np.ndarray, seed: int
+) -> dict[str, Any]:
     """Fits and tests the probe of the language and that of the control task.
 
     Args:
       same_script: bool [languages, languages].
+      test: see ``held_out``.
 
     Returns:
       ``MEANS`` by layer; ``correct``, by layer and test sentence the share of languages that are
-      told; ``unseen_tokens``, on how many test tokens ``unseen_pieces`` is (None of none).
+      told; ``unseen_tokens``, on how many test tokens ``unseen_pieces`` is. None for
+      ``unseen_pieces`` of none, and for ``within_script`` where no script has two languages.
     """
-    languages, sentences = tokens.pieces.shape
-    language = np.repeat(np.arange(languages)[:, None], sentences, axis=1)
+    languages = len(tokens.pieces)
+    language = _language(tokens)
     classes = np.random.default_rng(0).integers(languages, size=tokens.pieces.max() + 1)
-    test = held_out_sentences(sentences)
     log_p = _tested(tokens.states, language, languages, test, seed)  # [layers, n, classes]
-    truth, pieces = language[:, test].ravel(), tokens.pieces[:, test].ravel()
+    truth, pieces = language[test], tokens.pieces[test]
     told = log_p.argmax(axis=-1) == truth
-    unseen = ~np.isin(pieces, tokens.pieces[:, ~test])
+    unseen = ~np.isin(pieces, tokens.pieces[~test])
     within = np.where(same_script[truth], log_p, -np.inf).argmax(axis=-1) == truth
+    with_others = same_script.sum(axis=1)[truth] > 1
     control = _tested(tokens.states, classes[tokens.pieces], languages, test, seed)
     return {
         "accuracy": told.mean(axis=1).tolist(),
         "cross_entropy": (-log_p[:, np.arange(len(truth)), truth]).mean(axis=1).tolist(),
         "control": (control.argmax(axis=-1) == classes[pieces]).mean(axis=1).tolist(),
         "unseen_pieces": told[:, unseen].mean(axis=1).tolist() if unseen.any() else None,
-        "within_script": within.mean(axis=1).tolist(),
+        "within_script": (
+            within[:, with_others].mean(axis=1).tolist() if with_others.any() else None
+        ),
         "correct": told.reshape(len(told), languages, -1).mean(axis=1).tolist(),
         "unseen_tokens": int(unseen.sum()),
     }
 
 
-def held_out_sentences(number: int) -> np.ndarray:
-    """Returns bool [number]: which sentences no probe is fitted to, a third of them."""
-    return np.random.default_rng(0).permutation(number) < number * TEST
+def chance_within_script(same_script: np.ndarray) -> float | None:
+    """Returns the chance of a guess among the languages of a script, the mean over languages that
+    are not alone in theirs; None where all are.
 
-
-def controls(tokens: Tokens) -> dict[str, dict[str, Any]]:
-    """Returns two results that are known: what nothing tells apart, and what anything would.
-
-    - halves of each language drawn at random: one half, within the binomial 95 % over all layers;
-    - a vector of each language added to the last layer, as long as its states: all.
+    Args:
+      same_script: bool [languages, languages].
     """
-    rng, test = np.random.default_rng(1), held_out_sentences(tokens.pieces.shape[1])
-    languages, layers = len(tokens.pieces), len(tokens.states)
-    half = rng.integers(2, size=tokens.pieces.shape)
-    found = _tested(tokens.states, half, 2, test, 0).argmax(axis=-1) == half[:, test].ravel()
-    shares = found.mean(axis=1)
-    furthest = shares[np.abs(shares - 0.5).argmax()]
-    number = found.shape[1]
-    low, high = (end / number for end in binom.interval(1 - 0.05 / layers, number, 0.5))
+    number = same_script.sum(axis=1)
+    return float((1 / number[number > 1]).mean()) if (number > 1).any() else None
+
+
+def held_out(shape: tuple[int, int]) -> np.ndarray:
+    """Returns bool [languages, sentences]: what no probe is fitted to, a third of the sentences,
+    the same in all languages."""
+    number = shape[1]
+    return np.tile(np.random.default_rng(0).permutation(number) < number * TEST, (shape[0], 1))
+
+
+def control_states(tokens: Tokens, test: np.ndarray) -> dict[str, Any]:
+    """Measures what is known beforehand: what nothing tells, and what anything would.
+
+    Args:
+      test: see ``held_out``.
+
+    Returns:
+      ``excess``: each sentence has a random class of two, the same in all languages; by layer and
+      test sentence, the number of languages in which it is told, less half of them. ``planted``:
+      the share of languages told from the last layer where a vector of each is added, as long as
+      its states.
+    """
+    rng, (languages, sentences) = np.random.default_rng(1), tokens.pieces.shape
+    classes = np.tile(rng.integers(2, size=sentences), (languages, 1))
+    told = _tested(tokens.states, classes, 2, test, 0).argmax(axis=-1) == classes[test]
+    sentence = np.nonzero(test)[1]
+    sums = [np.bincount(sentence, layer - 0.5, minlength=sentences) for layer in told]
     last = tokens.states[-1:]
     vectors = rng.normal(size=(1, languages, 1, last.shape[-1])) * last.std()
-    language = np.repeat(np.arange(languages)[:, None], tokens.pieces.shape[1], axis=1)
+    language = _language(tokens)
     planted = _tested(last + vectors.astype(np.float32), language, languages, test, 0)
-    share = float((planted.argmax(axis=-1) == language[:, test].ravel()).mean())
     return {
-        "halves of a language": {
-            "value": float(furthest),
-            "expected": [low, high],
-            "ok": bool(low <= furthest <= high),
+        "excess": np.stack(sums)[:, test.any(axis=0)].tolist(),
+        "planted": float((planted.argmax(axis=-1) == language[test]).mean()),
+    }
+
+
+def judged(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the controls over all layers and steps, of what ``control_states`` gives of each.
+
+    - random classes of sentences are not told: p of the layer and step that tells them best, by
+      flipping the classes of test sentences, one sentence in all languages, layers and steps
+      together. A sentence that is in training in another language is told too often;
+    - a planted vector is told, at the step where it is told worst.
+    """
+    excess = np.array([step["excess"] for step in steps])  # [steps, layers, sentences]
+    scale = np.sqrt((excess**2).sum(axis=-1, keepdims=True))
+    excess /= np.where(scale > 0, scale, 1)  # the standard deviation of a sum over flips is now 1
+    flips = np.random.default_rng(0).choice((-1.0, 1.0), size=(_RESAMPLES, excess.shape[-1]))
+    _, p = max_test(excess.sum(axis=-1), np.einsum("fs,tls->ftl", flips, excess))
+    planted = min(step["planted"] for step in steps)
+    return {
+        "random classes of sentences, p": {"value": p, "expected": "> 0.05", "ok": p > 0.05},
+        "a planted vector": {
+            "value": planted,
+            "expected": [_PLANTED, 1.0],
+            "ok": planted >= _PLANTED,
         },
-        "a planted vector": {"value": share, "expected": [0.95, 1.0], "ok": share >= 0.95},
     }
 
 
@@ -233,14 +290,20 @@ def _tested(
     """Returns the log-probabilities of a probe on test sentences, [layers, n, classes].
 
     Args:
-      states: [layers, languages, sentences, width]; ``labels``: int [languages, sentences].
+      states: [layers, languages, sentences, width].
+      labels: int [languages, sentences]; ``test``: bool, as many.
     """
-    width = states.shape[-1]
-    train, held_out = (states[:, :, rows].reshape(len(states), -1, width) for rows in (~test, test))
+    train, tested = states[:, ~test], states[:, test]
     mean, deviation = (stat(axis=1, keepdims=True) for stat in (train.mean, train.std))
     scale = np.where(deviation > 0, deviation, 1)
-    probe = fit_probes((train - mean) / scale, labels[:, ~test].ravel(), classes, seed)
-    return np.asarray(log_probabilities(probe, jnp.asarray((held_out - mean) / scale)))
+    probe = fit_probes((train - mean) / scale, labels[~test], classes, seed)
+    return np.asarray(log_probabilities(probe, jnp.asarray((tested - mean) / scale)))
+
+
+def _language(tokens: Tokens) -> np.ndarray:
+    """Returns the number of the language of each token, int [languages, sentences]."""
+    languages, sentences = tokens.pieces.shape
+    return np.repeat(np.arange(languages)[:, None], sentences, axis=1)
 
 
 def _at_marks(values: jax.Array, positions: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Linear probes: multinomial logistic regression of every layer at once."""
+"""Linear probes: multinomial logistic regression, of each layer in turn."""
 
 import functools
 from typing import Any

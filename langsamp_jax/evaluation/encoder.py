@@ -17,7 +17,7 @@ from langsamp_jax.evaluation.batching import (
     split_lines,
     truncate,
 )
-from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files
+from langsamp_jax.languages.aligned_text import aligned_lines, corpus_files, parallel_sentences
 from langsamp_jax.languages.inventory import TableIds
 from langsamp_jax.models.config import ModelConfig
 from langsamp_jax.models.edits import Edit, with_blocks
@@ -52,6 +52,7 @@ Read = Callable[[Sequence[str], str | None], Readings]
 class EncoderModel(Protocol):
     """What is read here of a ``LoadedModel``, where its members are described."""
 
+    path: Path
     model: LangSamp
     params: Any
     tokenizer: Tokenizer
@@ -119,6 +120,29 @@ def sentence_ids(
     return truncate(sentences, trained.max_length, trained.tokenizer.vocabulary.eos_id)
 
 
+def readable_sentences(
+    trained: EncoderModel, corpus: Path, fewest: int
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Returns the ``parallel_sentences`` of the languages that the model can read, and why not of
+    others.
+
+    Raises:
+      UserError: as ``parallel_sentences``; fewer than two languages can be read.
+    """
+    text, _, skipped = parallel_sentences(corpus, fewest)
+    lines = {}
+    for name, of_language in text.items():
+        try:
+            trained.encoder_ids(name)
+            lines[name] = of_language
+        except UserError as error:
+            skipped[name] = str(error)
+    if len(lines) < 2:
+        name, why = next(iter(skipped.items()))
+        raise UserError(f"{corpus} has no two languages that the model reads; {name}: {why}")
+    return lines, skipped
+
+
 def token_reader(
     trained: EncoderModel,
     taps: Taps,
@@ -133,6 +157,10 @@ def token_reader(
       positions: from the ids of a sentence to those that the taps are asked about, bool [tokens];
         None: all tokens, specials included.
       top: the highest layer that is computed; None: all are.
+
+    Raises:
+      UserError: by the function, where the model lacks the language, or a tap gives a value that is
+        not finite.
     """
     model, params = trained.model, trained.params
     if top is not None:
@@ -156,7 +184,14 @@ def token_reader(
                 arguments = trained.place((batch.tokens, batch.attention_mask, ids, asked))
                 values = _read(model, taps, params, *arguments)
                 batches.append((batch.chosen, values))
-        return _in_order(batches, number)
+        found = _in_order(batches, number)
+        for site, values in found.items():
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
+                text = language_script or "the text"
+                raise UserError(
+                    f"{trained.path}: {site} gives values that are not finite in {text}"
+                )
+        return found
 
     return read
 

@@ -192,7 +192,7 @@ def run_series(
             records.append(journal.part(f"step {step}", one_step))
         if hasattr(protocol, "over_steps"):
             checked = {"digests": [record["digest"] for record in records]}
-            checked["validation_loss"] = [record.get("validation_loss") for record in records]
+            checked["validation_loss"] = _losses(records)
             record = {**asked, **protocol.over_steps(records), **checked}
             return {**record, "measures": protocol.measures(record)}
         return {**asked, "records": records, "measures": records[-1]["measures"]}
@@ -202,18 +202,29 @@ def run_series(
 
 def show_series(record: Mapping[str, Any], protocol: ModuleType) -> str:
     """Returns a table with a line for each step and a column for each of the first measures; of a
-    protocol with ``over_steps`` what it shows itself."""
-    if hasattr(protocol, "over_steps"):
-        return protocol.show(record)
+    protocol with ``over_steps`` what it shows itself. Last, whether no step was compared with a
+    loss curve."""
+    whole = hasattr(protocol, "over_steps")
+    lines = [protocol.show(record)] if whole else _table_of_steps(record)
+    losses = record["validation_loss"] if whole else _losses(record["records"])
+    if all(loss is None for loss in losses):
+        lines.append("no step was compared with a loss curve: none is known, or not its store")
+    return "\n".join(lines)
+
+
+def _losses(records: Iterable[Mapping[str, Any]]) -> list[float | None]:
+    """Returns the validation loss of each step; None where it could not be compared."""
+    return [record.get("validation_loss") for record in records]
+
+
+def _table_of_steps(record: Mapping[str, Any]) -> list[str]:
     names = list(record["measures"])
     headers = {"step": "step:,", **{name: f"{name}:.4g" for name in names[:_SHOWN]}}
     rows = [{"step": r["step"], **r["measures"]} for r in record["records"]]
     lines = [table(rows, headers)]
     if len(names) > _SHOWN:
         lines.append(f"and {len(names) - _SHOWN} more measures, which the result has")
-    if not any("validation_loss" in r for r in record["records"]):
-        lines.append("no step was compared with a loss curve: none is known, or not its store")
-    return "\n".join(lines)
+    return lines
 
 
 def off_curve(

@@ -48,11 +48,13 @@ def published_flatness(values: jax.Array) -> jax.Array:
     """Returns -mean_j p_j log2 p_j of p = (a - min a) / (max(a - min a) - min a) + 1e-32.
 
     That is the formula of the authors of arXiv 2310.15552 in their own scripts. p sums to no 1, as
-    its denominator mixes shifted with other values; they add it up over all tokens.
+    its denominator mixes shifted with other values; they add it up over all tokens. Where the
+    denominator is 0, as of neurons that all give 0, it is taken as 1.
     """
     least = values.min(axis=-1, keepdims=True)
     shifted = values - least
-    p = shifted / (shifted.max(axis=-1, keepdims=True) - least) + 1e-32
+    spread = shifted.max(axis=-1, keepdims=True) - least
+    p = shifted / jnp.where(spread == 0, 1, spread) + 1e-32
     return -(p * jnp.log2(p)).mean(axis=-1)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.errors import UserError
+from langsamp_jax.evaluation.encoder import readable_sentences
 from langsamp_jax.evaluation.jobs import Journal, show_controls, show_skipped
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import max_test
 from langsamp_jax.io.progress import table
-from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.neurons import language_pairs
 from langsamp_jax.neurons.activations import Positions, all_tokens, word_ends
 from langsamp_jax.neurons.clamping import SENTENCES, clamp_own
@@ -58,7 +58,10 @@ def evaluate(
       UserError: too few sentences are asked for or there; fewer than two languages can be read;
         an activation is not finite.
     """
-    lines, skipped = _readable(model, data, sentences)
+    if sentences < language_pairs.FEWEST:
+        raise UserError(f"--sentences {sentences}: at least {language_pairs.FEWEST} are needed")
+    text, skipped = readable_sentences(model, data, sentences)
+    lines = {name: of_language[:sentences] for name, of_language in text.items()}
     at, draws = _POSITIONS[positions or "tokens"](model.tokenizer), make_draws(sentences)
     compared = language_pairs.compared_languages(list(lines))
     own_lines = {name: lines[name] for name in compared}
@@ -248,26 +251,6 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
     excess = record["excess"][-1] or {"value": None}
     values["clamped, above matched"] = excess["value"]
     return {name: float(value) for name, value in values.items() if value is not None}
-
-
-def _readable(
-    model: LoadedModel, data: Path, sentences: int
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Returns the sentences of the languages that the model can read, and why not of others."""
-    if sentences < language_pairs.FEWEST:
-        raise UserError(f"--sentences {sentences}: at least {language_pairs.FEWEST} are needed")
-    text, _, skipped = parallel_sentences(data, sentences)
-    lines = {}
-    for name, of_language in text.items():
-        try:
-            model.encoder_ids(name)
-            lines[name] = of_language[:sentences]
-        except UserError as error:
-            skipped[name] = str(error)
-    if len(lines) < 2:
-        name, why = next(iter(skipped.items()))
-        raise UserError(f"{data} has no two languages that the model reads; {name}: {why}")
-    return lines, skipped
 
 
 def _layers_of_pairs(

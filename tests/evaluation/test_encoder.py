@@ -19,10 +19,11 @@ import pytest
 from langsamp_jax.errors import UserError
 from langsamp_jax.evaluation import encoder
 from langsamp_jax.evaluation.batching import split_lines
-from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder
+from langsamp_jax.evaluation.encoder import protocol_layer, sentence_encoder, sentence_reader
 from langsamp_jax.evaluation.model import LoadedModel, load_model
 from langsamp_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from langsamp_jax.languages.inventory import TableIds
+from langsamp_jax.models.taps import sum_over_positions
 from langsamp_jax.text.tokenizer import Tokenizer
 
 BOS, EOS = 0, 2
@@ -231,6 +232,27 @@ def test_language_and_script_play_no_part_but_at_the_input(random_model, lines, 
         np.testing.assert_allclose(encode(lines[:4], name).vectors[0, 0], expected, atol=1e-5)
     with pytest.raises(UserError, match="the model has no language 'xxx'"):
         encode(lines[:4], "xxx_Latn")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("site", "part"), [("states", "output"), ("neurons", "intermediate")])
+def test_values_that_are_not_finite_are_refused(trained, lines, site, part, value):
+    """At any site, of the last layer alone."""
+    encoder_params = trained.params["encoder"]
+    bias = np.array(encoder_params["layers"][part]["bias"])
+    bias[-1, 3] = value
+    layers = {
+        **encoder_params["layers"],
+        part: {**encoder_params["layers"][part], "bias": bias},
+    }
+    params = {**trained.params, "encoder": {**encoder_params, "layers": layers}}
+    read = sentence_reader(
+        dataclasses.replace(trained, params=params), ((site, sum_over_positions),)
+    )
+    with pytest.raises(UserError) as refused:
+        read(lines[:2], "qaa_Latn")
+    assert str(refused.value) == f"model: {site} gives values that are not finite in qaa_Latn"
+    assert sentence_encoder(dataclasses.replace(trained, params=params), [2])(lines[:2], None)
 
 
 def test_one_compilation_serves_all_checkpoints(random_model, lines):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from langsamp_jax.cli.evaluation import measures_of
 from langsamp_jax.cli.main import main
 from langsamp_jax.data.store import Store
 from langsamp_jax.evaluation import jobs, loss
-from langsamp_jax.evaluation.series import RunSteps, off_curve
+from langsamp_jax.evaluation.series import RunSteps, off_curve, show_series
 from langsamp_jax.report.compare import compare
 from langsamp_jax.report.page import write_report
 from langsamp_jax.training.export import export_run
@@ -203,6 +204,14 @@ def test_folders_as_steps(trained, folders, corpus, tmp_path, capsys):
     for theirs, own in zip(result(output)["records"], result(ours)["records"], strict=True):
         assert theirs["step"] == own["step"]
         assert theirs["measures"] == pytest.approx(own["measures"])
+
+
+def test_a_result_over_steps_says_whether_it_was_compared_with_a_curve():
+    protocol = SimpleNamespace(over_steps=None, show=lambda record: "a table")
+    said = "no step was compared with a loss curve: none is known, or not its store"
+    shown = show_series({"validation_loss": [None, None]}, protocol)
+    assert shown.splitlines() == ["a table", said]
+    assert show_series({"validation_loss": [None, 2.0]}, protocol) == "a table"
 
 
 # What is no series

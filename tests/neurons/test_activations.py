@@ -43,6 +43,7 @@ def test_flatness_by_hand_and_by_loop():
     found = published_flatness(rows)
     np.testing.assert_allclose(found, [authors_flatness(r) for r in rows], rtol=1e-5)
     assert max(found) < 0.531  # the most that -p log2 p can be
+    assert published_flatness(np.zeros((1, 50), np.float32)) == pytest.approx([0])  # dead neurons
 
 
 def test_tokens_are_all_but_the_special_ones(tokenizer, lines):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from langsamp_jax.cli.main import main
+from langsamp_jax.evaluation.encoder import readable_sentences
 from langsamp_jax.evaluation.statistics import max_test
 from langsamp_jax.models.langsamp import init_params
 from langsamp_jax.neurons import language_neurons as neurons
@@ -220,7 +221,7 @@ def test_languages_that_an_input_side_model_lacks_are_named(
     random_model, corpus, write_corpus, tmp_path, refused
 ):
     model = random_model(placement="input")
-    lines, skipped = neurons._readable(model, corpus / "held_out", SENTENCES)
+    lines, skipped = readable_sentences(model, corpus / "held_out", SENTENCES)
     assert [*lines] == ["qaa_Cyrl", "qaa_Latn", "qab_Cyrl"]
     assert len(skipped) == 3 and "no language 'qac'" in skipped["qac_Latn"]
     text = ["a b"] * SENTENCES

@@ -229,7 +229,7 @@ def _language_probe(names: Sequence[str]) -> dict[str, Any]:
     arrays = ("accuracy", "low", "high", "control", "within_script", "cross_entropy")
     record = {name: [[0.1 * (step + layer) for layer in range(3)] for step in range(3)]
               for name in arrays}  # fmt: skip
-    control = {"value": 0.7, "expected": [0.4, 0.6], "ok": False}
+    control = {"value": 0.01, "expected": "> 0.05", "ok": False}
     return {
         **record,
         "task": "language-probe",
@@ -239,7 +239,7 @@ def _language_probe(names: Sequence[str]) -> dict[str, Any]:
         "chance": 1 / len(names),
         "languages": list(names),
         "sentences": 750,
-        "controls": {"halves of a language, step 64": control},
+        "controls": {"random classes of sentences, p": control},
     }
 
 

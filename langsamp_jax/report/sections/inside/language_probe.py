@@ -26,8 +26,10 @@ def section(results: RunResults) -> Section:
         figures += [_by_step(record), _spread(record)]
     text = (
         f"A linear probe says which of {len(record['languages'])} languages one token is from; the "
-        f"same sentences in all, {record['sentences']:,} of them. Chance is {record['chance']:.1%}."
+        f"same sentences in all, {record['sentences']:,} of them. Chance is {record['chance']:.1%}"
     )
+    within = record.get("chance_within_script")  # None: each language is alone in its script
+    text += "." if within is None else f", within a script {within:.1%}."
     failed = [name for name, control in record["controls"].items() if not control["ok"]]
     text += f" Controls that failed: {', '.join(failed)}." if failed else ""
     return Section("language-probe", _TITLE, text, figures)
@@ -51,8 +53,8 @@ def _by_layer(record: Mapping[str, Any]) -> Figure:
         "language-probe-by-layer",
         "Languages told apart, by layer",
         "Layer 0 is the embeddings. The control task gives each piece a random class: a probe that "
-        "does well on it knows pieces. Only what lies above it, and what holds on pieces that were "
-        "not in training, is knowledge of languages.",
+        "does well on it knows pieces. Only what exceeds it, and holds on pieces that were not in "
+        "training and within a script, is knowledge of languages.",
         f"Accuracy by layer: {', '.join(f'{value:.0%}' for value in last)}.",
         records,
         charts.curves(records, "layer", "accuracy", ".0%", zero=True),
