@@ -231,6 +231,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         assert drop_interval(before, after, chance, -1) == (None, None)
 
 
+@pytest.mark.slow
 def test_influences_are_those_of_numpy(random_model, lines):
     model = random_model()
     ids = [np.array(i, np.int32) for i in ([0, 5, 9, 2], [0, 7, 2], [0, 11, 12, 13, 14, 2])]

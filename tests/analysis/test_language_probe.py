@@ -61,6 +61,7 @@ def test_scripts_alone_are_no_languages_within_a_script():
     assert abs(found["within_script"][1] - chance) < 0.12
 
 
+@pytest.mark.slow
 def test_where_each_language_is_alone_in_its_script_nothing_is_within_one():
     alone = np.eye(LANGUAGES, dtype=bool)
     assert probe_seed(tokens(), alone, TEST, 0)["within_script"] is None
@@ -102,7 +103,14 @@ def record_of(given: Tokens, test: np.ndarray = TEST, step: int = 3, **fields: A
     return record | {"control_states": control_states(given, test)} | fields
 
 
-@pytest.mark.parametrize("given", [with_content(0.0), tokens(languages=3.0), with_content(3.0)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(with_content(0.0), marks=pytest.mark.slow),
+        tokens(languages=3.0),
+        pytest.param(with_content(3.0), marks=pytest.mark.slow),
+    ],
+)
 def test_controls_pass_on_honest_states(given):
     found = judged([control_states(given, TEST)])
     assert all(control["ok"] for control in found.values()), found

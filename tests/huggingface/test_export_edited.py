@@ -11,12 +11,10 @@ from langsamp_jax.training.checkpoint import model_of, restore_params
 from langsamp_jax.training.run import open_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "texts",
-    [
-        ["attention@0=mean", "ffn@1", "head@2.3=mean", "norm@2"],
-        pytest.param(["block@1", "neurons=FILE"], marks=pytest.mark.slow),
-    ],
+    [["attention@0=mean", "ffn@1", "head@2.3=mean", "norm@2"], ["block@1", "neurons=FILE"]],
 )
 def test_transformers_computes_the_edited_model(
     texts, run, corpus, tmp_path, padded, logits, stock_logits, load_strictly, capsys

@@ -87,7 +87,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(batch):
             np.testing.assert_allclose(metrics[name], ends[0][1][name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_loss_is_the_mean_over_all_targets(parts):
     """Without word embeddings a logit is the decoder's bias; with one piece a row, a row's loss
     is known whatever is masked."""
