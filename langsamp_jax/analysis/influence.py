@@ -54,6 +54,8 @@ def _sums(
     read = model.apply({"params": params}, *inputs, method=model.read)
     read = {site: values.astype(jnp.float32) for site, values in read.items()}
     before, after = read["states"][:-1], read["states"][1:]
+    if model.config.norm_first:  # the last states are behind the final norm, which is no block's
+        after = before + read["attention"] + read["feed_forward"]
     norm = jnp.linalg.norm(before, axis=-1)
     cosine = (before * after).sum(axis=-1) / (norm * jnp.linalg.norm(after, axis=-1))
     parts = [1 - cosine]

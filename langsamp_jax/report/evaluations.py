@@ -1,9 +1,11 @@
 """What the sections about evaluations share: names of tasks and metrics, and their results."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from langsamp_jax.report.figures import format_number
 from langsamp_jax.report.run_results import RunResults
 
 TASKS = {
@@ -49,6 +51,16 @@ def _read_task(results: RunResults, stem: str) -> dict[str, Any]:
     record = results.evaluation(stem, *fields)
     metric = record.get("metric", "top10")
     return {**results.evaluation(stem, f"languages.*.{metric}"), "metric": metric}
+
+
+def failed_controls(record: Mapping[str, Any]) -> str:
+    """Returns a sentence for each control of a result that is not as it must be."""
+    return "".join(
+        f" Control failed: {name}: {format_number(control['value'])}, expected "
+        f"{control['expected']}."
+        for name, control in record["controls"].items()
+        if not control["ok"]
+    )
 
 
 def task_title(stem: str) -> str:

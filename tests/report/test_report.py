@@ -17,6 +17,7 @@ import pytest
 from langsamp_jax.cli.main import main, parser
 from langsamp_jax.data.mixture import MixtureConfig
 from langsamp_jax.data.store import Store
+from langsamp_jax.report.evaluations import failed_controls
 from langsamp_jax.report.page import _tiles, write_report
 from langsamp_jax.report.run_results import read_results
 from langsamp_jax.report.sections import donors, validation
@@ -387,3 +388,10 @@ def test_a_report_opens_the_record_of_a_run_alone():
     )
     child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert child.stdout.strip() == ""
+
+
+def test_a_control_that_failed_is_said():
+    control = {"value": 0.5, "expected": "> 0.9", "ok": False}
+    record = {"controls": {"planted_neuron": control, "same_language_p": control | {"ok": True}}}
+    said = " Control failed: planted_neuron: 0.500, expected > 0.9."
+    assert failed_controls(record) == said

@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from langsamp_jax.report import charts
-from langsamp_jax.report.evaluations import at_step
+from langsamp_jax.report.evaluations import at_step, failed_controls
 from langsamp_jax.report.figures import Figure, Section, Table, format_number
 from langsamp_jax.report.run_results import RunResults
 
@@ -22,6 +22,7 @@ _SUBSETS = {"lowest": "min", "median": "median", "highest": "max"}
 def section(results: RunResults) -> Section:
     """Returns the drop without each component, and what is left as blocks are left out."""
     fields = ("drops.*.component", "drops.*.layer", "drops.*.drop", "drops.*.mode", "cumulative")
+    fields += ("controls",)
     record = results.evaluation("ablation", *fields, "metric", "value", "chance", "on")
     if record is None:
         command = results.evaluate_command("ablation", "--data STORE --on mlm")
@@ -48,6 +49,7 @@ def section(results: RunResults) -> Section:
         f"{record['chance']:.3f} at chance{at_step(record)}."
     )
     text += f" No drops are given: {no_drop}." if no_drop else ""
+    text += failed_controls(record)
     return Section("ablation", _TITLE, text, figures, _tables(record))
 
 
@@ -115,11 +117,4 @@ def _tables(record: dict[str, Any]) -> list[Table]:
         rows = [[name, format_number(rho, "+.2f")] for name, rho in record["correlations"].items()]
         title = "Rank correlation of the change that a component makes with its drop, over layers"
         tables.append(Table(title, ["component", "ρ"], rows))
-    failed = [
-        [name, format_number(control["value"]), str(control["expected"])]
-        for name, control in record.get("controls", {}).items()
-        if not control["ok"]
-    ]
-    if failed:
-        tables.append(Table("Controls that failed", ["control", "value", "expected"], failed))
     return tables

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from langsamp_jax.report import charts
-from langsamp_jax.report.evaluations import alike_together
+from langsamp_jax.report.evaluations import alike_together, failed_controls
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
@@ -34,9 +34,7 @@ def section(results: RunResults) -> Section:
     text = "{:,} concepts ({}) in {:,} language-scripts, {:,} sentences.".format(
         counts[0], record["labels"], *counts[1:]
     )
-    failed = [name for name, control in record["controls"].items() if not control["ok"]]
-    text += "".join(f" Control failed: {name}." for name in failed)
-    return Section("concepts", _TITLE, text, figures)
+    return Section("concepts", _TITLE, text + failed_controls(record), figures)
 
 
 def _by_layer(record: Mapping[str, Any]) -> Figure:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langsamp_jax.report import charts
+from langsamp_jax.report.evaluations import failed_controls
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
@@ -30,8 +31,7 @@ def section(results: RunResults) -> Section:
     )
     within = record.get("chance_within_script")  # None: each language is alone in its script
     text += "." if within is None else f", within a script {within:.1%}."
-    failed = [name for name, control in record["controls"].items() if not control["ok"]]
-    text += f" Controls that failed: {', '.join(failed)}." if failed else ""
+    text += failed_controls(record)
     return Section("language-probe", _TITLE, text, figures)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from langsamp_jax.report import charts
+from langsamp_jax.report.evaluations import failed_controls
 from langsamp_jax.report.figures import Figure, Section
 from langsamp_jax.report.run_results import RunResults
 
@@ -41,8 +42,7 @@ def section(results: RunResults) -> Section:
             f". Outer less middle layers: {contrast['value']:+.3f} "
             f"({contrast['low']:+.3f} to {contrast['high']:+.3f})"
         )
-    failed = [name for name, control in record["controls"].items() if not control["ok"]]
-    text += f". CONTROL FAILED: {', '.join(failed)}." if failed else ". All controls hold."
+    text += f".{failed_controls(record)}"
     return Section("neurons", _TITLE, text.replace("-0", "−0"), figures)
 
 
