@@ -107,12 +107,12 @@ def commands(variant: str, seed: int) -> dict[str, str]:
 
 
 def real_commands() -> dict[str, str]:
-    flores = "--data data/flores_sib200/text"
+    flores = "--data data/flores_sib200/text --step 0 64 1200"
     options = {"language-probe": "--sentences 150", "neurons": "--sentences 200"}
     options["concepts"] = "--pivot eng_Latn --sentences 1000"
     return {
         **{
-            f"run/evaluation/{task}-steps.json": f"evaluate {task} --model run {flores} --step all"
+            f"run/evaluation/{task}-steps.json": f"evaluate {task} --model run {flores}"
             f" {options[task]}"
             for task in OVER_STEPS
         },
