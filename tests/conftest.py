@@ -53,7 +53,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 # Each is a unit of --dist loadfile, and the end waits for whichever begins last.
-LONGEST = ("test_processes.py", "test_live.py", "test_interrupted.py", "test_devices.py")
+LONGEST = (
+    *("test_processes.py", "test_interrupted.py", "test_remote_run.py", "test_devices.py"),
+    *("test_snapshots.py", "test_finetune.py", "test_live.py", "test_training.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
