@@ -45,18 +45,18 @@ def assert_same_end(run: Path, reference: Path) -> None:
 def runs(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Number of processes -> the run that so many have made, undisturbed."""
     folder = tmp_path_factory.mktemp("runs")
-    for number in (1, 2, 4):
+    for number in (1, 2):
         group = Group(store_path, folder / str(number), number)
         assert str(folder / str(number)) in group.succeed()
         if number > 1:
             assert all("validation loss" not in group.said(n) for n in range(1, number))
-    return {number: folder / str(number) for number in (1, 2, 4)}
+    return {number: folder / str(number) for number in (1, 2)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [2, 4])
-def test_losses_do_not_depend_on_the_number_of_processes(number, runs):
-    assert_same_losses(runs[number], runs[1])
+def test_losses_do_not_depend_on_the_number_of_processes(runs):
+    """Nor with 4, which the next test has."""
+    assert_same_losses(runs[2], runs[1])
     assert losses(runs[1])[-1][1] < losses(runs[1])[0][1] - 0.3, "nothing is learnt"
 
 
@@ -64,7 +64,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(number, runs):
 @pytest.mark.parametrize(
     ("written_by", "processes", "devices", "mesh"),
     [
-        (4, 1, 8, {"mesh__fsdp": 2, "mesh__tensor": 2}),
+        (2, 1, 8, {"mesh__fsdp": 2, "mesh__tensor": 2}),
         (1, 4, 1, {"mesh__data": 1, "mesh__fsdp": 2, "mesh__tensor": 2}),
         (2, 2, 2, {"mesh__fsdp": 4}),
     ],
