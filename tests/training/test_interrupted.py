@@ -109,11 +109,11 @@ def kill_at(moment: str, run: Path, process: subprocess.Popen, chance: random.Ra
 def test_killed_runs_end_with_the_same_parameters(undisturbed, store_path, tmp_path):
     run, chance = tmp_path / "run", random.Random(0)
     cut_saves = 0
-    for moment in ("saving", "any", "saving", "any"):
+    for moment in ("saving", "any", "saving", "any", "saving", "any"):
         kill_at(moment, run, process := start(store_path, run), chance)
         process.stdout.close()
         cut_saves += saving(run)
-    assert cut_saves, "no kill fell into a save"
+    assert cut_saves >= 2, "no kill fell into a save"
     last_start = time.time()
     output = finish(start(store_path, run))
     assert "going on from step" in output

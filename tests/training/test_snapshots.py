@@ -206,7 +206,7 @@ def test_killed_runs_have_the_same_snapshots(store_path, tmp_path):
     expected = [0, 1, 2, 4, 5, 8, *range(10, 16, 5), 16, *range(20, 31, 5), 32]
     expected += [*range(35, 64, 5), 64]
     folder = run / "snapshots"
-    for moment in (0, 15, 32):
+    for moment in (0, 4, 15, 32, 45):
         process = launch(store_path, run)
         before = set(saved_steps(folder))
         while process.poll() is None:
