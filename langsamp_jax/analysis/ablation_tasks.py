@@ -19,8 +19,8 @@ from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.loss import (
     loss_evaluator,
     own_store,
+    store_shares,
     unigram_baseline,
-    unigram_shares,
 )
 from langsamp_jax.evaluation.model import LoadedModel, is_run
 from langsamp_jax.hardware.environment import random_key
@@ -166,16 +166,14 @@ def _masked_lm(model: LoadedModel, data: Path) -> Task:
         return scores(evaluator, *sums)
 
     def without_context(model: LoadedModel) -> Scores:
-        names, vocabulary = evaluator.split.names, store.manifest.vocabulary
-        shares = unigram_shares(store.split("train"), vocabulary.special_ids, vocabulary.size)
-
         def model_of(name: str) -> LoadedModel:
-            logits = np.log(np.maximum(shares(names.index(name)), _NEVER)).astype(np.float32)
+            known = shares(evaluator.split.names.index(name))
+            logits = np.log(np.maximum(known, _NEVER)).astype(np.float32)
             return dataclasses.replace(model, params=constant_prediction(model.params, logits))
 
         return score_each(model_of)
 
-    evaluator = evaluator_of(model.model)
+    evaluator, shares = evaluator_of(model.model), store_shares(store)
     _, counts = evaluator.by_row(model.params, evaluator.rows)
-    chance = float(unigram_baseline(evaluator, store).sum() / counts.sum())
+    chance = float(unigram_baseline(evaluator, shares).sum() / counts.sum())
     return Task("loss", chance, -1, score, score_each, without_context)

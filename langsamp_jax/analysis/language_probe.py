@@ -69,7 +69,7 @@ def evaluate(model: LoadedModel, data: Path, journal: Journal, sentences: int) -
     """
     if sentences < FEWEST:
         raise UserError(f"--sentences {sentences}: at least {FEWEST} are needed")
-    text, skipped = readable_sentences(model, data, max(FEWEST, sentences // 2))
+    text, _, skipped = readable_sentences(model, data, max(FEWEST, sentences // 2))
     names = list(text)
     tokens, truncated = read_tokens(model, {n: lines[:sentences] for n, lines in text.items()})
     scripts = np.array([split_language_script(name)[1] for name in names])

@@ -74,8 +74,8 @@ def _fit(
 
         return jax.lax.scan(step, (probe, solver.init(probe)), None, length=steps)[0][0]
 
-    # One after the other: with vmap each line search lasts as long as the longest, and its batched
-    # thin products are slow: three times the time on CPUs.
+    # One after the other: with vmap each line search lasts as long as the longest, and batched thin
+    # products are slow on CPUs.
     return jax.lax.map(layer, (x, start, decay))
 
 

@@ -122,14 +122,14 @@ def sentence_ids(
 
 def readable_sentences(
     trained: EncoderModel, corpus: Path, fewest: int
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Returns the ``parallel_sentences`` of the languages that the model can read, and why not of
-    others.
+) -> tuple[dict[str, list[str]], list[int], dict[str, str]]:
+    """Returns the ``parallel_sentences`` of the languages that the model can read, the numbers of
+    their lines, and why not of others.
 
     Raises:
       UserError: as ``parallel_sentences``; fewer than two languages can be read.
     """
-    text, _, skipped = parallel_sentences(corpus, fewest)
+    text, numbers, skipped = parallel_sentences(corpus, fewest)
     lines = {}
     for name, of_language in text.items():
         try:
@@ -140,7 +140,7 @@ def readable_sentences(
     if len(lines) < 2:
         name, why = next(iter(skipped.items()))
         raise UserError(f"{corpus} has no two languages that the model reads; {name}: {why}")
-    return lines, skipped
+    return lines, numbers, skipped
 
 
 def token_reader(

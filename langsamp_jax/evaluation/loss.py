@@ -22,6 +22,7 @@ from langsamp_jax.training.run import Run, open_run
 from langsamp_jax.training.validation import LossEvaluator
 
 UNIGRAM_TOKENS = 2**22  # the most that are counted of a language; more change its shares little
+Shares = Callable[[int], np.ndarray]  # number of a language -> of each token its share
 
 _ROWS_AT_ONCE = 4096  # that are counted
 _ROWS_PER_DEVICE = 32
@@ -119,7 +120,7 @@ def masked_lm_measure(run: Run, model: LangSamp, store: Store) -> Measure:
       UserError: as ``loss_evaluator``.
     """
     evaluator = loss_evaluator(run, model, store)
-    split, unigram = evaluator.split, unigram_baseline(evaluator, store)
+    split, unigram = evaluator.split, unigram_baseline(evaluator, store_shares(store))
 
     def measure(params: Any) -> dict[str, Any]:
         with use_mesh(evaluator.everywhere.mesh):
@@ -144,12 +145,10 @@ def masked_lm_measure(run: Run, model: LangSamp, store: Store) -> Measure:
     return measure
 
 
-def unigram_baseline(evaluator: LossEvaluator, store: Store) -> np.ndarray:
-    """Returns ``unigram_losses`` of what an evaluator predicts, by a store's training rows."""
+def unigram_baseline(evaluator: LossEvaluator, shares: Shares) -> np.ndarray:
+    """Returns ``unigram_losses`` of what an evaluator predicts."""
     with use_mesh(evaluator.everywhere.mesh):
-        predicted = predicted_tokens(evaluator)
-    vocabulary = store.manifest.vocabulary
-    return unigram_losses(store.split("train"), predicted, vocabulary.special_ids, vocabulary.size)
+        return unigram_losses(shares, predicted_tokens(evaluator))
 
 
 def predicted_tokens(evaluator: LossEvaluator) -> list[np.ndarray]:
@@ -164,10 +163,27 @@ def predicted_tokens(evaluator: LossEvaluator) -> list[np.ndarray]:
     return np.split(np.concatenate(tokens), edges)
 
 
-def unigram_losses(
-    train: Split, predicted: Sequence[np.ndarray], special: Sequence[int], size: int
-) -> np.ndarray:
+def unigram_losses(shares: Shares, predicted: Sequence[np.ndarray]) -> np.ndarray:
     """Returns what predicting tokens costs a model that knows their language, and nothing else.
+
+    Args:
+      shares: see ``unigram_shares``.
+      predicted: of each language the tokens that are predicted, int [n].
+
+    Returns:
+      float64 [languages], sums in nats.
+    """
+    return np.array([-np.log(shares(i)[tokens]).sum() for i, tokens in enumerate(predicted)])
+
+
+def store_shares(store: Store) -> Shares:
+    """Returns ``unigram_shares`` of the training rows of a store."""
+    vocabulary = store.manifest.vocabulary
+    return unigram_shares(store.split("train"), vocabulary.special_ids, vocabulary.size)
+
+
+def unigram_shares(train: Split, special: Sequence[int], size: int) -> Shares:
+    """Returns how a model predicts that knows the language of a token, and nothing else.
 
     It predicts token t of language l with the share of t among the training tokens of l, smoothed
     as Witten and Bell (1991; Chen and Goodman, 1999) do:
@@ -182,19 +198,12 @@ def unigram_losses(
 
     Args:
       train: the rows to count.
-      predicted: of each language the tokens that are predicted, int [n].
       special: ids of the special tokens.
       size: of the vocabulary.
 
     Returns:
-      float64 [languages], sums in nats.
+      a function from the number of a language to q, float64 [size].
     """
-    shares = unigram_shares(train, special, size)
-    return np.array([-np.log(shares(i)[tokens]).sum() for i, tokens in enumerate(predicted)])
-
-
-def unigram_shares(train: Split, special: Sequence[int], size: int) -> Callable[[int], np.ndarray]:
-    """Returns a function of the number of a language to q of ``unigram_losses``, float64 [size]."""
     counts = [_counted(train, language, special, size) for language in range(len(train.names))]
     pooled = np.zeros(size, np.int64)
     for tokens, number in counts:

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from langsamp_jax.errors import UserError
-from langsamp_jax.evaluation.encoder import Read, sentence_reader
+from langsamp_jax.evaluation.encoder import Read, readable_sentences, sentence_reader
 from langsamp_jax.evaluation.jobs import Journal
 from langsamp_jax.evaluation.model import LoadedModel
 from langsamp_jax.evaluation.statistics import average_precisions
 from langsamp_jax.io.progress import Progress
-from langsamp_jax.languages.aligned_text import parallel_sentences
 from langsamp_jax.models.taps import sum_over_positions
 from langsamp_jax.neurons.activations import all_tokens
 from langsamp_jax.neurons.concept_labels import FEWEST, Concepts, halves, label
@@ -58,9 +56,10 @@ def evaluate(
       concepts: at most so many.
 
     Raises:
-      UserError: as ``parallel_sentences`` and ``label``; fewer than two languages can be read.
+      UserError: as ``readable_sentences`` and ``label``; a response is not finite.
     """
-    lines, numbers, skipped = parallel_sentences(data, max(2 * FEWEST, sentences // 2))
+    fewest = max(2 * FEWEST, sentences // 2)
+    lines, numbers, skipped = readable_sentences(model, data, fewest)
     lines = {name: text[:sentences] for name, text in lines.items()}
     known = label(data, lines, numbers[:sentences], pivot, concepts)
     labels = with_null(known.labels)
@@ -68,20 +67,12 @@ def evaluate(
     precisions, typical, truncated = {}, {}, 0
     with Progress("experts", len(lines), "languages") as progress:
         for name, text in lines.items():
-            try:
-                responses, length, cut = _responses(read, text, name)
-            except UserError as error:
-                skipped[name] = str(error)
-            else:
-                precisions[name] = in_halves(without_length(responses, length), labels)
-                typical[name] = _medians(responses, known.labels[:, :CONCEPTS])
-                truncated += int(cut.sum())
+            responses, length, cut = _responses(read, text, name)
+            precisions[name] = in_halves(without_length(responses, length), labels)
+            typical[name] = _medians(responses, known.labels[:, :CONCEPTS])
+            truncated += int(cut.sum())
             progress.advance(1)
-    names = list(precisions)
-    if len(names) < 2:
-        reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:1])
-        raise UserError(f"{data}: fewer than two languages can be read{reasons}")
-    lines, found = {name: lines[name] for name in names}, np.stack([*precisions.values()])
+    names, found = list(lines), np.stack([*precisions.values()])
     return {
         "step": model.step,
         "units": units or "neurons",

@@ -60,7 +60,7 @@ def evaluate(
     """
     if sentences < language_pairs.FEWEST:
         raise UserError(f"--sentences {sentences}: at least {language_pairs.FEWEST} are needed")
-    text, skipped = readable_sentences(model, data, sentences)
+    text, _, skipped = readable_sentences(model, data, sentences)
     lines = {name: of_language[:sentences] for name, of_language in text.items()}
     at, draws = _POSITIONS[positions or "tokens"](model.tokenizer), make_draws(sentences)
     compared = language_pairs.compared_languages(list(lines))

@@ -18,6 +18,7 @@ from langsamp_jax.evaluation.loss import (
     masked_lm_measure,
     predicted_tokens,
     unigram_losses,
+    unigram_shares,
 )
 from langsamp_jax.languages.inventory import EMPTY
 from langsamp_jax.models.config import ModelConfig
@@ -93,7 +94,7 @@ def test_the_report_adds_up(run, store, model, params):
 
 
 def shares_by_hand(store: Store) -> np.ndarray:
-    """The formula of ``unigram_losses``, counted from the store: float64 [languages, tokens]."""
+    """The formula of ``unigram_shares``, counted from the store: float64 [languages, tokens]."""
     train, vocabulary = store.split("train"), store.manifest.vocabulary
     counts = np.zeros((len(train.names), vocabulary.size))
     for index, rows in enumerate(train.rows):
@@ -130,7 +131,9 @@ def test_a_model_that_knows_the_language_alone_is_at_the_baseline(store, model):
         *(batch_sharding(make_mesh(MeshConfig())), 13),
     )
     sizes = store.manifest.vocabulary.special_ids, store.manifest.vocabulary.size
-    baseline = unigram_losses(store.split("train"), predicted_tokens(masked), *sizes)
+    baseline = unigram_losses(
+        unigram_shares(store.split("train"), *sizes), predicted_tokens(masked)
+    )
     for index, shares in enumerate(shares_by_hand(store)):
         loss, _ = own.totals(jnp.asarray(shares))
         assert loss[index] == pytest.approx(baseline[index], rel=1e-5)
@@ -182,7 +185,7 @@ def test_the_baseline_by_hand():
     predicted = [np.array([10, 20, 20]), np.array([20]), np.array([11, 12])]
     pooled = {10: 3 + 3 / 95, 11: 1 + 3 / 95, 20: 4 + 3 / 95, 12: 3 / 95}
     pooled = {token: value / (8 + 3) for token, value in pooled.items()}
-    found = unigram_losses(train, predicted, SPECIAL, 100)
+    found = unigram_losses(unigram_shares(train, SPECIAL, 100), predicted)
     first = (2 + 2 * pooled[10]) / (3 + 2), 2 * pooled[20] / (3 + 2)
     assert found[0] == pytest.approx(-math.log(first[0]) - 2 * math.log(first[1]))
     assert found[1] == pytest.approx(-math.log((4 + 2 * pooled[20]) / (5 + 2)))
@@ -192,7 +195,8 @@ def test_the_baseline_by_hand():
 def test_shares_sum_to_one_and_have_no_zero():
     everything = np.setdiff1d(np.arange(100), SPECIAL)
     train = Rows([10, 10, 11], [20], [])
-    losses = [unigram_losses(train, [np.array([token])] * 3, SPECIAL, 100) for token in everything]
+    shares = unigram_shares(train, SPECIAL, 100)
+    losses = [unigram_losses(shares, [np.array([token])] * 3) for token in everything]
     assert np.exp(-np.array(losses)).sum(axis=0) == pytest.approx(1)
 
 
@@ -208,7 +212,7 @@ def test_of_much_text_as_much_is_counted_as_is_enough(monkeypatch):
             read.extend(row.tolist())
             return np.full((len(row), 2), 10), np.full(len(row), 2)
 
-    unigram_losses(Long(), [np.array([10])], SPECIAL, 100)
+    unigram_losses(unigram_shares(Long(), SPECIAL, 100), [np.array([10])])
     assert read == [0, 3, 6]
 
 
@@ -228,7 +232,9 @@ def test_a_world_of_bigrams():
         stationary.append(often)
     train = Rows(*(text[:20_000] for text in texts))
     held_out = [text[20_001:] for text in texts]
-    baseline = unigram_losses(train, held_out, SPECIAL, size) / [len(text) for text in held_out]
+    baseline = unigram_losses(unigram_shares(train, SPECIAL, size), held_out) / [
+        len(text) for text in held_out
+    ]
     for place, first in enumerate((10, 40)):
         text, often = texts[place][20_000:] - first, stationary[place]
         unigram = -np.log(often[text[1:]]).mean()

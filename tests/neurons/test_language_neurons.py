@@ -221,7 +221,7 @@ def test_languages_that_an_input_side_model_lacks_are_named(
     random_model, corpus, write_corpus, tmp_path, refused
 ):
     model = random_model(placement="input")
-    lines, skipped = readable_sentences(model, corpus / "held_out", SENTENCES)
+    lines, _, skipped = readable_sentences(model, corpus / "held_out", SENTENCES)
     assert [*lines] == ["qaa_Cyrl", "qaa_Latn", "qab_Cyrl"]
     assert len(skipped) == 3 and "no language 'qac'" in skipped["qac_Latn"]
     text = ["a b"] * SENTENCES

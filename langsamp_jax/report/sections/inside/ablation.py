@@ -22,17 +22,17 @@ _SUBSETS = {"lowest": "min", "median": "median", "highest": "max"}
 def section(results: RunResults) -> Section:
     """Returns the drop without each component, and what is left as blocks are left out."""
     fields = ("drops.*.component", "drops.*.layer", "drops.*.drop", "drops.*.mode", "cumulative")
-    fields += ("controls",)
+    fields += ("drops.*.change", "no_drop", "subsets", "controls")
     record = results.evaluation("ablation", *fields, "metric", "value", "chance", "on")
     if record is None:
         command = results.evaluate_command("ablation", "--data STORE --on mlm")
         return Section("ablation", _TITLE, command=command)
     metric, figures = record["metric"], []
-    no_drop = record.get("no_drop")  # results of older versions always have drops
+    no_drop = record["no_drop"]
     if cells := _cells(record, "change" if no_drop else "drop"):
         figures.append(_by_layer(cells, metric, no_drop))
     if curve := _left(record):
-        chosen = "all choices" if record.get("subsets") else "random order"
+        chosen = "all choices" if record["subsets"] else "random order"
         figures.append(
             Figure(
                 "ablation-blocks-left-out",
@@ -93,7 +93,7 @@ def _left(record: dict[str, Any]) -> list[dict[str, Any]]:
     series = {name: {n: v[0] for n, v in by_number.items()} for name, by_number in orders.items()}
     for end, of in {"lowest": min, "highest": max}.items() if random else ():
         series[f"random order, {end}"] = {n: of(values) for n, values in random.items()}
-    subsets = record.get("subsets")
+    subsets = record["subsets"]
     for end, field in _SUBSETS.items() if subsets else ():
         series[f"all choices, {end}"] = {s["removed"]: s[field] for s in subsets}
     return [
@@ -107,7 +107,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
     everywhere = [d for d in record["drops"] if d["layer"] is None]
     rows = [
         [d["component"], d["mode"], format_number(d["value"]),
-         format_number(d.get("change"), "+.3f"), format_number(d["drop"], ".1%"),
+         format_number(d["change"], "+.3f"), format_number(d["drop"], ".1%"),
          f"{format_number(d['low'], '.1%')} to {format_number(d['high'], '.1%')}"]
         for d in everywhere
     ]  # fmt: skip

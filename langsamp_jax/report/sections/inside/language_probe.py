@@ -15,7 +15,17 @@ _TITLE = "The language in the states"
 
 def section(results: RunResults) -> Section:
     """Returns the accuracy by layer with its controls, and over the steps where there are some."""
-    fields = ("accuracy", "control", "low", "high", "chance", "steps", "layers", "languages")
+    fields = (
+        "accuracy",
+        "control",
+        "low",
+        "high",
+        "chance",
+        "chance_within_script",
+        "steps",
+        "layers",
+        "languages",
+    )
     stems = [stem for stem in ("language-probe-steps", "language-probe") if stem in
              results.evaluations]  # fmt: skip
     if not stems:
@@ -29,7 +39,7 @@ def section(results: RunResults) -> Section:
         f"A linear probe says which of {len(record['languages'])} languages one token is from; the "
         f"same sentences in all, {record['sentences']:,} of them. Chance is {record['chance']:.1%}"
     )
-    within = record.get("chance_within_script")  # None: each language is alone in its script
+    within = record["chance_within_script"]  # None: each language is alone in its script
     text += "." if within is None else f", within a script {within:.1%}."
     text += failed_controls(record)
     return Section("language-probe", _TITLE, text, figures)
