@@ -122,7 +122,7 @@ def sentence_ids(
 
 def readable_sentences(
     trained: EncoderModel, corpus: Path, fewest: int
-) -> tuple[dict[str, list[str]], list[int], dict[str, str]]:
+) -> tuple[dict[str, list[str]], np.ndarray, dict[str, str]]:
     """Returns the ``parallel_sentences`` of the languages that the model can read, the numbers of
     their lines, and why not of others.
 

@@ -237,6 +237,7 @@ def _language_probe(names: Sequence[str]) -> dict[str, Any]:
         "layers": 3,
         "unseen_pieces": [None, [0.1, 0.2, 0.3], [0.2, 0.3, 0.4]],
         "chance": 1 / len(names),
+        "chance_within_script": 0.25,
         "languages": list(names),
         "sentences": 750,
         "controls": {"random classes of sentences, p": control},
